@@ -1,0 +1,702 @@
+//! The commands: one table, and what each says.
+//!
+//! Pure: a command sees the shared status and answers with lines, with something to be done, or with
+//! a job for the worker, after which it is asked once more.
+
+use crate::config::{self, Who};
+use crate::irc::wire::{Casemapping, is_channel};
+use crate::master::worker::Job;
+use crate::status::{Build, Builder, EVENT_NAMES, Events, Settings, Status, glob};
+use crate::text::{self, clean, nearest, quoted};
+use std::collections::BTreeMap;
+
+/// The most builders or steps that one command asks the master for.
+const LOOK_UPS: usize = 10;
+/// `list changes` shows so many, and never more than a page.
+const CHANGES: usize = 5;
+
+/// Who asks, where, and what.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub struct Ask {
+    /// Where the answer goes: the channel, or the nick that asked in private.
+    pub place: String,
+    pub nick: String,
+    /// `nick!user@host`.
+    pub mask: String,
+    pub text: String,
+    /// Whether the asker is an operator of the channel.
+    pub op: bool,
+    pub account: Account,
+}
+
+/// What is known of someone's services account.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub enum Account {
+    #[default]
+    Unknown,
+    None,
+    Is(String),
+}
+
+/// What a command comes to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// Lines to say, and something to do first.
+    Say(Vec<String>, Option<Effect>),
+    /// Items to say on as few lines as they need, behind a heading.
+    #[allow(missing_docs)]
+    List { head: String, items: Vec<String> },
+    /// The command was wrong, and how to do better.
+    Wrong(String),
+    /// Ask the master first, then the command once more.
+    First(Job),
+}
+
+/// What a command changes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub enum Effect {
+    Notify(Events),
+    MuteUntil(i64),
+    Join(String, String),
+    Leave(String),
+    Watch(Vec<u64>),
+}
+
+/// What a command can see.
+#[allow(missing_docs)]
+pub struct View<'a> {
+    pub status: &'a Status,
+    /// How the place wants its lines, and what it hears.
+    pub settings: &'a Settings,
+    /// Seconds since the epoch.
+    pub now: i64,
+    /// The master has been asked already.
+    pub again: bool,
+    /// Our nick; empty without IRC.
+    pub nick: &'a str,
+}
+
+struct Command {
+    name: &'static str,
+    usage: &'static str,
+    help: &'static str,
+    /// Words it needs at least.
+    words: usize,
+    /// Works without IRC.
+    alone: bool,
+    run: fn(&str, &Ask, &View) -> Answer,
+}
+
+const TABLE: [Command; 14] = [
+    Command {
+        name: "list",
+        usage: "list [all|N] builders|workers|changes",
+        words: 1,
+        alone: true,
+        run: list,
+        help: "what there is; `all` also lists the builders that are offline",
+    },
+    Command {
+        name: "status",
+        usage: "status [BUILDER|GLOB|all]",
+        words: 0,
+        alone: true,
+        run: status,
+        help: "what builders do now, and how their last build ended",
+    },
+    Command {
+        name: "last",
+        usage: "last [BUILDER|GLOB|all]",
+        words: 0,
+        alone: true,
+        run: last,
+        help: "the last completed build, with its link",
+    },
+    Command {
+        name: "watch",
+        usage: "watch BUILDER",
+        words: 1,
+        alone: false,
+        run: watch,
+        help: "tells here when the running build ends",
+    },
+    Command {
+        name: "notify",
+        usage: "notify on|off|list [EVENT...]",
+        words: 1,
+        alone: false,
+        run: notify,
+        help: "which events are announced here: started finished success warnings failure exception cancelled problem recovery worse better worker, or a transition like successToFailure; `on` alone means started finished",
+    },
+    Command {
+        name: "mute",
+        usage: "mute [DURATION]",
+        words: 0,
+        alone: false,
+        run: mute,
+        help: "no announcements here, for a while (like 30m or 2h) or until `unmute`",
+    },
+    Command { name: "unmute", usage: "unmute", words: 0, alone: false, run: unmute, help: "announcements again" },
+    Command {
+        name: "join",
+        usage: "join CHANNEL [KEY]",
+        words: 1,
+        alone: false,
+        run: join,
+        help: "joins a channel, with the announcements that [irc] sets",
+    },
+    Command {
+        name: "leave",
+        usage: "leave [CHANNEL]",
+        words: 0,
+        alone: false,
+        run: leave,
+        help: "leaves a channel; this one if none is named",
+    },
+    Command {
+        name: "help",
+        usage: "help [COMMAND|commands]",
+        words: 0,
+        alone: true,
+        run: help,
+        help: "how to talk to me",
+    },
+    Command {
+        name: "commands",
+        usage: "commands",
+        words: 0,
+        alone: true,
+        run: commands,
+        help: "all commands on one line",
+    },
+    Command {
+        name: "source",
+        usage: "source",
+        words: 0,
+        alone: true,
+        run: |_, _, _| say("Buildbot: https://buildbot.net/"),
+        help: "where Buildbot lives",
+    },
+    Command {
+        name: "version",
+        usage: "version",
+        words: 0,
+        alone: true,
+        run: version,
+        help: "my version and the master's",
+    },
+    Command { name: "hello", usage: "hello", words: 0, alone: true, run: hello, help: "a greeting" },
+];
+
+/// The name of the command that a text asks for, if there is one, and the text behind it.
+pub fn name(text: &str) -> (String, &str) {
+    let (word, rest) = text.trim().split_once(char::is_whitespace).unwrap_or((text.trim(), ""));
+    (word.to_lowercase(), rest.trim())
+}
+
+/// Whether the command that a text asks for looks at the master's state.
+pub fn asks_master(text: &str) -> bool {
+    let (name, _) = name(text);
+    TABLE.iter().any(|c| c.name == name) && !["help", "commands", "source"].contains(&name.as_str())
+}
+
+/// Runs the command that was asked for. Whether the asker may was decided before.
+pub fn run(ask: &Ask, view: &View) -> Answer {
+    let (name, rest) = name(&ask.text);
+    let Some(command) = TABLE.iter().find(|c| c.name == name) else {
+        let names = TABLE.iter().map(|c| c.name);
+        return Answer::Wrong(match nearest(&name, names) {
+            _ if name.is_empty() => "yes? try `help`".into(),
+            Some(near) => format!("unknown command `{}`; did you mean `{near}`?", clean(&name)),
+            None => format!("unknown command `{}`; try `help`", clean(&name)),
+        });
+    };
+    if !command.alone && view.nick.is_empty() {
+        return Answer::Wrong(format!("{name}: this works on IRC only"));
+    }
+    match config::words(rest) {
+        Ok(words) if words.len() < command.words => usage(command),
+        _ => (command.run)(rest, ask, view),
+    }
+}
+
+/// Whether a command may be used, as far as that is known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub enum Verdict {
+    Yes,
+    No,
+    /// It hangs on the asker's account, which has to be found out.
+    NeedsAccount,
+}
+
+/// Decides who may use a command. A command that the rules do not name is everyone's.
+pub fn may(rules: &BTreeMap<String, Vec<Who>>, command: &str, ask: &Ask, mapping: Casemapping) -> Verdict {
+    let Some(list) = rules.get(command) else {
+        return Verdict::Yes;
+    };
+    let mut verdict = Verdict::No;
+    for who in list {
+        let fits = match who {
+            Who::Everyone => true,
+            Who::Nobody => false,
+            Who::Op => ask.op,
+            Who::Mask(mask) => glob(&mapping.fold(mask), &mapping.fold(&ask.mask)),
+            Who::Account(name) => match &ask.account {
+                Account::Is(account) => mapping.same(name, account),
+                Account::None => false,
+                Account::Unknown => {
+                    verdict = Verdict::NeedsAccount;
+                    false
+                }
+            },
+        };
+        if fits {
+            return Verdict::Yes;
+        }
+    }
+    verdict
+}
+
+fn say(line: impl Into<String>) -> Answer {
+    Answer::Say(vec![line.into()], None)
+}
+
+fn doing(effect: Effect, line: String) -> Answer {
+    Answer::Say(vec![line], Some(effect))
+}
+
+fn usage(command: &Command) -> Answer {
+    Answer::Wrong(format!("usage: {}", command.usage))
+}
+
+/// The line that stands in front of answers while the master is away.
+fn stale(view: &View) -> Option<String> {
+    let trouble = view.status.trouble.as_ref()?;
+    Some(match view.status.reached {
+        Some(at) => format!("the master does not answer; as of {} ago:", text::duration(view.now - at)),
+        None => format!("the master has not answered yet: {}", clean(trouble)),
+    })
+}
+
+/// The builders that a text names: all, one by its name (quoted or not), or by a glob.
+fn builders<'a>(text: &str, status: &'a Status) -> Result<Vec<&'a Builder>, String> {
+    let words = config::words(text).unwrap_or_else(|_| vec![text.to_owned()]);
+    let name = words.join(" ");
+    if let Some(builder) = status.builder(&name).or(status.builder(text)) {
+        return Ok(vec![builder]);
+    }
+    if name.is_empty() || name == "all" {
+        return Ok(status.builders().iter().collect());
+    }
+    let matching: Vec<&Builder> = match name.contains(['*', '?']) {
+        true => status.builders().iter().filter(|b| glob(&name, &b.name)).collect(),
+        // Names that came through the wire have lost what `clean` takes out.
+        false => status.builders().iter().filter(|b| clean(&b.name) == name).collect(),
+    };
+    if !matching.is_empty() {
+        return Ok(matching);
+    }
+    let hint = match nearest(&name, status.builders().iter().map(|b| b.name.as_str())) {
+        Some(near) => format!("did you mean {}?", quoted(near)),
+        None => "`list all builders` shows them".into(),
+    };
+    Err(format!("no builder {}; {hint}", quoted(&name)))
+}
+
+/// Answers with a line a builder, after asking for what is not known, if that is little.
+fn each_builder(text: &str, view: &View, steps: bool, line: impl Fn(&Builder) -> String) -> Answer {
+    let found = match builders(text, view.status) {
+        Ok(found) => found,
+        Err(why) => return Answer::Wrong(stale(view).unwrap_or(why)),
+    };
+    if !view.again && view.status.trouble.is_none() {
+        let unknown = found.iter().filter(|b| b.last.is_none() && !b.asked).map(|b| b.id);
+        let running = found.iter().flat_map(|b| view.status.running(b.id)).filter(|_| steps).map(|b| b.id);
+        let job = Job::Facts { builders: unknown.take(LOOK_UPS).collect(), steps: running.take(LOOK_UPS).collect() };
+        if job != (Job::Facts { builders: vec![], steps: vec![] }) {
+            return Answer::First(job);
+        }
+    }
+    let mut lines: Vec<String> = stale(view).into_iter().collect();
+    lines.extend(found.into_iter().map(line));
+    if lines.is_empty() {
+        lines.push("the master has no builders".into());
+    }
+    Answer::Say(lines, None)
+}
+
+fn status(rest: &str, _: &Ask, view: &View) -> Answer {
+    each_builder(rest, view, true, |b| text::status_line(view.status, b, view.settings, view.now))
+}
+
+fn last(rest: &str, _: &Ask, view: &View) -> Answer {
+    each_builder(rest, view, false, |b| text::last_line(view.status, b, view.settings, view.now))
+}
+
+fn list(rest: &str, _: &Ask, view: &View) -> Answer {
+    let (mut all, mut most, mut what) = (false, None, "");
+    for word in rest.split_whitespace() {
+        match (word, word.parse::<usize>()) {
+            ("all", _) => all = true,
+            (_, Ok(n)) if n > 0 => most = Some(n),
+            ("builders" | "workers" | "changes", _) if what.is_empty() => what = word,
+            _ => return usage(&TABLE[0]),
+        }
+    }
+    let marked = |name: &str, marks: &[(bool, &str)]| {
+        let marks: Vec<&str> = marks.iter().filter(|m| m.0).map(|m| m.1).collect();
+        let name = quoted(name);
+        if marks.is_empty() { name } else { format!("{name} [{}]", marks.join(", ")) }
+    };
+    let (total, items, hidden): (usize, Vec<String>, usize) = match what {
+        "builders" => {
+            let online = |b: &Builder| view.status.workers_of(b.id).any(|w| w.online);
+            let builders = view.status.builders();
+            let shown = builders.iter().filter(|b| all || online(b));
+            let items: Vec<String> = shown.map(|b| marked(&b.name, &[(!online(b), "offline")])).collect();
+            (builders.len(), items.clone(), builders.len() - items.len())
+        }
+        "workers" => {
+            let workers = view.status.workers.values();
+            let items = workers
+                .map(|w| marked(&w.name, &[(!w.online, "offline"), (w.missing, "missing"), (w.paused, "paused")]));
+            (view.status.workers.len(), items.collect(), 0)
+        }
+        "changes" => {
+            let count = if all { usize::MAX } else { most.unwrap_or(CHANGES) };
+            return Answer::First(Job::Changes(count));
+        }
+        _ => return usage(&TABLE[0]),
+    };
+    let mut head = text::count(total, what.trim_end_matches('s'));
+    if hidden > 0 {
+        head += &format!(" ({hidden} offline: list all builders)");
+    }
+    if let Some(stale) = stale(view) {
+        head = format!("{stale} {head}");
+    }
+    Answer::List { head, items: items.into_iter().take(most.unwrap_or(usize::MAX)).collect() }
+}
+
+fn watch(rest: &str, _: &Ask, view: &View) -> Answer {
+    let found = match builders(rest, view.status) {
+        Ok(found) => found,
+        Err(why) => return Answer::Wrong(stale(view).unwrap_or(why)),
+    };
+    let running: Vec<(&Builder, &Build)> =
+        found.iter().flat_map(|b| view.status.running(b.id).map(move |r| (*b, r))).collect();
+    if running.is_empty() && !view.again {
+        let builders = found.iter().take(LOOK_UPS).map(|b| b.id).collect();
+        return Answer::First(Job::Facts { builders, steps: vec![] });
+    }
+    if running.is_empty() {
+        let what = if let [one] = found[..] { clean(&one.name) } else { "none of them".into() };
+        return say(match stale(view) {
+            Some(stale) => stale,
+            None => format!("{what}: not building now; `notify on finished` tells of every build"),
+        });
+    }
+    let labels = running.iter().map(|(builder, build)| {
+        let left = builder.typical().map(|t| t - build.seconds(view.now)).filter(|&left| left > 0);
+        let left = left.map_or(String::new(), |l| format!(" (about {} to go)", text::duration(l)));
+        format!("{} #{}{left}", clean(&builder.name), build.number)
+    });
+    let line = format!("watching {}", labels.collect::<Vec<_>>().join(", "));
+    doing(Effect::Watch(running.iter().map(|(_, build)| build.id).collect()), line)
+}
+
+fn notify(rest: &str, _: &Ask, view: &View) -> Answer {
+    let mut words = rest.split_whitespace();
+    let what = words.next().unwrap_or("").to_lowercase();
+    let mut events = Events::default();
+    let mut named = false;
+    for name in words {
+        let Some(event) = Events::named(name) else {
+            let near = nearest(name, EVENT_NAMES.into_iter());
+            let hint = near.map_or("`help notify` lists them".into(), |n| format!("did you mean {n}?"));
+            return Answer::Wrong(format!("notify: unknown event `{}`; {hint}", clean(name)));
+        };
+        (events, named) = (events.with(event), true);
+    }
+    let on = view.settings.events;
+    let (next, change) = match what.as_str() {
+        "list" => (on, false),
+        "on" if named => (on.with(events), true),
+        "on" => (on.with(Events::usual()), true),
+        "off" if named => (on.without(events), true),
+        "off" => (Events::default(), true),
+        _ => return usage(&TABLE[4]),
+    };
+    let names = next.names();
+    let line = match names.is_empty() {
+        true => "notify is off: nothing is announced here".to_owned(),
+        false => format!("notify is on for {}", names.join(" ")),
+    };
+    if change { doing(Effect::Notify(next), line) } else { say(line) }
+}
+
+fn mute(rest: &str, _: &Ask, view: &View) -> Answer {
+    if rest.is_empty() {
+        return doing(Effect::MuteUntil(i64::MAX), "muted; `unmute` ends it".into());
+    }
+    match config::duration(rest) {
+        Ok(time) => {
+            let seconds = time.as_secs().max(1) as i64;
+            doing(Effect::MuteUntil(view.now + seconds), format!("muted for {}", text::duration(seconds)))
+        }
+        Err(why) => Answer::Wrong(format!("mute: {}", clean(&why))),
+    }
+}
+
+fn unmute(_: &str, _: &Ask, _: &View) -> Answer {
+    doing(Effect::MuteUntil(0), "announcements are on again".into())
+}
+
+fn join(rest: &str, _: &Ask, _: &View) -> Answer {
+    let (channel, key) = rest.split_once(' ').unwrap_or((rest, ""));
+    if !is_channel(channel) || channel.contains([',', '\u{7}']) || key.contains([' ', ',']) {
+        return Answer::Wrong("join: a channel is written #name, a key without blanks behind it".into());
+    }
+    doing(Effect::Join(channel.into(), key.into()), format!("joining {}", clean(channel)))
+}
+
+fn leave(rest: &str, ask: &Ask, _: &View) -> Answer {
+    let channel = if rest.is_empty() { &ask.place } else { rest };
+    if !is_channel(channel) {
+        return Answer::Wrong("leave: which channel? It is written #name".into());
+    }
+    doing(Effect::Leave(channel.to_owned()), format!("leaving {}", clean(channel)))
+}
+
+fn help(rest: &str, ask: &Ask, view: &View) -> Answer {
+    let (name, _) = name(rest);
+    match TABLE.iter().find(|c| c.name == name) {
+        Some(_) if name == "commands" => commands(rest, ask, view),
+        Some(command) => say(format!("{}: {}", command.usage, command.help)),
+        None if name.is_empty() => say(format!(
+            "say `{nick}: COMMAND` in a channel, or COMMAND to me alone; {}; `help COMMAND` tells more",
+            all_commands(),
+            nick = if view.nick.is_empty() { "NICK" } else { view.nick },
+        )),
+        None => {
+            let near = nearest(&name, TABLE.iter().map(|c| c.name));
+            let hint = near.map_or("try `commands`".into(), |n| format!("did you mean `{n}`?"));
+            Answer::Wrong(format!("help: no command `{}`; {hint}", clean(&name)))
+        }
+    }
+}
+
+fn all_commands() -> String {
+    let names: Vec<&str> = TABLE.iter().map(|c| c.name).collect();
+    format!("commands: {}", names.join(" "))
+}
+
+fn commands(_: &str, _: &Ask, _: &View) -> Answer {
+    say(all_commands())
+}
+
+fn version(_: &str, _: &Ask, view: &View) -> Answer {
+    let master = match view.status.version.as_str() {
+        "" => "the master has not told its version".to_owned(),
+        version => format!("Buildbot {} at {}", clean(version), view.status.url),
+    };
+    say(format!("buildbot-irc {}; {master}", env!("CARGO_PKG_VERSION")))
+}
+
+fn hello(_: &str, ask: &Ask, view: &View) -> Answer {
+    let count = text::count(view.status.builders().len(), "builder");
+    say(format!("hello, {}; I watch {count}, try `status` or `help`", clean(&ask.nick)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::status::Outcome::{Failure, Success};
+    use crate::status::tests::{build, settings, status as new_status};
+
+    fn answer(status: &Status, text: &str, again: bool) -> Answer {
+        let ask = Ask { place: "#c".into(), nick: "joe".into(), text: text.into(), ..Ask::default() };
+        let settings = settings("failure");
+        run(&ask, &View { status, settings: &settings, now: 1120, again, nick: "bot" })
+    }
+
+    /// The lines of an answer, or the one that says what was wrong.
+    fn lines(status: &Status, text: &str) -> Vec<String> {
+        match answer(status, text, true) {
+            Answer::Say(lines, _) => lines,
+            Answer::List { head, items } => vec![format!("{head}: {}", items.join(", "))],
+            Answer::Wrong(why) => vec![why],
+            Answer::First(job) => panic!("{text}: {job:?}"),
+        }
+    }
+
+    #[test]
+    fn every_wrong_command_gets_one_line_that_helps() {
+        let s = new_status(&["linux", "mac os"], "");
+        for (text, reply) in [
+            ("", "yes? try `help`"),
+            ("stauts", "unknown command `stauts`; did you mean `status`?"),
+            ("frobnicate\u{2}\u{3}4 x", "unknown command `frobnicate 4`; try `help`"),
+            ("watch", "usage: watch BUILDER"),
+            ("watch linx", "no builder linx; did you mean linux?"),
+            ("status macos", "no builder macos; did you mean \"mac os\"?"),
+            ("status zzzzzz", "no builder zzzzzz; `list all builders` shows them"),
+            ("list", "usage: list [all|N] builders|workers|changes"),
+            ("list bilders", "usage: list [all|N] builders|workers|changes"),
+            ("notify maybe", "usage: notify on|off|list [EVENT...]"),
+            ("notify on failed", "notify: unknown event `failed`; did you mean failure?"),
+            ("mute tomorrow", "mute: `tomorrow` is not a duration like 90, 15s, 10m, 2h or 1d"),
+            ("join dev", "join: a channel is written #name, a key without blanks behind it"),
+            ("help stat", "help: no command `stat`; did you mean `status`?"),
+        ] {
+            assert_eq!(lines(&s, text), [reply], "{text}");
+        }
+    }
+
+    #[test]
+    fn builders_are_named_quoted_or_not_by_glob_or_all() {
+        let s = new_status(&["all-in", "linux", "mac os"], "");
+        let named = |text: &str| builders(text, &s).unwrap().iter().map(|b| b.id).collect::<Vec<_>>();
+        assert_eq!(named("linux"), [2]);
+        for text in ["mac os", "\"mac os\"", "'mac os'", "mac\\ os"] {
+            assert_eq!(named(text), [3], "{text}");
+        }
+        assert_eq!(named("*l*"), [1, 2]);
+        assert_eq!((named(""), named("all")), (vec![1, 2, 3], vec![1, 2, 3]));
+    }
+
+    #[test]
+    fn what_is_not_known_is_asked_for_once() {
+        let mut s = new_status(&["b"], "");
+        let job = |builders, steps| Answer::First(Job::Facts { builders, steps });
+        assert_eq!(answer(&s, "status b", false), job(vec![1], vec![]));
+        assert_eq!(answer(&s, "last", false), job(vec![1], vec![]));
+        s.apply(build(1, 1, Some(Success)), 0);
+        s.apply(build(2, 2, None), 0);
+        assert_eq!(answer(&s, "status b", false), job(vec![], vec![2]));
+        assert_eq!(lines(&s, "last b"), ["b: #1 success 1m ago, took 1m #/builders/1/builds/1"]);
+        s.trouble = Some("gone".into());
+        s.reached = Some(1000);
+        let Answer::Say(lines, _) = answer(&s, "status b", false) else { panic!() };
+        assert_eq!(lines[0], "the master does not answer; as of 2m ago:");
+    }
+
+    #[test]
+    fn watching() {
+        let mut s = new_status(&["b"], "");
+        assert_eq!(answer(&s, "watch b", false), Answer::First(Job::Facts { builders: vec![1], steps: vec![] }));
+        assert_eq!(lines(&s, "watch b"), ["b: not building now; `notify on finished` tells of every build"]);
+        s.apply(build(1, 1, Some(Success)), 0);
+        s.apply(Build { started_at: 1110.0, ..build(2, 2, None) }, 0);
+        let effect = Some(Effect::Watch(vec![2]));
+        assert_eq!(answer(&s, "watch b", false), Answer::Say(vec!["watching b #2 (about 50s to go)".into()], effect));
+    }
+
+    #[test]
+    fn notify_says_what_is_on_afterwards() {
+        let s = new_status(&["b"], "");
+        let on = |names: &str| names.split(' ').filter_map(Events::named).fold(Events::default(), Events::with);
+        for (text, reply, events) in [
+            ("notify on", "notify is on for started finished failure", Some(on("started finished failure"))),
+            ("notify on worse", "notify is on for failure worse", Some(on("failure worse"))),
+            ("notify off failure", "notify is off: nothing is announced here", Some(on(""))),
+            ("notify off", "notify is off: nothing is announced here", Some(on(""))),
+            ("notify list", "notify is on for failure", None),
+        ] {
+            assert_eq!(answer(&s, text, false), Answer::Say(vec![reply.into()], events.map(Effect::Notify)));
+        }
+    }
+
+    #[test]
+    fn lists() {
+        let mut s = new_status(&["a", "b c", "d"], "");
+        s.workers.insert(
+            1,
+            crate::status::Worker {
+                name: "w1".into(),
+                online: true,
+                paused: true,
+                missing: false,
+                builders: vec![1, 2],
+            },
+        );
+        assert_eq!(lines(&s, "list builders"), ["3 builders (1 offline: list all builders): a, \"b c\""]);
+        assert_eq!(lines(&s, "list all builders"), ["3 builders: a, \"b c\", d [offline]"]);
+        assert_eq!(lines(&s, "list 1 builders"), ["3 builders (1 offline: list all builders): a"]);
+        assert_eq!(lines(&s, "list workers"), ["1 worker: w1 [paused]"]);
+        assert_eq!(answer(&s, "list 3 changes", false), Answer::First(Job::Changes(3)));
+    }
+
+    #[test]
+    fn the_table_and_the_configuration_know_the_same_commands() {
+        let mut names: Vec<&str> = TABLE.iter().map(|c| c.name).collect();
+        let mut known = config::COMMANDS.to_vec();
+        names.sort_unstable();
+        known.sort_unstable();
+        assert_eq!(names, known);
+        for command in &TABLE {
+            assert!(command.usage.starts_with(command.name));
+            let s = new_status(&["b"], "");
+            assert_eq!(lines(&s, &format!("help {}", command.name)).len(), 1);
+        }
+    }
+
+    /// WHO × asker × what is known of the account.
+    #[test]
+    fn who_may_do_what() {
+        use Verdict::{NeedsAccount, No, Yes};
+        let ask = |op, account: &Account| Ask {
+            mask: "joe[1]!u@host.example.org".into(),
+            op,
+            account: account.clone(),
+            ..Ask::default()
+        };
+        let joe = Account::Is("JOE".into());
+        let other = Account::Is("eve".into());
+        let accounts = [Account::Unknown, Account::None, joe, other];
+        for (who, without_op, with_op) in [
+            (vec![], [No; 4], [No; 4]),
+            (vec![Who::Everyone], [Yes; 4], [Yes; 4]),
+            (vec![Who::Nobody], [No; 4], [No; 4]),
+            (vec![Who::Op], [No; 4], [Yes; 4]),
+            (vec![Who::Account("joe".into())], [NeedsAccount, No, Yes, No], [NeedsAccount, No, Yes, No]),
+            (vec![Who::Account("joe".into()), Who::Op], [NeedsAccount, No, Yes, No], [Yes; 4]),
+            (vec![Who::Mask("joe{1}!*@*.EXAMPLE.org".into())], [Yes; 4], [Yes; 4]),
+            (vec![Who::Mask("joe!*@*".into())], [No; 4], [No; 4]),
+        ] {
+            let rules = [("force".to_owned(), who.clone())].into();
+            for (i, account) in accounts.iter().enumerate() {
+                for (op, expected) in [(false, without_op[i]), (true, with_op[i])] {
+                    let verdict = may(&rules, "force", &ask(op, account), Casemapping::Rfc1459);
+                    assert_eq!(verdict, expected, "{who:?} {account:?} {op}");
+                }
+            }
+            assert_eq!(may(&rules, "status", &ask(false, &Account::None), Casemapping::Rfc1459), Yes);
+        }
+    }
+
+    #[test]
+    fn nonsense_never_panics() {
+        let mut s = new_status(&["b", "c \"d\""], "");
+        s.apply(build(1, 1, Some(Failure)), 0);
+        let mut state = 0x5851_f42d_4c95_7f2d_u64;
+        for _ in 0..20_000 {
+            let mut text =
+                ["status \"b", "notify on x", "list 99999999999999999999 builders", "watch 'c", "mute 9d", "help \\"]
+                    [state as usize % 6]
+                    .to_owned();
+            for _ in 0..3 {
+                state ^= state << 13;
+                state ^= state >> 7;
+                state ^= state << 17;
+                let c = char::from((state >> 20) as u8 & 0x7f);
+                text.insert(state as usize % (text.len() + 1), c);
+            }
+            answer(&s, &text, state >> 60 & 1 == 0);
+        }
+    }
+}

@@ -1,0 +1,243 @@
+//! `buildbot-irc`: an IRC bot for a Buildbot master. Options, exit codes, threads.
+
+#[macro_use]
+mod log;
+mod bot;
+mod command;
+mod config;
+mod net;
+mod status;
+mod store;
+mod text;
+/// The IRC side: bytes, the session, what waits to be said.
+mod irc {
+    pub mod outbox;
+    pub mod session;
+    pub mod wire;
+}
+/// The master's side: HTTP, Buildbot's API, when to ask, jobs on demand.
+mod master {
+    pub mod api;
+    pub mod http;
+    pub mod poller;
+    pub mod worker;
+}
+
+use bot::{Bot, Event, Failure};
+use command::{Answer, Ask, View};
+use config::Config;
+use master::api::Master;
+use master::poller::{self, Note, Poller, lock};
+use master::worker::{self, Done};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use status::{Settings, Status};
+use std::fs::{self, File, TryLockError};
+use std::io::{IsTerminal, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::process::ExitCode;
+use std::sync::mpsc::sync_channel;
+use std::sync::{Arc, Mutex};
+
+/// Events that wait for the main thread: a server that floods is slowed down by TCP.
+const EVENTS: usize = 64;
+/// Jobs that wait for the worker; more are refused as "busy".
+const JOBS: usize = 8;
+
+fn main() -> ExitCode {
+    match run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(Failure(code, why)) => {
+            eprintln!("{why}");
+            ExitCode::from(code)
+        }
+    }
+}
+
+fn run() -> Result<(), Failure> {
+    let mut options = getopts::Options::new();
+    options
+        .optopt("c", "config", "the configuration (bot.conf, else /etc/buildbot-irc/bot.conf)", "FILE")
+        .optflag("t", "test-config", "check the configuration and exit")
+        .optopt("x", "execute", "run one bot command against the master and exit", "COMMAND")
+        .optopt("l", "lock", "hold this lock; if another process does, exit silently", "LOCKFILE")
+        .optflag("v", "verbose", "log the wire, too")
+        .optflag("q", "quiet", "log warnings and errors only")
+        .optflag("h", "help", "show this and exit")
+        .optflag("V", "version", "show the version and exit");
+    let usage = |why: String| Failure(64, format!("buildbot-irc: {why}; try --help"));
+    let given = options.parse(std::env::args_os().skip(1)).map_err(|e| usage(e.to_string()))?;
+    if given.opt_present("h") {
+        print!(
+            "{}",
+            options.usage(
+                "Usage: buildbot-irc [-c FILE] [-v|-q] [-l LOCKFILE]\n       buildbot-irc [-c FILE] -t | -x COMMAND"
+            )
+        );
+        return Ok(());
+    }
+    if given.opt_present("V") {
+        println!("buildbot-irc {}", env!("CARGO_PKG_VERSION"));
+        return Ok(());
+    }
+    if !given.free.is_empty() || (given.opt_present("v") && given.opt_present("q")) {
+        return Err(usage(match given.free.first() {
+            Some(word) => format!("what is `{word}`? Quote the command behind -x"),
+            None => "-v and -q exclude each other".into(),
+        }));
+    }
+    if given.opt_present("v") {
+        log::set_limit(log::Level::Debug);
+    } else if given.opt_present("q") || given.opt_present("x") {
+        log::set_limit(log::Level::Warning);
+    }
+    let _lock = match given.opt_str("l") {
+        Some(path) => match hold(&path)? {
+            Some(file) => Some(file),
+            None => return Ok(()),
+        },
+        None => None,
+    };
+    let path = given.opt_str("c").unwrap_or_else(|| {
+        let here = fs::exists("bot.conf").unwrap_or(false);
+        if here { "bot.conf" } else { "/etc/buildbot-irc/bot.conf" }.to_owned()
+    });
+    let config = load(&path).map_err(|why| Failure(78, why))?;
+    if given.opt_present("t") {
+        println!("{path}: ok");
+        return Ok(());
+    }
+    match given.opt_str("x") {
+        Some(command) => execute(&config, &command),
+        None => serve(config, path),
+    }
+}
+
+/// Holds a lock for life; nothing if another process has it.
+fn hold(path: &str) -> Result<Option<File>, Failure> {
+    let failed = |e: std::io::Error| Failure(74, format!("{path}: {e}"));
+    let mut file = File::options().write(true).create(true).truncate(false).open(path).map_err(failed)?;
+    match file.try_lock() {
+        Ok(()) => {
+            // The process id is for people; the lock is what counts.
+            file.set_len(0).and_then(|()| writeln!(file, "{}", std::process::id())).map_err(failed)?;
+            Ok(Some(file))
+        }
+        Err(TryLockError::WouldBlock) => Ok(None),
+        Err(TryLockError::Error(e)) => Err(failed(e)),
+    }
+}
+
+/// Reads and checks the configuration and all files that it names.
+fn load(path: &str) -> Result<Config, String> {
+    let text = fs::read_to_string(path).map_err(|e| format!("{path}: {e}"))?;
+    let read = |file: &str| {
+        let folder = std::env::var("CREDENTIALS_DIRECTORY").unwrap_or_default();
+        fs::read(file.replace("$CREDENTIALS_DIRECTORY", &folder)).map_err(|e| e.to_string())
+    };
+    let config = Config::parse(path, &text, &read).map_err(|errors| errors.join("\n"))?;
+    let tls = config.irc.iter().map(|irc| ("irc", &irc.tls)).chain([("buildbot", &config.buildbot.tls)]);
+    for (section, tls) in tls {
+        net::connector(tls).map_err(|e| format!("{path}: [{section}] {e}"))?;
+    }
+    if config.has_secret && fs::metadata(path).is_ok_and(|m| m.permissions().mode() & 0o004 != 0) {
+        log!(Warning, "{path}: holds a password and is readable by everyone; chmod o-r");
+    }
+    Ok(config)
+}
+
+/// `-x`: one command against the master, without IRC.
+fn execute(config: &Config, text: &str) -> Result<(), Failure> {
+    let status = Arc::new(Mutex::new(Status::default()));
+    let wrong = |why: String| Failure(78, why);
+    let mut poller = Poller::new(&config.buildbot, status.clone()).map_err(wrong)?;
+    let mut master = Master::new(&config.buildbot).map_err(wrong)?;
+    let settings = Settings::default();
+    let ask = Ask { text: text.to_owned(), nick: "you".into(), ..Ask::default() };
+    let mut again = false;
+    let mut polled = false;
+    loop {
+        let answer = {
+            let status = lock(&status);
+            command::run(&ask, &View { status: &status, settings: &settings, now: log::unix_now(), again, nick: "" })
+        };
+        // Only what the master must answer is worth asking it.
+        if !polled && command::asks_master(text) {
+            polled = true;
+            poller.poll(&mut Vec::new()).map_err(|e| Failure(69, e.to_string()))?;
+            continue;
+        }
+        let lines = match answer {
+            Answer::Say(lines, _) => lines,
+            Answer::List { items, .. } => items,
+            Answer::Wrong(why) => return Err(Failure(65, why)),
+            Answer::First(job) => match worker::run(&job, &mut master) {
+                Done::Facts(facts) => {
+                    poller.learn(facts);
+                    again = true;
+                    continue;
+                }
+                Done::Lines(lines) => lines,
+            },
+        };
+        let mut out = std::io::stdout().lock();
+        // A reader that went away (`| head`) is no error.
+        let _ = lines.iter().try_for_each(|line| writeln!(out, "{line}"));
+        return Ok(());
+    }
+}
+
+/// Starts the threads and runs the bot until it is told to stop.
+fn serve(config: Config, path: String) -> Result<(), Failure> {
+    let (events, taken) = sync_channel(EVENTS);
+    let (notes, noted) = sync_channel::<Note>(EVENTS);
+    let (jobs, todo) = sync_channel(JOBS);
+    let state = match &config.state_file {
+        Some(path) => store::State::load(path).map_err(|e| Failure(74, e))?,
+        None => store::State::default(),
+    };
+    let status = Arc::new(Mutex::new(Status::default()));
+    let wrong = |why: String| Failure(78, format!("[buildbot] {why}"));
+    let poller = Poller::new(&config.buildbot, status.clone()).map_err(wrong)?;
+    let mut master = Master::new(&config.buildbot).map_err(wrong)?;
+    let buildbot = config.buildbot.clone();
+    let reload = Box::new(move || load(&path));
+    let bot = Bot::new(config, status, state, events.clone(), jobs, reload)?;
+
+    let heard = events.clone();
+    spawn("poller", move || poller.run(&noted, &|h| heard.send(Event::Heard(h)).is_ok()))?;
+    if buildbot.event_stream {
+        let notes = notes.clone();
+        spawn("events", move || drop(poller::listen(&buildbot, &notes)))?;
+    }
+    let done = events.clone();
+    spawn("worker", move || {
+        for (ticket, job) in todo {
+            let told = match worker::run(&job, &mut master) {
+                Done::Facts(facts) => notes.send(Note::Learned(facts, ticket)).is_ok(),
+                Done::Lines(lines) => done.send(Event::Done(ticket, lines)).is_ok(),
+            };
+            if !told {
+                return;
+            }
+        }
+    })?;
+    let mut signals = signal_hook::iterator::Signals::new([SIGTERM, SIGINT, SIGHUP])
+        .map_err(|e| Failure(70, format!("signals: {e}")))?;
+    spawn("signals", move || {
+        for signal in signals.forever() {
+            let event = if signal == SIGHUP { Event::Reload } else { Event::Stop };
+            if events.send(event).is_err() {
+                return;
+            }
+        }
+    })?;
+    if std::io::stderr().is_terminal() {
+        log!(Info, "buildbot-irc {}: stop me with Ctrl-C", env!("CARGO_PKG_VERSION"));
+    }
+    bot.run(&taken)
+}
+
+fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> Result<(), Failure> {
+    let thread = std::thread::Builder::new().name(name.to_owned()).spawn(body);
+    thread.map(drop).map_err(|e| Failure(70, format!("thread {name}: {e}")))
+}

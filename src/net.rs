@@ -1,0 +1,273 @@
+//! Sockets: connect over all addresses, TLS, and the reader thread of an IRC connection.
+//!
+//! A TLS stream cannot be read in one thread and written in another. So the reader thread reads the
+//! raw socket, and the thread that owns the [`Stream`] feeds it those bytes and takes out the text.
+
+use crate::config::Tls;
+use native_tls::{Certificate, HandshakeError, Identity, Protocol, TlsConnector, TlsStream};
+use std::collections::VecDeque;
+use std::io::{self, Read, Write};
+use std::net::{Shutdown, TcpStream, ToSocketAddrs};
+use std::time::{Duration, Instant};
+
+/// The most that one address may take to accept.
+const CONNECT: Duration = Duration::from_secs(15);
+/// The most that the TLS hand-shake may take.
+const HANDSHAKE: Duration = Duration::from_secs(20);
+/// A peer that takes no bytes for so long is gone.
+const WRITE: Duration = Duration::from_secs(10);
+/// What the reader hands over at once.
+const CHUNK: usize = 4096;
+
+/// A socket under TLS, or under nothing. Reads come from the socket itself until the reader thread
+/// takes over, then from what it has fed.
+pub struct Transport {
+    socket: TcpStream,
+    source: Source,
+}
+
+enum Source {
+    /// Blocking reads, each of at most `stall`, all of them before `deadline`.
+    Socket {
+        stall: Duration,
+        deadline: Instant,
+    },
+    Fed(VecDeque<u8>),
+}
+
+impl Read for Transport {
+    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        match &mut self.source {
+            Source::Fed(bytes) if bytes.is_empty() => Err(io::ErrorKind::WouldBlock.into()),
+            Source::Fed(bytes) => bytes.read(out),
+            Source::Socket { stall, deadline } => {
+                let left = deadline.saturating_duration_since(Instant::now()).min(*stall);
+                if left.is_zero() {
+                    return Err(io::ErrorKind::TimedOut.into());
+                }
+                self.socket.set_read_timeout(Some(left))?;
+                self.socket.read(out).map_err(no_would_block)
+            }
+        }
+    }
+}
+
+impl Write for Transport {
+    /// All or an error, so that TLS never has half a record on its hands.
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.socket.write_all(bytes).map_err(no_would_block)?;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Drop for Transport {
+    /// Ends the reader thread, which holds a clone.
+    fn drop(&mut self) {
+        let _ = self.socket.shutdown(Shutdown::Both);
+    }
+}
+
+/// A timeout of the socket is an error; TLS would take `WouldBlock` for "later".
+fn no_would_block(e: io::Error) -> io::Error {
+    match e.kind() {
+        io::ErrorKind::WouldBlock | io::ErrorKind::NotConnected => io::ErrorKind::TimedOut.into(),
+        _ => e,
+    }
+}
+
+/// A connection, with TLS or without.
+#[allow(missing_docs)]
+pub enum Stream {
+    Plain(Transport),
+    Tls(Box<TlsStream<Transport>>),
+}
+
+impl Stream {
+    /// Connects and shakes hands. The certificate must be valid and bear the host's name.
+    ///
+    /// # Errors
+    /// A sentence that names the wait or the refusal, and what to do where we know.
+    pub fn connect(host: &str, port: u16, tls: Option<&TlsConnector>) -> Result<Stream, String> {
+        let socket = dial(host, port)?;
+        let told = |e: io::Error| format!("{host}:{port}: {e}");
+        socket.set_nodelay(true).map_err(told)?;
+        socket.set_write_timeout(Some(WRITE)).map_err(told)?;
+        let deadline = Instant::now() + HANDSHAKE;
+        let transport = Transport { socket, source: Source::Socket { stall: HANDSHAKE, deadline } };
+        let Some(tls) = tls else {
+            return Ok(Stream::Plain(transport));
+        };
+        match tls.connect(host, transport) {
+            Ok(stream) => Ok(Stream::Tls(Box::new(stream))),
+            Err(HandshakeError::Failure(e)) => Err(format!("{host}:{port}: {}", tls_error(&e.to_string()))),
+            Err(HandshakeError::WouldBlock(_)) => Err(format!("{host}:{port}: TLS hand-shake timed out")),
+        }
+    }
+
+    fn transport(&self) -> &Transport {
+        match self {
+            Stream::Plain(t) => t,
+            Stream::Tls(s) => s.get_ref(),
+        }
+    }
+
+    fn transport_mut(&mut self) -> &mut Transport {
+        match self {
+            Stream::Plain(t) => t,
+            Stream::Tls(s) => s.get_mut(),
+        }
+    }
+
+    /// From now on, each read may take `stall` and all of them `whole`.
+    pub fn set_limits(&mut self, stall: Duration, whole: Duration) {
+        self.transport_mut().source = Source::Socket { stall, deadline: Instant::now() + whole };
+    }
+
+    /// Another handle of the socket, to shut it down or to read it elsewhere.
+    ///
+    /// # Errors
+    /// The system's, when it has no descriptors left.
+    pub fn socket(&self) -> io::Result<TcpStream> {
+        self.transport().socket.try_clone()
+    }
+
+    /// Takes raw bytes from the reader and returns all the text that they complete.
+    ///
+    /// # Errors
+    /// The end of the TLS session, clean or not.
+    pub fn feed(&mut self, bytes: &[u8]) -> io::Result<Vec<u8>> {
+        match &mut self.transport_mut().source {
+            Source::Fed(fed) => fed.extend(bytes),
+            source => *source = Source::Fed(bytes.iter().copied().collect()),
+        }
+        let mut text = Vec::new();
+        let mut chunk = [0; CHUNK];
+        loop {
+            match self.read(&mut chunk) {
+                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+                Ok(n) => text.extend_from_slice(&chunk[..n]),
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(text),
+                Err(e) => return Err(e),
+            }
+        }
+    }
+}
+
+impl Read for Stream {
+    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        match self {
+            Stream::Plain(t) => t.read(out),
+            Stream::Tls(s) => s.read(out),
+        }
+    }
+}
+
+impl Write for Stream {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match self {
+            Stream::Plain(t) => t.write(bytes),
+            Stream::Tls(s) => s.write(bytes),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// What happens to an IRC connection, in this order: `Up`, any number of `Bytes`, `Down`; or `Down`
+/// alone, when it could not be made.
+#[allow(missing_docs)]
+pub enum Link {
+    Up(Stream),
+    Bytes(Vec<u8>),
+    Down(String),
+}
+
+/// Connects in a thread of its own, so that a slow name server stops nobody, and goes on as the
+/// reader of that connection. `emit` returns false when nobody listens any more.
+pub fn open(host: String, port: u16, tls: Option<TlsConnector>, emit: impl Fn(Link) -> bool + Send + 'static) {
+    let read = move || {
+        let stream = match Stream::connect(&host, port, tls.as_ref()) {
+            Ok(stream) => stream,
+            Err(why) => return drop(emit(Link::Down(why))),
+        };
+        // The timeout belongs to the socket, so the clone shares it: clear it first.
+        let clone = stream.socket().and_then(|s| s.set_read_timeout(None).map(|()| s));
+        let mut socket = match clone {
+            Ok(socket) => socket,
+            Err(e) => return drop(emit(Link::Down(e.to_string()))),
+        };
+        if !emit(Link::Up(stream)) {
+            return;
+        }
+        let mut chunk = [0; CHUNK];
+        loop {
+            let link = match socket.read(&mut chunk) {
+                Ok(0) => Link::Down("closed by the server".into()),
+                Ok(n) => Link::Bytes(chunk[..n].to_vec()),
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
+                Err(e) => Link::Down(e.to_string()),
+            };
+            if matches!(link, Link::Down(_)) | !emit(link) {
+                return;
+            }
+        }
+    };
+    // Without threads nothing works; the supervisor starts us again.
+    drop(std::thread::Builder::new().name("reader".into()).spawn(read).expect("a thread for the reader"));
+}
+
+/// Tries each address of the host, in the order of the resolver.
+fn dial(host: &str, port: u16) -> Result<TcpStream, String> {
+    let addresses = (host, port).to_socket_addrs().map_err(|e| format!("{host}: name lookup: {e}"))?;
+    let mut errors = Vec::new();
+    for address in addresses {
+        match TcpStream::connect_timeout(&address, CONNECT) {
+            Ok(socket) => return Ok(socket),
+            Err(e) => errors.push(format!("{address}: {e}")),
+        }
+    }
+    Err(if errors.is_empty() { format!("{host}: no address") } else { errors.join("; ") })
+}
+
+/// A connector that knows the system's authorities and the configured ones; TLS 1.2 at least.
+///
+/// # Errors
+/// A sentence that names the key whose file does not hold what it should.
+pub fn connector(tls: &Tls) -> Result<TlsConnector, String> {
+    let mut builder = TlsConnector::builder();
+    builder.min_protocol_version(Some(Protocol::Tlsv12));
+    if let Some(pem) = &tls.ca {
+        let authorities = Certificate::stack_from_pem(pem).map_err(|e| format!("tls_ca_file: {e}"))?;
+        if authorities.is_empty() {
+            return Err("tls_ca_file: no certificate in PEM form".into());
+        }
+        for authority in authorities {
+            builder.add_root_certificate(authority);
+        }
+    }
+    if let (Some(cert), Some(key)) = (&tls.cert, &tls.key) {
+        let identity = Identity::from_pkcs8(cert, key.0.as_bytes()).map_err(|e| {
+            format!("tls_cert_file, tls_key_file: {e} (a certificate and a PKCS#8 key, both PEM, are needed)")
+        })?;
+        builder.identity(identity);
+    }
+    builder.build().map_err(|e| format!("TLS: {e}"))
+}
+
+/// OpenSSL's error as a sentence: the reason, and what an operator can do about it.
+fn tls_error(text: &str) -> String {
+    if text.contains("certificate verify failed") {
+        let why = text.rsplit_once('(').map_or("", |(_, why)| why.trim_end_matches(')'));
+        return format!("the certificate is refused: {why} (tls_ca_file names an authority to trust)");
+    }
+    if text.contains("wrong version number") || text.contains("packet length too long") {
+        return "no TLS is spoken on this port".into();
+    }
+    format!("TLS: {text}")
+}

@@ -1,0 +1,406 @@
+//! The sentences: what the bot says of builds, and how outside text is made safe to say.
+//!
+//! Pure. Announcements are one line each: builder and number, result, what changed, the master's
+//! own reason, how long it took, who changed what, and where to read on.
+
+use crate::status::{Build, Builder, Kind, News, Outcome, Settings, Status, Worker};
+
+/// The most of one outside text (a reason, a step, a name) that a line repeats, in characters.
+const QUOTE: usize = 120;
+/// The most names of a blame list or of revisions in one line.
+const NAMES: usize = 6;
+
+/// Outside text as it may appear in a line: no control or formatting codes, nothing that turns the
+/// direction of writing, no runs of blanks, and cut at `QUOTE` characters.
+pub fn clean(text: &str) -> String {
+    let mut out = String::new();
+    for (i, word) in text.split(|c: char| c.is_whitespace() || is_forbidden(c)).filter(|w| !w.is_empty()).enumerate() {
+        if i > 0 {
+            out.push(' ');
+        }
+        out.push_str(word);
+        if let Some((cut, _)) = out.char_indices().nth(QUOTE) {
+            out.truncate(cut);
+            out.push('…');
+            break;
+        }
+    }
+    out
+}
+
+/// C0 and C1 controls (IRC's formatting codes among them), line separators, and the marks and
+/// overrides of the Unicode bidirectional algorithm (UAX #9), which can make a line read as another.
+fn is_forbidden(c: char) -> bool {
+    c.is_control()
+        || matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}')
+}
+
+/// Removes IRC formatting from a server's or a person's text, so that it can be compared.
+pub fn plain(text: &str) -> String {
+    let mut out = String::new();
+    let mut chars = text.chars().peekable();
+    while let Some(c) = chars.next() {
+        if c == '\u{3}' {
+            // A colour is one or two digits, perhaps a comma and two more.
+            let mut digits = 0;
+            while digits < 2 && chars.next_if(char::is_ascii_digit).is_some() {
+                digits += 1;
+            }
+        } else if !c.is_control() {
+            out.push(c);
+        }
+    }
+    out
+}
+
+/// A builder's name as it must be typed: quoted where it holds a blank or a quote.
+pub fn quoted(name: &str) -> String {
+    let name = clean(name);
+    match name.is_empty() || name.contains([' ', '"', '\'', '\\']) {
+        true if name.contains('"') => format!("'{name}'"),
+        true => format!("\"{name}\""),
+        false => name,
+    }
+}
+
+/// A span of time in its two largest units: `59s`, `2m 5s`, `3h 4m`, `2d 1h`.
+pub fn duration(seconds: i64) -> String {
+    let (large, unit, small, rest) = match seconds {
+        86_400.. => (seconds / 86_400, "d", seconds / 3600 % 24, "h"),
+        3600.. => (seconds / 3600, "h", seconds / 60 % 60, "m"),
+        60.. => (seconds / 60, "m", seconds % 60, "s"),
+        _ => return format!("{seconds}s"),
+    };
+    if small == 0 { format!("{large}{unit}") } else { format!("{large}{unit} {small}{rest}") }
+}
+
+/// The candidate that a mistyped word most likely meant: at most a third of it is wrong
+/// (Levenshtein's distance, letters of either case alike).
+pub fn nearest<'a>(word: &str, candidates: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+    let wanted: Vec<char> = word.to_lowercase().chars().take(QUOTE).collect();
+    let distance = |other: &str| {
+        let mut row: Vec<usize> = (0..=wanted.len()).collect();
+        for (i, c) in other.to_lowercase().chars().take(QUOTE).enumerate() {
+            let mut diagonal = std::mem::replace(&mut row[0], i + 1);
+            for (j, w) in wanted.iter().enumerate() {
+                let replaced = diagonal + usize::from(*w != c);
+                diagonal = row[j + 1];
+                row[j + 1] = replaced.min(row[j] + 1).min(diagonal + 1);
+            }
+        }
+        row[wanted.len()]
+    };
+    let (far, best) = candidates.map(|c| (distance(c), c)).min_by_key(|&(d, _)| d)?;
+    (far <= wanted.len().max(best.chars().count()).div_ceil(3)).then_some(best)
+}
+
+/// Base64 with padding (RFC 4648, section 4), for SASL and Basic authentication.
+pub fn base64(bytes: &[u8]) -> String {
+    const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let mut out = String::new();
+    for chunk in bytes.chunks(3) {
+        let group = chunk.iter().fold(0u32, |g, &b| g << 8 | u32::from(b)) << (8 * (3 - chunk.len()));
+        let digit = |i: usize| char::from(DIGITS[(group >> (18 - 6 * i)) as usize & 63]);
+        out.extend((0..4).map(|i| if i <= chunk.len() { digit(i) } else { '=' }));
+    }
+    out
+}
+
+/// `1 build`, `2 builds`.
+pub fn count(n: usize, noun: &str) -> String {
+    format!("{n} {noun}{}", if n == 1 { "" } else { "s" })
+}
+
+/// The result word, in colour where the target wants colours: green, orange, red and so on. Two
+/// digits always, so that a digit that follows is no part of the colour.
+fn result(outcome: Outcome, colors: bool) -> String {
+    let color = ["03", "07", "04", "14", "06", "02", "13"][outcome as usize];
+    match colors {
+        true => format!("\u{3}{color}{}\u{f}", outcome.word()),
+        false => outcome.word().to_owned(),
+    }
+}
+
+/// The link to a build for people (BUILDBOT.md: base, `#/builders/ID/builds/NUMBER`).
+pub fn url(base: &str, build: &Build) -> String {
+    format!("{base}#/builders/{}/builds/{}", build.builderid, build.number)
+}
+
+/// The master's reason, less the result that it repeats in front and behind; nothing for success.
+fn reason(build: &Build) -> String {
+    let Some(outcome) = build.outcome().filter(|&o| o != Outcome::Success) else {
+        return String::new();
+    };
+    let text = clean(&build.state_string);
+    let text = text.strip_suffix(&format!("({})", outcome.word())).unwrap_or(&text).trim_end();
+    let text = text.strip_prefix(outcome.word()).map_or(text, str::trim_start);
+    match text {
+        "" | "finished" => String::new(),
+        text => format!(": {text}"),
+    }
+}
+
+/// What changed: `fixed`, `was success`, `3rd in a row`; nothing for one success after another.
+fn change(outcome: Outcome, was: Option<Outcome>, streak: u32) -> String {
+    match was {
+        None => String::new(),
+        Some(was) if was != outcome && outcome == Outcome::Success && !was.is_good() => " (fixed)".into(),
+        Some(was) if was != outcome => format!(" (was {})", was.word()),
+        Some(Outcome::Success) => String::new(),
+        Some(_) if streak == 0 => " (again)".into(),
+        Some(_) => format!(" ({} in a row)", ordinal(streak)),
+    }
+}
+
+fn ordinal(n: u32) -> String {
+    let suffix = match (n % 10, n % 100) {
+        (_, 11..=13) => "th",
+        (1, _) => "st",
+        (2, _) => "nd",
+        (3, _) => "rd",
+        _ => "th",
+    };
+    format!("{n}{suffix}")
+}
+
+fn some_of(names: &[String]) -> String {
+    let shown: Vec<String> = names.iter().take(NAMES).map(|n| clean(n)).collect();
+    match names.len() - shown.len() {
+        0 => shown.join(", "),
+        more => format!("{} and {more} more", shown.join(", ")),
+    }
+}
+
+/// `builder #number`: what a build is called in a line.
+pub fn label(news: &News) -> String {
+    match news.kind {
+        Kind::Started | Kind::Finished => format!("{} #{}", clean(&news.name), news.build.number),
+        Kind::WorkerMissing | Kind::WorkerBack => format!("worker {}", clean(&news.name)),
+    }
+}
+
+/// One announcement, as a target wants it.
+pub fn announcement(news: &News, look: &Settings, base: &str) -> String {
+    let mut line = label(news);
+    let build = &news.build;
+    match news.kind {
+        Kind::WorkerMissing => return line + " is offline and missing",
+        Kind::WorkerBack => return line + " is back",
+        Kind::Started => line += " started",
+        Kind::Finished => {
+            let outcome = build.outcome().unwrap_or(Outcome::Exception);
+            line += &format!(" {}", result(outcome, look.colors));
+            // Only the four that count make a change; a cancelled build says nothing of the code.
+            if matches!(outcome, Outcome::Success | Outcome::Warnings | Outcome::Failure | Outcome::Exception) {
+                line += &change(outcome, news.was, news.streak);
+            }
+            line += &format!("{}, took {}", reason(build), duration(build.seconds(0)));
+            if look.blame && !outcome.is_good() && !news.blame.is_empty() {
+                line += &format!(", blame {}", some_of(&news.blame));
+            }
+        }
+    }
+    if look.revisions && !news.revisions.is_empty() {
+        let short: Vec<String> = news.revisions.iter().map(|r| short_revision(r)).collect();
+        line += &format!(", {} {}", if short.len() == 1 { "revision" } else { "revisions" }, some_of(&short));
+    }
+    format!("{line} {}", url(base, build))
+}
+
+/// A hash in the length that people use; other revisions whole.
+pub fn short_revision(revision: &str) -> String {
+    let hash = revision.len() >= 40 && revision.bytes().all(|b| b.is_ascii_hexdigit());
+    if hash { revision[..10].to_owned() } else { clean(revision) }
+}
+
+/// A person's name out of `Name <mail>`; an address alone stays as it is.
+pub fn author(text: &str) -> String {
+    let name = text.split('<').next().unwrap_or("").trim();
+    clean(if name.is_empty() { text } else { name })
+}
+
+/// `#7 failure (3m ago): failed 'make'`: the last build as `status` shows it.
+fn last_build(build: &Build, look: &Settings, now: i64) -> String {
+    let Some(outcome) = build.outcome() else {
+        return String::new();
+    };
+    let ago = duration((now - build.complete_at.unwrap_or(0.0) as i64).max(0));
+    format!("#{} {} {ago} ago{}", build.number, result(outcome, look.colors), reason(build))
+}
+
+/// The line of `status` for one builder.
+pub fn status_line(status: &Status, builder: &Builder, look: &Settings, now: i64) -> String {
+    let workers: Vec<&Worker> = status.workers_of(builder.id).collect();
+    let online = workers.iter().any(|w| w.online);
+    let mut parts = Vec::new();
+    for build in status.running(builder.id) {
+        let mut part = format!("building #{}", build.number);
+        if let Some(step) = &build.step {
+            part += &format!(" (step {})", clean(step));
+        }
+        let so_far = build.seconds(now);
+        part += &format!(" for {}", duration(so_far));
+        part += &match builder.typical().map(|t| t - so_far) {
+            Some(left) if left > 0 => format!(", about {} to go", duration(left)),
+            Some(late) => format!(", {} longer than usual", duration(-late)),
+            None => String::new(),
+        };
+        parts.push(part);
+    }
+    let building = !parts.is_empty();
+    if !online {
+        parts.insert(0, "offline".into());
+    } else if !building {
+        parts.push("idle".into());
+    }
+    match &builder.last {
+        Some(last) if !building => parts.push(format!("last {}", last_build(last, look, now))),
+        None if !building && builder.asked => parts.push("no builds yet".into()),
+        _ => {}
+    }
+    match status.queued.values().filter(|&&b| b == builder.id).count() {
+        0 => {}
+        n => parts.push(format!("{n} queued")),
+    }
+    let paused: Vec<String> = workers.iter().filter(|w| w.paused).map(|w| clean(&w.name)).collect();
+    if !paused.is_empty() {
+        parts.push(format!("paused: {}", some_of(&paused)));
+    }
+    format!("{}: {}", clean(&builder.name), parts.join("; "))
+}
+
+/// The line of `last` for one builder.
+pub fn last_line(status: &Status, builder: &Builder, look: &Settings, now: i64) -> String {
+    let name = clean(&builder.name);
+    match &builder.last {
+        Some(last) => {
+            let took = duration(last.seconds(0));
+            let shown = last_build(last, look, now);
+            format!("{name}: {shown}, took {took} {}", url(&status.url, last))
+        }
+        None if builder.asked => format!("{name}: no builds yet"),
+        None => format!("{name}: no recent build"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::status::tests::{build, settings, status};
+
+    fn news(id: u64, was: Option<Outcome>, now: Outcome, reason: &str) -> News {
+        let mut s = status(&["linux x86"], "finished");
+        if let Some(was) = was {
+            s.apply(build(id - 1, id - 1, Some(was)), 0);
+        }
+        let done = Build { state_string: reason.into(), ..build(id, id, Some(now)) };
+        s.apply(done, 0).unwrap()
+    }
+
+    #[test]
+    fn announcements_read_like_this() {
+        use Outcome::*;
+        let say = |n: News| announcement(&n, &settings(""), "http://m/");
+        let url = "http://m/#/builders/1/builds/2";
+        let first = News {
+            blame: vec!["Ann".into(), "B\u{f6}b".into()],
+            ..news(2, Some(Success), Failure, "failed 'make' (failure)")
+        };
+        assert_eq!(
+            say(first),
+            format!("linux x86 #2 failure (was success): failed 'make', took 1m, blame Ann, B\u{f6}b {url}")
+        );
+        assert_eq!(
+            say(news(2, Some(Failure), Success, "build successful")),
+            format!("linux x86 #2 success (fixed), took 1m {url}")
+        );
+        assert_eq!(
+            say(news(2, Some(Failure), Failure, "failed")),
+            format!("linux x86 #2 failure (2nd in a row): failed, took 1m {url}")
+        );
+        assert_eq!(say(news(2, Some(Success), Success, "x")), format!("linux x86 #2 success, took 1m {url}"));
+        assert_eq!(
+            say(news(2, Some(Success), Cancelled, "cancelled (no) 'sh' (cancelled)")),
+            format!("linux x86 #2 cancelled: (no) 'sh', took 1m {url}")
+        );
+        assert_eq!(
+            say(news(2, None, Retry, "retry lost connection 'x' (retry)")),
+            format!("linux x86 #2 retry: lost connection 'x', took 1m {url}")
+        );
+        let revisions = News {
+            revisions: vec!["0123456789abcdef0123456789abcdef01234567".into(), "r12".into()],
+            ..news(2, Some(Warnings), Success, "")
+        };
+        let look = Settings { revisions: true, colors: true, ..settings("") };
+        assert_eq!(
+            announcement(&revisions, &look, "http://m/"),
+            format!("linux x86 #2 \u{3}03success\u{f} (was warnings), took 1m, revisions 0123456789, r12 {url}")
+        );
+    }
+
+    #[test]
+    fn outside_text_loses_what_could_harm() {
+        assert_eq!(clean("a\r\nQUIT\0\u{2}b\u{3}04,01c\u{202e}d \t e"), "a QUIT b 04,01c d e");
+        assert_eq!(clean(&"\u{e9}".repeat(500)).chars().count(), QUOTE + 1);
+        assert_eq!(clean("\u{1}\u{2}"), "");
+        assert_eq!(quoted("a b"), "\"a b\"");
+        assert_eq!(quoted("a\"b"), "'a\"b'");
+        assert_eq!(plain("\u{2}RECOVER\u{2} \u{3}04red\u{f}"), "RECOVER red");
+    }
+
+    #[test]
+    fn durations_show_two_units() {
+        for (seconds, text) in [
+            (0, "0s"),
+            (59, "59s"),
+            (60, "1m"),
+            (125, "2m 5s"),
+            (7200, "2h"),
+            (11_040, "3h 4m"),
+            (176_400, "2d 1h"),
+            (86_400, "1d"),
+        ] {
+            assert_eq!(duration(seconds), text);
+        }
+        assert_eq!(
+            [1, 2, 3, 4, 11, 12, 21, 112].map(ordinal),
+            ["1st", "2nd", "3rd", "4th", "11th", "12th", "21st", "112th"]
+        );
+    }
+
+    #[test]
+    fn base64_of_rfc_4648() {
+        let pairs = [("", ""), ("f", "Zg=="), ("fo", "Zm8="), ("foo", "Zm9v"), ("foobar", "Zm9vYmFy")];
+        pairs.iter().for_each(|(text, coded)| assert_eq!(base64(text.as_bytes()), *coded));
+    }
+
+    #[test]
+    fn authors_are_people() {
+        assert_eq!(author("B\u{f6}b <bob@example.org>"), "B\u{f6}b");
+        assert_eq!(author("<bob@example.org>"), "<bob@example.org>");
+        assert_eq!(author("bob@example.org"), "bob@example.org");
+    }
+
+    #[test]
+    fn status_lines_read_like_this() {
+        let mut s = status(&["b"], "finished");
+        let look = settings("");
+        let say = |s: &Status| status_line(s, s.builder("b").unwrap(), &look, 1180);
+        assert_eq!(say(&s), "b: offline");
+        s.workers
+            .insert(1, Worker { name: "w1".into(), online: true, paused: false, missing: false, builders: vec![1] });
+        s.apply(build(1, 1, Some(Outcome::Success)), 0);
+        assert_eq!(say(&s), "b: idle; last #1 success 2m ago");
+        s.apply(build(2, 2, None), 0);
+        s.open.get_mut(&2).unwrap().step = Some("compile".into());
+        s.queued.insert(9, 1);
+        assert_eq!(say(&s), "b: building #2 (step compile) for 3m, 2m longer than usual; 1 queued");
+        s.workers.get_mut(&1).unwrap().paused = true;
+        s.apply(build(2, 2, Some(Outcome::Failure)), 0);
+        assert_eq!(say(&s), "b: idle; last #2 failure 2m ago: state; 1 queued; paused: w1");
+        assert_eq!(
+            last_line(&s, s.builder("b").unwrap(), &look, 1180),
+            "b: #2 failure 2m ago: state, took 1m #/builders/1/builds/2"
+        );
+    }
+}
