@@ -226,7 +226,6 @@ impl Bot {
                     }
                     Action::Close(why) => self.down(&why, now),
                     Action::Send(line) => self.send(&line, now),
-                    Action::Online => {}
                     Action::Command(ask) => self.command(ask, now),
                     Action::Notice(nick, text) => {
                         drop(self.outbox.reply(&nick, &[text], &Route { budget: 400, notice: true }))
