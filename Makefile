@@ -1,0 +1,38 @@
+# `make` builds; the other targets set up what they need by themselves and say so when they cannot.
+PREFIX = /usr/local
+SYSCONFDIR = /etc
+DESTDIR =
+CARGO = cargo
+BINARY = target/release/buildbot-irc
+
+all:
+	$(CARGO) build --release --locked
+
+check:
+	$(CARGO) fmt --check
+	$(CARGO) clippy --locked --all-targets -- -D warnings
+
+test: setup
+	$(CARGO) test --locked
+
+demo: setup all
+	$(CARGO) run --release --locked --quiet --example demo
+
+setup:
+	sh tests/common/setup.sh
+
+install: all
+	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/share/doc/buildbot-irc $(DESTDIR)$(SYSCONFDIR)/buildbot-irc
+	install -m 0755 $(BINARY) $(DESTDIR)$(PREFIX)/bin/buildbot-irc
+	install -m 0644 README.md CHANGES.md bot.conf.example $(DESTDIR)$(PREFIX)/share/doc/buildbot-irc/
+	test -e $(DESTDIR)$(SYSCONFDIR)/buildbot-irc/bot.conf || \
+		install -m 0640 bot.conf.example $(DESTDIR)$(SYSCONFDIR)/buildbot-irc/bot.conf
+
+uninstall:
+	rm -f $(DESTDIR)$(PREFIX)/bin/buildbot-irc
+	rm -rf $(DESTDIR)$(PREFIX)/share/doc/buildbot-irc
+
+clean:
+	$(CARGO) clean
+
+.PHONY: all check test demo setup install uninstall clean
