@@ -17,7 +17,6 @@ const CHANGES: usize = 5;
 
 /// Who asks, where, and what.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-#[allow(missing_docs)]
 pub struct Ask {
     /// Where the answer goes: the channel, or the nick that asked in private.
     pub place: String,
@@ -32,7 +31,6 @@ pub struct Ask {
 
 /// What is known of someone's services account.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-#[allow(missing_docs)]
 pub enum Account {
     #[default]
     Unknown,
@@ -46,7 +44,6 @@ pub enum Answer {
     /// Lines to say, and something to do first.
     Say(Vec<String>, Option<Effect>),
     /// Items to say on as few lines as they need, behind a heading.
-    #[allow(missing_docs)]
     List { head: String, items: Vec<String> },
     /// The command was wrong, and how to do better.
     Wrong(String),
@@ -56,7 +53,6 @@ pub enum Answer {
 
 /// What a command changes.
 #[derive(Clone, Debug, PartialEq, Eq)]
-#[allow(missing_docs)]
 pub enum Effect {
     Notify(Events),
     MuteUntil(i64),
@@ -66,7 +62,6 @@ pub enum Effect {
 }
 
 /// What a command can see.
-#[allow(missing_docs)]
 pub struct View<'a> {
     pub status: &'a Status,
     /// How the place wants its lines, and what it hears.
@@ -225,7 +220,6 @@ pub fn run(ask: &Ask, view: &View) -> Answer {
 
 /// Whether a command may be used, as far as that is known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[allow(missing_docs)]
 pub enum Verdict {
     Yes,
     No,

@@ -17,6 +17,14 @@ pub const COMMANDS: [&str; 16] = [
 ];
 /// Commands that are nobody's unless the configuration says otherwise.
 const GUARDED: [&str; 4] = ["force", "stop", "join", "leave"];
+const SECTIONS: [&str; 5] = ["buildbot", "irc", "channel", "authorization", "bot"];
+/// Words for a value, in any case.
+const BOOLEAN: [(&str, bool); 2] = [("yes true on 1", true), ("no false off 0", false)];
+const SASL: [(&str, Sasl); 3] = [("no", Sasl::No), ("plain", Sasl::Plain), ("external", Sasl::External)];
+/// Units of a duration, in milliseconds.
+const UNITS: [(&str, u64); 6] =
+    [("ms", 1), ("", 1000), ("s", 1000), ("m", 60_000), ("h", 3_600_000), ("d", 86_400_000)];
+const TEN_YEARS: u64 = 3650 * 86_400_000;
 
 /// A password: never shown, not even by `{:?}`.
 #[derive(Clone, PartialEq, Eq)]
@@ -28,9 +36,7 @@ impl fmt::Debug for Secret {
     }
 }
 
-/// Everything that a configuration says.
 #[derive(Clone, Debug, PartialEq)]
-#[allow(missing_docs)]
 pub struct Config {
     pub buildbot: Buildbot,
     /// Absent: only `-x` works.
@@ -42,9 +48,7 @@ pub struct Config {
     pub has_secret: bool,
 }
 
-/// `[buildbot]`.
-#[derive(Clone, Debug, PartialEq)]
-#[allow(missing_docs)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Buildbot {
     pub url: Url,
     pub user: Option<String>,
@@ -56,8 +60,7 @@ pub struct Buildbot {
 }
 
 /// A web address, taken apart.
-#[derive(Clone, Debug, PartialEq)]
-#[allow(missing_docs)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Url {
     pub https: bool,
     pub host: String,
@@ -68,7 +71,6 @@ pub struct Url {
 
 /// PEM texts for one peer.
 #[derive(Clone, Debug, Default, PartialEq)]
-#[allow(missing_docs)]
 pub struct Tls {
     pub ca: Option<Vec<u8>>,
     pub cert: Option<Vec<u8>>,
@@ -77,7 +79,6 @@ pub struct Tls {
 
 /// How to log in before registration ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[allow(missing_docs)]
 pub enum Sasl {
     No,
     Plain,
@@ -86,7 +87,6 @@ pub enum Sasl {
 
 /// `[irc]` and the `[channel]` sections.
 #[derive(Clone, Debug, PartialEq)]
-#[allow(missing_docs)]
 pub struct Irc {
     pub host: String,
     pub port: u16,
@@ -107,9 +107,7 @@ pub struct Irc {
     pub channels: Vec<Channel>,
 }
 
-/// One `[channel #name]`.
 #[derive(Clone, Debug, PartialEq)]
-#[allow(missing_docs)]
 pub struct Channel {
     pub name: String,
     pub key: Option<Secret>,
@@ -119,9 +117,7 @@ pub struct Channel {
 /// Who may use a command.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Who {
-    /// Whoever asks.
     Everyone,
-    /// Nobody at all.
     Nobody,
     /// An operator of the channel in which the command is said.
     Op,
@@ -132,23 +128,19 @@ pub enum Who {
 }
 
 impl Config {
-    /// Parses a configuration. `name` stands in front of each error, `read` reads a named file.
-    ///
-    /// # Errors
-    /// Every error of the text, as `name:line: sentence`, in the order of the lines.
+    /// Parses a configuration; `read` reads a named file. The errors are all those of the text, as
+    /// `name:line: sentence`, in the order of the lines.
     pub fn parse(name: &str, text: &str, read: &ReadFile) -> Result<Config, Vec<String>> {
         let mut p = Parser { read, sections: Vec::new(), errors: Vec::new(), known: BTreeSet::new() };
         p.split(text);
         let config = p.config();
         p.leftovers();
-        if p.errors.is_empty() {
-            return Ok(config);
-        }
         p.errors.sort();
-        let place = |line| {
-            if line == 0 { name.to_owned() } else { format!("{name}:{line}") }
+        let told = |(line, why)| match line {
+            0 => format!("{name}: {why}"),
+            _ => format!("{name}:{line}: {why}"),
         };
-        Err(p.errors.iter().map(|(line, error)| format!("{}: {error}", place(*line))).collect())
+        if p.errors.is_empty() { Ok(config) } else { Err(p.errors.into_iter().map(told).collect()) }
     }
 }
 
@@ -157,119 +149,89 @@ pub type ReadFile<'a> = dyn Fn(&str) -> Result<Vec<u8>, String> + 'a;
 
 struct Parser<'a> {
     read: &'a ReadFile<'a>,
-    sections: Vec<Section>,
+    sections: Vec<Section<'a>>,
     errors: Vec<(usize, String)>,
     /// Section kind and key of all that was asked for.
     known: BTreeSet<(String, String)>,
 }
 
-struct Section {
-    /// `irc`, or `channel` with the rest of the header in `label`.
-    kind: String,
-    label: String,
+/// `[kind label]` in `line`; each of the keys with its value and line.
+struct Section<'a> {
+    kind: &'a str,
+    label: &'a str,
     line: usize,
-    keys: Vec<(String, String, usize)>,
+    keys: Vec<(&'a str, &'a str, usize)>,
     used: bool,
 }
 
-impl Parser<'_> {
-    fn error(&mut self, line: usize, text: impl Into<String>) {
-        self.errors.push((line, text.into()));
-    }
-
-    fn split(&mut self, text: &str) {
+impl<'a> Parser<'a> {
+    fn split(&mut self, text: &'a str) {
         for (i, raw) in text.trim_start_matches('\u{feff}').lines().enumerate() {
-            let (line, raw) = (i + 1, raw.trim());
-            if raw.is_empty() || raw.starts_with(['#', ';']) {
-                continue;
-            }
-            if raw.contains(char::is_control) {
-                self.error(line, "a control character has no place here");
-            } else if let Some(header) = raw.strip_prefix('[') {
-                let Some(header) = header.strip_suffix(']') else {
-                    self.error(line, "a section header ends with ]");
-                    continue;
-                };
-                let (kind, label) = header.trim().split_once(' ').unwrap_or((header.trim(), ""));
-                let (kind, label) = (kind.to_owned(), label.trim().to_owned());
-                let same = |s: &&Section| s.kind == kind && fold(&s.label) == fold(&label);
-                if let Some(first) = self.sections.iter().find(same).map(|s| s.line) {
-                    self.error(line, format!("[{header}] was there before, in line {first}"));
-                }
-                self.sections.push(Section { kind, label, line, keys: Vec::new(), used: false });
-            } else if let Some((key, value)) = raw.split_once('=') {
-                let (key, value) = (key.trim().to_owned(), value.trim().to_owned());
-                let Some(section) = self.sections.last_mut() else {
-                    self.error(line, format!("`{key}` stands before the first [section]"));
-                    continue;
-                };
-                match section.keys.iter().find(|k| k.0 == key).map(|k| k.2) {
-                    Some(first) => {
-                        self.error(line, format!("`{key}` was given before, in line {first}"));
-                    }
-                    None => section.keys.push((key, value, line)),
-                }
-            } else {
-                self.error(line, "expected `key = value`, a [section] or a # comment");
+            if let Err(why) = self.line(i + 1, raw.trim()) {
+                self.errors.push((i + 1, why));
             }
         }
+    }
+
+    fn line(&mut self, line: usize, text: &'a str) -> Result<(), String> {
+        if text.is_empty() || text.starts_with(['#', ';']) {
+            return Ok(());
+        }
+        refuse(text.contains(char::is_control), "a control character has no place here")?;
+        if let Some(header) = text.strip_prefix('[') {
+            let header = header.strip_suffix(']').ok_or("a section header ends with ]")?;
+            let (kind, label) = header.trim().split_once(' ').unwrap_or((header.trim(), ""));
+            let label = label.trim();
+            let same = |s: &&Section| s.kind == kind && Casemapping::Rfc1459.same(s.label, label);
+            let first = self.sections.iter().find(same).map(|s| s.line);
+            self.sections.push(Section { kind, label, line, keys: Vec::new(), used: false });
+            return first.map_or(Ok(()), |first| Err(format!("[{header}] was there before, in line {first}")));
+        }
+        let (key, value) = text.split_once('=').ok_or("expected `key = value`, a [section] or a # comment")?;
+        let (key, value) = (key.trim(), value.trim());
+        let none = || format!("`{key}` stands before the first [section]");
+        let keys = &mut self.sections.last_mut().ok_or_else(none)?.keys;
+        if let Some((_, _, first)) = keys.iter().find(|k| k.0 == key) {
+            return Err(format!("`{key}` was given before, in line {first}"));
+        }
+        keys.push((key, value, line));
+        Ok(())
     }
 
     /// Opens the first section of that kind that was not opened before.
     fn open(&mut self, kind: &str) -> Option<usize> {
         self.known.insert((kind.to_owned(), String::new()));
-        let i = self.sections.iter().position(|s| s.kind == kind && !s.used)?;
-        self.sections[i].used = true;
-        Some(i)
+        let s = self.sections.iter().position(|s| s.kind == kind && !s.used)?;
+        self.sections[s].used = true;
+        Some(s)
     }
 
-    /// Takes a key out of a section: its value and line.
-    fn take(&mut self, section: usize, key: &str) -> Option<(String, usize)> {
-        let section = &mut self.sections[section];
-        self.known.insert((section.kind.clone(), key.to_owned()));
+    /// Takes a key out of a section and makes a value of it, or notes why that cannot be.
+    fn get<T>(&mut self, s: usize, key: &str, make: impl Fn(&str) -> Result<T, String>) -> Option<T> {
+        let section = &mut self.sections[s];
+        self.known.insert((section.kind.to_owned(), key.to_owned()));
         let i = section.keys.iter().position(|k| k.0 == key)?;
         let (_, value, line) = section.keys.remove(i);
-        if value.is_empty() {
-            self.error(line, format!("`{key}` needs a value"));
-            return None;
+        let made = match value {
+            "" => Err(format!("`{key}` needs a value")),
+            _ => make(value).map_err(|why| format!("`{key}`: {why}")),
+        };
+        made.map_err(|why| self.errors.push((line, why))).ok()
+    }
+
+    /// Notes what is wrong with a section as a whole, unless all is `well`.
+    fn check(&mut self, s: usize, well: bool, why: impl Into<String>) {
+        if !well {
+            self.errors.push((self.sections[s].line, why.into()));
         }
-        Some((value, line))
     }
 
-    /// Takes a key and makes a value of it, or notes why that cannot be.
-    fn get<T>(&mut self, s: usize, key: &str, make: impl Fn(&str) -> Result<T, String>) -> Option<T> {
-        let (value, line) = self.take(s, key)?;
-        make(&value).map_err(|why| self.error(line, format!("`{key}`: {why}"))).ok()
-    }
-
-    fn text(&mut self, s: usize, key: &str) -> Option<String> {
-        self.get(s, key, |v| Ok(v.to_owned()))
-    }
-
-    fn word(&mut self, s: usize, key: &str) -> Option<String> {
-        self.get(s, key, |v| if v.contains(' ') { Err("no blanks here".into()) } else { Ok(v.to_owned()) })
-    }
-
-    fn list(&mut self, s: usize, key: &str) -> Option<Vec<String>> {
-        self.get(s, key, |v| Ok(v.split_whitespace().map(str::to_owned).collect()))
-    }
-
-    fn flag(&mut self, s: usize, key: &str, default: bool) -> bool {
-        self.get(s, key, boolean).unwrap_or(default)
-    }
-
-    fn duration(&mut self, s: usize, key: &str, default: u64) -> Duration {
-        self.get(s, key, duration).unwrap_or(Duration::from_secs(default))
-    }
-
-    fn required<T>(&mut self, s: usize, key: &str, found: Option<T>) -> Option<T> {
-        let section = &self.sections[s];
+    fn required<T: Default>(&mut self, s: usize, key: &str, make: impl Fn(&str) -> Result<T, String>) -> T {
+        let found = self.get(s, key, make);
         // A bad value has its own error; only a key that is not there needs one here.
-        if found.is_none() && !self.errors.iter().any(|(_, e)| e.starts_with(&format!("`{key}`"))) {
-            let (line, kind) = (section.line, section.kind.clone());
-            self.error(line, format!("[{kind}] needs `{key}`"));
-        }
-        found
+        let told = self.errors.iter().any(|(_, e)| e.starts_with(&format!("`{key}`")));
+        self.check(s, found.is_some() || told, format!("[{}] needs `{key}`", self.sections[s].kind));
+        found.unwrap_or_default()
     }
 
     fn file(&mut self, s: usize, key: &str) -> Option<Vec<u8>> {
@@ -278,201 +240,136 @@ impl Parser<'_> {
     }
 
     /// `key`, or the first line of the file that `key_file` names.
-    fn secret(&mut self, s: usize, key: &str, in_config: &mut bool) -> Option<Secret> {
-        let here = self.text(s, key);
-        *in_config |= here.is_some();
+    fn secret(&mut self, s: usize, key: &str) -> Option<Secret> {
+        let here = self.get(s, key, text);
         let there = self.file(s, &format!("{key}_file"));
-        if here.is_some() && there.is_some() {
-            let line = self.sections[s].line;
-            self.error(line, format!("`{key}` and `{key}_file` exclude each other"));
-        }
-        let first_line =
-            |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).lines().next().unwrap_or("").trim_end().to_owned();
-        here.or(there.map(first_line)).map(Secret)
+        self.check(s, here.is_none() || there.is_none(), format!("`{key}` and `{key}_file` exclude each other"));
+        let empty = there.as_ref().is_some_and(|file| file.trim_ascii_start().is_empty());
+        self.check(s, !empty, format!("`{key}_file` names an empty file"));
+        let first_line = |file: &[u8]| String::from_utf8_lossy(file).lines().next().unwrap_or("").trim_end().to_owned();
+        here.or(there.as_deref().map(first_line)).map(Secret)
     }
 
     fn tls(&mut self, s: usize) -> Tls {
-        let tls = Tls {
-            ca: self.file(s, "tls_ca_file"),
-            cert: self.file(s, "tls_cert_file"),
-            key: self.file(s, "tls_key_file").map(|k| Secret(String::from_utf8_lossy(&k).into_owned())),
-        };
-        if tls.cert.is_some() != tls.key.is_some() {
-            let line = self.sections[s].line;
-            self.error(line, "`tls_cert_file` and `tls_key_file` need each other");
-        }
-        tls
+        let (ca, cert) = (self.file(s, "tls_ca_file"), self.file(s, "tls_cert_file"));
+        let key = self.file(s, "tls_key_file").map(|k| Secret(String::from_utf8_lossy(&k).into_owned()));
+        self.check(s, cert.is_some() == key.is_some(), "`tls_cert_file` and `tls_key_file` need each other");
+        Tls { ca, cert, key }
     }
 
     fn config(&mut self) -> Config {
-        let mut has_secret = false;
-        let buildbot = self.buildbot(&mut has_secret);
-        let mut force = None;
-        let irc = self.open("irc").map(|s| {
-            if self.flag(s, "allow_force", false) {
-                force = Some(self.sections[s].line);
-            }
-            self.irc(s, &buildbot.url, &mut has_secret)
-        });
-        let mut authorization: BTreeMap<String, Vec<Who>> =
-            GUARDED.iter().map(|c| (c.to_string(), vec![Who::Nobody])).collect();
-        if force.is_some() {
-            authorization.extend(["force", "stop"].map(|c| (c.to_owned(), vec![Who::Everyone])));
-        }
+        // All keys that are known and end so hold a secret.
+        let has_secret = self.sections.iter().flat_map(|s| &s.keys).any(|(key, ..)| key.ends_with("password"));
+        let buildbot = self.buildbot();
+        let section = self.open("irc");
+        let irc = section.map(|s| self.irc(s, &buildbot.url));
+        let allow_force = section.and_then(|s| self.get(s, "allow_force", boolean)) == Some(true);
+        let allowed = |command| allow_force && ["force", "stop"].contains(&command);
+        let who = |command| if allowed(command) { Who::Everyone } else { Who::Nobody };
+        let mut authorization: BTreeMap<_, _> = GUARDED.iter().map(|c| (c.to_string(), vec![who(c)])).collect();
         if let Some(s) = self.open("authorization") {
             for command in COMMANDS {
-                if let Some(list) = self.get(s, command, who_list) {
-                    if force.is_some() && ["force", "stop"].contains(&command) {
-                        let line = self.sections[s].line;
-                        self.error(line, format!("`allow_force` and `{command}` exclude each other"));
-                    }
-                    authorization.insert(command.to_owned(), list);
-                }
+                let Some(list) = self.get(s, command, who_list) else { continue };
+                self.check(s, !allowed(command), format!("`allow_force` and `{command}` exclude each other"));
+                authorization.insert(command.to_owned(), list);
             }
         }
-        let (mut state_file, mut catch_up) = (None, Duration::from_secs(3600));
-        if let Some(s) = self.open("bot") {
-            state_file = self.text(s, "state_file");
-            catch_up = self.duration(s, "catch_up", 3600);
-        }
+        let bot = self.open("bot");
+        let state_file = bot.and_then(|s| self.get(s, "state_file", text));
+        let catch_up = bot.and_then(|s| self.get(s, "catch_up", duration)).unwrap_or(Duration::from_secs(3600));
         Config { buildbot, irc, authorization, state_file, catch_up, has_secret }
     }
 
-    fn buildbot(&mut self, has_secret: &mut bool) -> Buildbot {
-        let nowhere = Url { https: false, host: String::new(), port: 80, path: String::new() };
+    fn buildbot(&mut self) -> Buildbot {
         let Some(s) = self.open("buildbot") else {
-            self.error(0, "a section [buildbot] with `url` is needed");
-            let (poll_interval, timeout) = (Duration::ZERO, Duration::ZERO);
-            let (user, password, tls) = (None, None, Tls::default());
-            return Buildbot { url: nowhere, user, password, poll_interval, event_stream: false, timeout, tls };
+            self.errors.push((0, "a section [buildbot] with `url` is needed".into()));
+            return Buildbot::default();
         };
-        let url = self.get(s, "url", url);
-        let url = self.required(s, "url", url).unwrap_or(nowhere);
-        let user = self.text(s, "user");
-        let password = self.secret(s, "password", has_secret);
-        if user.is_some() != password.is_some() {
-            let line = self.sections[s].line;
-            self.error(line, "`user` and `password` need each other");
-        }
+        let user = self.get(s, "user", text);
+        let password = self.secret(s, "password");
+        self.check(s, user.is_some() == password.is_some(), "`user` and `password` need each other");
         Buildbot {
-            url,
+            url: self.required(s, "url", url),
             user,
             password,
-            poll_interval: self.duration(s, "poll_interval", 15),
-            event_stream: self.flag(s, "event_stream", true),
-            timeout: self.duration(s, "timeout", 30),
+            poll_interval: self.get(s, "poll_interval", duration).unwrap_or(Duration::from_secs(15)),
+            event_stream: self.get(s, "event_stream", boolean).unwrap_or(true),
+            timeout: self.get(s, "timeout", duration).unwrap_or(Duration::from_secs(30)),
             tls: self.tls(s),
         }
     }
 
-    fn irc(&mut self, s: usize, master: &Url, has_secret: &mut bool) -> Irc {
-        let line = self.sections[s].line;
-        let host = self.word(s, "host");
-        let nick = self.get(s, "nick", nick);
-        let use_ssl = self.flag(s, "use_ssl", false);
-        let usual = if use_ssl { 6697 } else { 6667 };
-        let nick = self.required(s, "nick", nick).unwrap_or_default();
-        let none = Settings {
-            events: Events::default(),
-            tags: Vec::new(),
-            builders: Vec::new(),
-            notice: false,
-            colors: false,
-            revisions: false,
-            blame: true,
-        };
-        let defaults = self.settings(s, &none);
+    fn irc(&mut self, s: usize, master: &Url) -> Irc {
+        let nick = self.required(s, "nick", nickname);
+        let use_ssl = self.get(s, "use_ssl", boolean).unwrap_or(false);
+        let realname = || format!("buildbot-irc {} for {master}", env!("CARGO_PKG_VERSION"));
         let mut irc = Irc {
-            host: self.required(s, "host", host).unwrap_or_default(),
-            port: self.get(s, "port", number).unwrap_or(usual),
+            host: self.required(s, "host", one_word),
+            port: self.get(s, "port", number).unwrap_or(if use_ssl { 6697 } else { 6667 }),
             use_ssl,
             tls: self.tls(s),
-            server_password: self.secret(s, "server_password", has_secret),
-            alt_nicks: self
-                .get(s, "alt_nicks", |v| v.split_whitespace().map(|n| self::nick(n)).collect())
-                .unwrap_or_default(),
-            username: self.word(s, "username").unwrap_or_else(|| nick.clone()),
-            realname: self
-                .text(s, "realname")
-                .unwrap_or_else(|| format!("buildbot-irc {} for {}", env!("CARGO_PKG_VERSION"), master)),
-            password: self.secret(s, "password", has_secret),
-            nickserv: self.word(s, "nickserv").unwrap_or_else(|| "NickServ".into()),
-            sasl: self.get(s, "sasl", sasl).unwrap_or(Sasl::No),
-            account: self.word(s, "account").unwrap_or_else(|| nick.clone()),
+            server_password: self.secret(s, "server_password"),
+            alt_nicks: self.get(s, "alt_nicks", |v| list(v, nickname)).unwrap_or_default(),
+            username: self.get(s, "username", one_word).unwrap_or_else(|| nick.clone()),
+            realname: self.get(s, "realname", text).unwrap_or_else(realname),
+            password: self.secret(s, "password"),
+            nickserv: self.get(s, "nickserv", one_word).unwrap_or_else(|| "NickServ".into()),
+            sasl: self.get(s, "sasl", |v| choice(v, &SASL, "none of no, plain, external")).unwrap_or(Sasl::No),
+            account: self.get(s, "account", one_word).unwrap_or_else(|| nick.clone()),
             nick,
-            ping_timeout: self.duration(s, "ping_timeout", 150),
-            pm_to_nicks: self.list(s, "pm_to_nicks").unwrap_or_default(),
+            ping_timeout: self.get(s, "ping_timeout", duration).unwrap_or(Duration::from_secs(150)),
+            defaults: self.settings(s, None),
+            pm_to_nicks: self.get(s, "pm_to_nicks", |v| list(v, text)).unwrap_or_default(),
             channels: Vec::new(),
-            defaults,
         };
-        if irc.sasl == Sasl::Plain && irc.password.is_none() {
-            self.error(line, "`sasl = plain` needs `password` or `password_file`");
-        }
-        if irc.sasl == Sasl::External && !(irc.use_ssl && irc.tls.cert.is_some()) {
-            self.error(line, "`sasl = external` needs `use_ssl = yes`, `tls_cert_file` and `tls_key_file`");
-        }
+        let plain = irc.sasl != Sasl::Plain || irc.password.is_some();
+        self.check(s, plain, "`sasl = plain` needs `password` or `password_file`");
+        let external = irc.sasl != Sasl::External || irc.use_ssl && irc.tls.cert.is_some();
+        self.check(s, external, "`sasl = external` needs `use_ssl = yes`, `tls_cert_file` and `tls_key_file`");
         while let Some(c) = self.open("channel") {
-            let (name, line) = (self.sections[c].label.clone(), self.sections[c].line);
-            if !is_channel(&name) || name.contains([' ', ',']) {
-                self.error(line, "a channel's section is written [channel #name]");
-            }
-            let key = self.secret(c, "password", has_secret);
-            if key.as_ref().is_some_and(|k| k.0.contains([' ', ','])) {
-                self.error(line, "a channel's `password` holds no blank and no comma");
-            }
-            let settings = self.settings(c, &irc.defaults);
-            irc.channels.push(Channel { name, key, settings });
+            let name = self.sections[c].label.to_owned();
+            let key = self.secret(c, "password");
+            let word = |text: &str| !text.contains([' ', ',']);
+            self.check(c, is_channel(&name) && word(&name), "a channel's section is written [channel #name]");
+            let well = key.as_ref().is_none_or(|k| word(&k.0));
+            self.check(c, well, "a channel's `password` holds no blank and no comma");
+            irc.channels.push(Channel { name, key, settings: self.settings(c, Some(&irc.defaults)) });
         }
         irc
     }
 
-    fn settings(&mut self, s: usize, base: &Settings) -> Settings {
-        let categories = self.list(s, "categories");
-        let tags = self.list(s, "tags");
-        if categories.is_some() && tags.is_some() {
-            let line = self.sections[s].line;
-            self.error(line, "`categories` and `tags` are the same key");
-        }
+    /// What a section says of announcements, or else what `base` says.
+    fn settings(&mut self, s: usize, base: Option<&Settings>) -> Settings {
+        let categories = self.get(s, "categories", |v| list(v, text));
+        let tags = self.get(s, "tags", |v| list(v, text));
+        self.check(s, categories.is_none() || tags.is_none(), "`categories` and `tags` are the same key");
+        let mut flag = |key, default| self.get(s, key, boolean).unwrap_or(default);
         Settings {
-            events: self.get(s, "notify_events", events).unwrap_or(base.events),
-            tags: categories.or(tags).unwrap_or_else(|| base.tags.clone()),
-            builders: self.get(s, "builders", words).unwrap_or_else(|| base.builders.clone()),
-            notice: self.flag(s, "notice_on_channel", base.notice),
-            colors: self.flag(s, "use_colors", base.colors),
-            revisions: self.flag(s, "use_revisions", base.revisions),
-            blame: self.flag(s, "show_blame_list", base.blame),
+            notice: flag("notice_on_channel", base.is_some_and(|b| b.notice)),
+            colors: flag("use_colors", base.is_some_and(|b| b.colors)),
+            revisions: flag("use_revisions", base.is_some_and(|b| b.revisions)),
+            blame: flag("show_blame_list", base.is_none_or(|b| b.blame)),
+            events: self.get(s, "notify_events", events).or(base.map(|b| b.events)).unwrap_or_default(),
+            tags: categories.or(tags).or(base.map(|b| b.tags.clone())).unwrap_or_default(),
+            builders: self.get(s, "builders", words).or(base.map(|b| b.builders.clone())).unwrap_or_default(),
         }
     }
 
     /// What nobody asked for is an error.
     fn leftovers(&mut self) {
-        let mut errors = Vec::new();
-        for section in &self.sections {
-            let names = |kind: &str| -> Vec<String> {
-                let of_kind = self.known.iter().filter(|(k, _)| k == kind);
-                of_kind.map(|(_, key)| key.clone()).filter(|k| !k.is_empty()).collect()
-            };
-            if !section.used {
-                let kinds = ["buildbot", "irc", "channel", "authorization", "bot"];
-                let why = match section.kind.as_str() {
-                    "channel" => "[channel] needs a section [irc]".to_owned(),
-                    kind if kinds.contains(&kind) => continue,
-                    kind => format!("unknown section [{kind}]{}", hint(kind, &kinds)),
-                };
-                errors.push((section.line, why));
-                continue;
+        for Section { kind, label, line, keys, used } in &self.sections {
+            let known = self.known.iter().filter(|(k, key)| k == kind && !key.is_empty()).map(|(_, key)| key.as_str());
+            let unknown = |key| format!("unknown key `{key}` in [{kind}]{}", hint(key, known.clone()));
+            match *kind {
+                _ if *used => self.errors.extend(keys.iter().map(|(key, _, line)| (*line, unknown(key)))),
+                "channel" => self.errors.push((*line, "[channel] needs a section [irc]".into())),
+                kind if SECTIONS.contains(&kind) => {}
+                kind => self.errors.push((*line, format!("unknown section [{kind}]{}", hint(kind, SECTIONS)))),
             }
-            for (key, _, line) in &section.keys {
-                let known = names(&section.kind);
-                let known: Vec<&str> = known.iter().map(String::as_str).collect();
-                let kind = &section.kind;
-                errors.push((*line, format!("unknown key `{key}` in [{kind}]{}", hint(key, &known))));
-            }
-            if !section.label.is_empty() && section.kind != "channel" {
-                errors.push((section.line, format!("[{}] takes no name", section.kind)));
+            if SECTIONS.contains(kind) && !label.is_empty() && *kind != "channel" {
+                self.errors.push((*line, format!("[{kind}] takes no name")));
             }
         }
-        self.errors.extend(errors);
     }
 }
 
@@ -485,20 +382,34 @@ impl fmt::Display for Url {
     }
 }
 
-fn fold(name: &str) -> String {
-    Casemapping::Rfc1459.fold(name)
+fn refuse(bad: bool, why: impl Into<String>) -> Result<(), String> {
+    if bad { Err(why.into()) } else { Ok(()) }
 }
 
-fn hint(word: &str, known: &[&str]) -> String {
-    nearest(word, known.iter().copied()).map_or(String::new(), |n| format!("; did you mean `{n}`?"))
+fn hint<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) -> String {
+    nearest(word, known.into_iter()).map_or(String::new(), |n| format!("; did you mean `{n}`?"))
+}
+
+fn text(v: &str) -> Result<String, String> {
+    Ok(v.to_owned())
+}
+
+fn one_word(v: &str) -> Result<String, String> {
+    refuse(v.contains(' '), "no blanks here")?;
+    text(v)
+}
+
+fn list<T>(v: &str, one: impl Fn(&str) -> Result<T, String>) -> Result<Vec<T>, String> {
+    v.split_whitespace().map(one).collect()
+}
+
+fn choice<T: Copy>(v: &str, choices: &[(&str, T)], what: &str) -> Result<T, String> {
+    let chosen = choices.iter().find(|(names, _)| names.split(' ').any(|name| name.eq_ignore_ascii_case(v)));
+    chosen.map(|(_, value)| *value).ok_or_else(|| format!("`{v}` is {what}"))
 }
 
 fn boolean(v: &str) -> Result<bool, String> {
-    match v.to_ascii_lowercase().as_str() {
-        "yes" | "true" | "on" | "1" => Ok(true),
-        "no" | "false" | "off" | "0" => Ok(false),
-        _ => Err(format!("`{v}` is neither yes nor no")),
-    }
+    choice(v, &BOOLEAN, "neither yes nor no")
 }
 
 fn number(v: &str) -> Result<u16, String> {
@@ -506,56 +417,27 @@ fn number(v: &str) -> Result<u16, String> {
 }
 
 /// Seconds, or a whole number with one of `ms s m h d`; at least a millisecond, at most 10 years.
-///
-/// # Errors
-/// A sentence that shows how to write it.
 pub fn duration(v: &str) -> Result<Duration, String> {
-    let digits = v.find(|c: char| !c.is_ascii_digit()).unwrap_or(v.len());
-    let unit = match &v[digits..] {
-        "ms" => 1,
-        "s" | "" => 1000,
-        "m" => 60_000,
-        "h" => 3_600_000,
-        "d" => 86_400_000,
-        _ => 0,
-    };
-    let ms = v[..digits].parse::<u64>().ok().and_then(|n| n.checked_mul(unit));
-    match ms {
-        Some(ms) if ms > 0 && ms <= 3650 * 86_400_000 => Ok(Duration::from_millis(ms)),
-        _ => Err(format!("`{v}` is not a duration like 90, 15s, 10m, 2h or 1d")),
-    }
+    let (number, unit) = v.split_at(v.find(|c: char| !c.is_ascii_digit()).unwrap_or(v.len()));
+    let scale = UNITS.iter().find(|(name, _)| *name == unit).map(|(_, ms)| *ms);
+    let ms = scale.and_then(|scale| number.parse::<u64>().ok()?.checked_mul(scale));
+    let ms = ms.filter(|ms| (1..=TEN_YEARS).contains(ms));
+    ms.map(Duration::from_millis).ok_or_else(|| format!("`{v}` is not a duration like 90, 15s, 10m, 2h or 1d"))
 }
 
-fn sasl(v: &str) -> Result<Sasl, String> {
-    match v.to_ascii_lowercase().as_str() {
-        "no" => Ok(Sasl::No),
-        "plain" => Ok(Sasl::Plain),
-        "external" => Ok(Sasl::External),
-        _ => Err(format!("`{v}` is none of no, plain, external")),
-    }
-}
-
-fn nick(v: &str) -> Result<String, String> {
-    let bad = |c: char| " ,:!@#&*?".contains(c);
-    match v.contains(bad) || v.starts_with(|c: char| c.is_ascii_digit() || c == '-') {
-        true => Err(format!("`{v}` cannot be a nick")),
-        false => Ok(v.to_owned()),
-    }
+fn nickname(v: &str) -> Result<String, String> {
+    let bad = v.contains(|c| " ,:!@#&*?".contains(c)) || v.starts_with(|c: char| c.is_ascii_digit() || c == '-');
+    refuse(bad, format!("`{v}` cannot be a nick"))?;
+    text(v)
 }
 
 fn events(v: &str) -> Result<Events, String> {
-    let mut set = Events::default();
-    for name in v.split_whitespace() {
-        let hint = || format!("unknown event `{name}`{}", hint(name, &EVENT_NAMES));
-        set = set.with(Events::named(name).ok_or_else(hint)?);
-    }
-    Ok(set)
+    let unknown = |name: &str| format!("unknown event `{name}`{}", hint(name, EVENT_NAMES));
+    let events = list(v, |name| Events::named(name).ok_or_else(|| unknown(name)))?;
+    Ok(events.into_iter().fold(Events::default(), Events::with))
 }
 
 /// Words as a shell would cut them: quotes of both kinds keep blanks, a backslash the next one.
-///
-/// # Errors
-/// A quote that is not closed.
 pub fn words(mut text: &str) -> Result<Vec<String>, String> {
     let mut words = Vec::new();
     while let Some((word, rest)) = word(text)? {
@@ -565,37 +447,28 @@ pub fn words(mut text: &str) -> Result<Vec<String>, String> {
     Ok(words)
 }
 
-/// The first of the [`words`] and the text behind it, as it stands.
-///
-/// # Errors
-/// A quote that is not closed.
+/// The first of the [`words`] and the text behind it, as it stands. A quote must be closed.
 pub fn word(text: &str) -> Result<Option<(String, &str)>, String> {
     let text = text.trim_start();
-    let mut word = None::<String>;
-    let mut quote = None;
+    let (mut word, mut quote) = (String::new(), None);
     let mut chars = text.char_indices();
     while let Some((i, c)) = chars.next() {
         match (quote, c) {
-            (None, ' ' | '\t') => return Ok(word.map(|w| (w, text[i..].trim_start()))),
-            (None, '"' | '\'') => {
-                quote = Some(c);
-                word.get_or_insert_default();
-            }
+            (None, ' ' | '\t') => return Ok(Some((word, text[i..].trim_start()))),
+            (None, '"' | '\'') => quote = Some(c),
             (Some(q), c) if q == c => quote = None,
-            (None | Some('"'), '\\') => {
-                word.get_or_insert_default().push(chars.next().map_or('\\', |(_, c)| c));
-            }
-            _ => word.get_or_insert_default().push(c),
+            (None | Some('"'), '\\') => word.push(chars.next().map_or('\\', |(_, c)| c)),
+            _ => word.push(c),
         }
     }
     match quote {
         Some(q) => Err(format!("the quote {q} is not closed")),
-        None => Ok(word.map(|w| (w, ""))),
+        None => Ok((!text.is_empty()).then_some((word, ""))),
     }
 }
 
 fn who_list(v: &str) -> Result<Vec<Who>, String> {
-    let one = |word: &str| match word.split_once(':') {
+    list(v, |word| match word.split_once(':') {
         Some(("account", name)) if !name.is_empty() => Ok(Who::Account(name.to_owned())),
         Some(("mask", mask)) if mask.contains('!') && mask.contains('@') => Ok(Who::Mask(mask.to_owned())),
         Some(("mask", _)) => Err(format!("`{word}` is not mask:NICK!USER@HOST")),
@@ -605,33 +478,27 @@ fn who_list(v: &str) -> Result<Vec<Who>, String> {
         _ => Err(format!(
             "`{word}` is none of everyone, nobody, op, account:NAME, mask:NICK!USER@HOST (a nick alone proves nothing)"
         )),
-    };
-    v.split_whitespace().map(one).collect()
+    })
 }
 
 fn url(v: &str) -> Result<Url, String> {
-    let bad = |why: &str| format!("`{v}` {why}");
-    let (https, rest) = match v.split_once("://") {
-        Some(("http", rest)) => (false, rest),
-        Some(("https", rest)) => (true, rest),
-        _ => return Err(bad("does not begin with http:// or https://")),
+    let (https, usual, rest) = match v.split_once("://") {
+        Some(("http", rest)) => (false, 80, rest),
+        Some(("https", rest)) => (true, 443, rest),
+        _ => return Err(format!("`{v}` does not begin with http:// or https://")),
     };
     let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
-    if authority.contains('@') {
-        return Err("a password does not belong into an address; use `user` and `password_file`".into());
-    }
-    if v.contains(['?', '#', ' ']) || !v.is_ascii() {
-        return Err(bad("holds a blank, a ?, a # or a character beyond ASCII"));
-    }
+    let login = "a password does not belong into an address; use `user` and `password_file`";
+    refuse(authority.contains('@'), login)?;
+    let strange = v.contains(['?', '#', ' ']) || !v.is_ascii();
+    refuse(strange, format!("`{v}` holds a blank, a ?, a # or a character beyond ASCII"))?;
     let (host, port) = match authority.strip_prefix('[').and_then(|a| a.split_once(']')) {
-        Some((v6, rest)) => (v6, rest.strip_prefix(':')),
+        Some((v6, "")) => (v6, None),
+        Some((v6, rest)) => (v6, Some(rest.strip_prefix(':').unwrap_or(rest))),
         None => authority.split_once(':').map_or((authority, None), |(h, p)| (h, Some(p))),
     };
-    let usual = if https { 443 } else { 80 };
     let port = port.map_or(Ok(usual), number)?;
-    if host.is_empty() {
-        return Err(bad("names no host"));
-    }
+    refuse(host.is_empty(), format!("`{v}` names no host"))?;
     Ok(Url { https, host: host.to_owned(), port, path: path.trim_end_matches('/').to_owned() })
 }
 
@@ -727,7 +594,16 @@ pub mod tests {
         assert_eq!(ok("https://h/a/b/"), (true, "h".into(), 443, "/a/b".into()));
         assert_eq!(ok("https://[::1]:8010/"), (true, "::1".into(), 8010, "".into()));
         assert_eq!(url("https://[::1]:8010/x/").unwrap().to_string(), "https://[::1]:8010/x/");
-        for bad in ["h", "http://", "http://u:p@h/", "http://h/?x", "http://h:x/", "http://h/\u{e9}"] {
+        for bad in [
+            "h",
+            "http://",
+            "http://[::1]x:9/",
+            "http://[::1]99/",
+            "http://u:p@h/",
+            "http://h/?x",
+            "http://h:x/",
+            "http://h/\u{e9}",
+        ] {
             assert!(url(bad).is_err(), "{bad}");
         }
     }

@@ -23,25 +23,19 @@ const CHUNK: usize = 4096;
 /// takes over, then from what it has fed.
 pub struct Transport {
     socket: TcpStream,
-    source: Source,
-}
-
-enum Source {
-    /// Blocking reads, each of at most `stall`, all of them before `deadline`.
-    Socket {
-        stall: Duration,
-        deadline: Instant,
-    },
-    Fed(VecDeque<u8>),
+    /// The most that one read may take, and when all of them must be done.
+    stall: Duration,
+    deadline: Instant,
+    fed: Option<VecDeque<u8>>,
 }
 
 impl Read for Transport {
     fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
-        match &mut self.source {
-            Source::Fed(bytes) if bytes.is_empty() => Err(io::ErrorKind::WouldBlock.into()),
-            Source::Fed(bytes) => bytes.read(out),
-            Source::Socket { stall, deadline } => {
-                let left = deadline.saturating_duration_since(Instant::now()).min(*stall);
+        match &mut self.fed {
+            Some(bytes) if bytes.is_empty() => Err(io::ErrorKind::WouldBlock.into()),
+            Some(bytes) => bytes.read(out),
+            None => {
+                let left = self.deadline.saturating_duration_since(Instant::now()).min(self.stall);
                 if left.is_zero() {
                     return Err(io::ErrorKind::TimedOut.into());
                 }
@@ -55,8 +49,7 @@ impl Read for Transport {
 impl Write for Transport {
     /// All or an error, so that TLS never has half a record on its hands.
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.socket.write_all(bytes).map_err(no_would_block)?;
-        Ok(bytes.len())
+        self.socket.write_all(bytes).map(|()| bytes.len()).map_err(no_would_block)
     }
 
     fn flush(&mut self) -> io::Result<()> {
@@ -80,27 +73,20 @@ fn no_would_block(e: io::Error) -> io::Error {
 }
 
 /// A connection, with TLS or without.
-#[allow(missing_docs)]
 pub enum Stream {
     Plain(Transport),
     Tls(Box<TlsStream<Transport>>),
 }
 
 impl Stream {
-    /// Connects and shakes hands. The certificate must be valid and bear the host's name.
-    ///
-    /// # Errors
-    /// A sentence that names the wait or the refusal, and what to do where we know.
+    /// Connects and shakes hands. The certificate must be valid and bear the host's name. The error
+    /// names the wait or the refusal, and what to do where we know.
     pub fn connect(host: &str, port: u16, tls: Option<&TlsConnector>) -> Result<Stream, String> {
         let socket = dial(host, port)?;
-        let told = |e: io::Error| format!("{host}:{port}: {e}");
-        socket.set_nodelay(true).map_err(told)?;
-        socket.set_write_timeout(Some(WRITE)).map_err(told)?;
-        let deadline = Instant::now() + HANDSHAKE;
-        let transport = Transport { socket, source: Source::Socket { stall: HANDSHAKE, deadline } };
-        let Some(tls) = tls else {
-            return Ok(Stream::Plain(transport));
-        };
+        let limited = socket.set_nodelay(true).and_then(|()| socket.set_write_timeout(Some(WRITE)));
+        limited.map_err(|e| format!("{host}:{port}: {e}"))?;
+        let transport = Transport { socket, stall: HANDSHAKE, deadline: Instant::now() + HANDSHAKE, fed: None };
+        let Some(tls) = tls else { return Ok(Stream::Plain(transport)) };
         match tls.connect(host, transport) {
             Ok(stream) => Ok(Stream::Tls(Box::new(stream))),
             Err(HandshakeError::Failure(e)) => Err(format!("{host}:{port}: {}", tls_error(&e.to_string()))),
@@ -108,46 +94,38 @@ impl Stream {
         }
     }
 
-    fn transport(&self) -> &Transport {
+    fn transport(&mut self) -> &mut Transport {
         match self {
-            Stream::Plain(t) => t,
-            Stream::Tls(s) => s.get_ref(),
-        }
-    }
-
-    fn transport_mut(&mut self) -> &mut Transport {
-        match self {
-            Stream::Plain(t) => t,
-            Stream::Tls(s) => s.get_mut(),
+            Stream::Plain(transport) => transport,
+            Stream::Tls(stream) => stream.get_mut(),
         }
     }
 
     /// From now on, each read may take `stall` and all of them `whole`.
     pub fn set_limits(&mut self, stall: Duration, whole: Duration) {
-        self.transport_mut().source = Source::Socket { stall, deadline: Instant::now() + whole };
+        let transport = self.transport();
+        (transport.stall, transport.deadline) = (stall, Instant::now() + whole);
     }
 
     /// Another handle of the socket, to shut it down or to read it elsewhere.
-    ///
-    /// # Errors
-    /// The system's, when it has no descriptors left.
     pub fn socket(&self) -> io::Result<TcpStream> {
-        self.transport().socket.try_clone()
+        let transport = match self {
+            Stream::Plain(transport) => transport,
+            Stream::Tls(stream) => stream.get_ref(),
+        };
+        transport.socket.try_clone()
     }
 
-    /// Takes raw bytes from the reader and returns all the text that they complete.
-    ///
-    /// # Errors
-    /// The end of the TLS session, clean or not.
+    /// Takes raw bytes from the reader and returns all the text that they complete; the end of the
+    /// TLS session, clean or not, is an error.
     pub fn feed(&mut self, bytes: &[u8]) -> io::Result<Vec<u8>> {
-        match &mut self.transport_mut().source {
-            Source::Fed(fed) => fed.extend(bytes),
-            source => *source = Source::Fed(bytes.iter().copied().collect()),
-        }
+        self.transport().fed.get_or_insert_default().extend(bytes);
         let mut text = Vec::new();
         let mut chunk = [0; CHUNK];
         loop {
             match self.read(&mut chunk) {
+                // What came before the end is worth hearing; the end will show again.
+                Ok(0) | Err(_) if !text.is_empty() => return Ok(text),
                 Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
                 Ok(n) => text.extend_from_slice(&chunk[..n]),
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(text),
@@ -181,7 +159,6 @@ impl Write for Stream {
 
 /// What happens to an IRC connection, in this order: `Up`, any number of `Bytes`, `Down`; or `Down`
 /// alone, when it could not be made.
-#[allow(missing_docs)]
 pub enum Link {
     Up(Stream),
     Bytes(Vec<u8>),
@@ -191,42 +168,38 @@ pub enum Link {
 /// Connects in a thread of its own, so that a slow name server stops nobody, and goes on as the
 /// reader of that connection. `emit` returns false when nobody listens any more.
 pub fn open(host: String, port: u16, tls: Option<TlsConnector>, emit: impl Fn(Link) -> bool + Send + 'static) {
-    let read = move || {
-        let stream = match Stream::connect(&host, port, tls.as_ref()) {
-            Ok(stream) => stream,
-            Err(why) => return drop(emit(Link::Down(why))),
-        };
-        // The timeout belongs to the socket, so the clone shares it: clear it first.
-        let clone = stream.socket().and_then(|s| s.set_read_timeout(None).map(|()| s));
-        let mut socket = match clone {
-            Ok(socket) => socket,
-            Err(e) => return drop(emit(Link::Down(e.to_string()))),
-        };
-        if !emit(Link::Up(stream)) {
-            return;
-        }
-        let mut chunk = [0; CHUNK];
-        loop {
-            let link = match socket.read(&mut chunk) {
-                Ok(0) => Link::Down("closed by the server".into()),
-                Ok(n) => Link::Bytes(chunk[..n].to_vec()),
-                Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
-                Err(e) => Link::Down(e.to_string()),
-            };
-            if matches!(link, Link::Down(_)) | !emit(link) {
-                return;
-            }
+    let reader = move || {
+        if let Err(why) = read(&host, port, tls.as_ref(), &emit) {
+            emit(Link::Down(why));
         }
     };
     // Without threads nothing works; the supervisor starts us again.
-    drop(std::thread::Builder::new().name("reader".into()).spawn(read).expect("a thread for the reader"));
+    std::thread::Builder::new().name("reader".into()).spawn(reader).expect("a thread for the reader");
+}
+
+/// Why the connection is down, or nothing when nobody listens any more.
+fn read(host: &str, port: u16, tls: Option<&TlsConnector>, emit: &dyn Fn(Link) -> bool) -> Result<(), String> {
+    let stream = Stream::connect(host, port, tls)?;
+    let mut socket = stream.socket().map_err(|e| e.to_string())?;
+    // The timeout belongs to the socket, so the clone shares it.
+    socket.set_read_timeout(None).map_err(|e| e.to_string())?;
+    let mut heard = emit(Link::Up(stream));
+    let mut chunk = [0; CHUNK];
+    while heard {
+        match socket.read(&mut chunk) {
+            Ok(0) => return Err("closed by the server".into()),
+            Ok(n) => heard = emit(Link::Bytes(chunk[..n].to_vec())),
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            Err(e) => return Err(e.to_string()),
+        }
+    }
+    Ok(())
 }
 
 /// Tries each address of the host, in the order of the resolver.
 fn dial(host: &str, port: u16) -> Result<TcpStream, String> {
-    let addresses = (host, port).to_socket_addrs().map_err(|e| format!("{host}: name lookup: {e}"))?;
     let mut errors = Vec::new();
-    for address in addresses {
+    for address in (host, port).to_socket_addrs().map_err(|e| format!("{host}: name lookup: {e}"))? {
         match TcpStream::connect_timeout(&address, CONNECT) {
             Ok(socket) => return Ok(socket),
             Err(e) => errors.push(format!("{address}: {e}")),
@@ -235,10 +208,8 @@ fn dial(host: &str, port: u16) -> Result<TcpStream, String> {
     Err(if errors.is_empty() { format!("{host}: no address") } else { errors.join("; ") })
 }
 
-/// A connector that knows the system's authorities and the configured ones; TLS 1.2 at least.
-///
-/// # Errors
-/// A sentence that names the key whose file does not hold what it should.
+/// A connector that knows the system's authorities and the configured ones; TLS 1.2 at least. The
+/// error names the key whose file does not hold what it should.
 pub fn connector(tls: &Tls) -> Result<TlsConnector, String> {
     let mut builder = TlsConnector::builder();
     builder.min_protocol_version(Some(Protocol::Tlsv12));
@@ -252,10 +223,9 @@ pub fn connector(tls: &Tls) -> Result<TlsConnector, String> {
         }
     }
     if let (Some(cert), Some(key)) = (&tls.cert, &tls.key) {
-        let identity = Identity::from_pkcs8(cert, key.0.as_bytes()).map_err(|e| {
-            format!("tls_cert_file, tls_key_file: {e} (a certificate and a PKCS#8 key, both PEM, are needed)")
-        })?;
-        builder.identity(identity);
+        let needed = "(a certificate and a PKCS#8 key, both PEM, are needed)";
+        let identity = Identity::from_pkcs8(cert, key.0.as_bytes());
+        builder.identity(identity.map_err(|e| format!("tls_cert_file, tls_key_file: {e} {needed}"))?);
     }
     builder.build().map_err(|e| format!("TLS: {e}"))
 }
@@ -264,10 +234,12 @@ pub fn connector(tls: &Tls) -> Result<TlsConnector, String> {
 fn tls_error(text: &str) -> String {
     if text.contains("certificate verify failed") {
         let why = text.rsplit_once('(').map_or("", |(_, why)| why.trim_end_matches(')'));
-        return format!("the certificate is refused: {why} (tls_ca_file names an authority to trust)");
+        format!("the certificate is refused: {why} (tls_ca_file names an authority to trust)")
+    } else if text.contains("wrong version number") || text.contains("packet length too long") {
+        "no TLS is spoken on this port".into()
+    } else if text.contains("timed out") {
+        "the TLS hand-shake took too long".into()
+    } else {
+        format!("TLS: {text}")
     }
-    if text.contains("wrong version number") || text.contains("packet length too long") {
-        return "no TLS is spoken on this port".into();
-    }
-    format!("TLS: {text}")
 }

@@ -16,7 +16,6 @@ const HISTORY: usize = 6;
 
 /// How a build ended (`buildbot.process.results`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-#[allow(missing_docs)]
 pub enum Outcome {
     Success,
     Warnings,
@@ -51,7 +50,6 @@ impl Outcome {
 
 /// A build, with the fields and units of `/api/v2/builds` (times in seconds since the epoch).
 #[derive(Clone, Debug, Default, Deserialize)]
-#[allow(missing_docs)]
 pub struct Build {
     #[serde(rename = "buildid")]
     pub id: u64,
@@ -83,7 +81,6 @@ impl Build {
 
 /// A builder and what is known of its past.
 #[derive(Clone, Debug, Default)]
-#[allow(missing_docs)]
 pub struct Builder {
     pub id: u64,
     pub name: String,
@@ -147,7 +144,6 @@ impl Builder {
 
 /// A worker, with the builders it may work for.
 #[derive(Clone, Debug, Default)]
-#[allow(missing_docs)]
 pub struct Worker {
     pub name: String,
     pub online: bool,
@@ -252,7 +248,6 @@ impl Events {
 
 /// What a target wants to hear, and in what form.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-#[allow(missing_docs)]
 pub struct Settings {
     pub events: Events,
     /// Empty: all tags.
@@ -267,7 +262,6 @@ pub struct Settings {
 
 /// A channel or a person that hears announcements.
 #[derive(Clone, Debug)]
-#[allow(missing_docs)]
 pub struct Target {
     pub name: String,
     pub settings: Settings,
@@ -277,7 +271,6 @@ pub struct Target {
 
 /// What has happened, in the words of the event it is told for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[allow(missing_docs)]
 pub enum Kind {
     Started,
     Finished,
@@ -287,7 +280,6 @@ pub enum Kind {
 
 /// Something that at least one target wants to hear.
 #[derive(Clone, Debug)]
-#[allow(missing_docs)]
 pub struct News {
     pub kind: Kind,
     /// The builder's or the worker's name.
@@ -304,7 +296,6 @@ pub struct News {
 
 /// Someone waits for the end of a build.
 #[derive(Clone, Debug, PartialEq, Eq)]
-#[allow(missing_docs)]
 pub struct Watch {
     pub target: String,
     pub build: u64,
@@ -315,7 +306,6 @@ pub struct Watch {
 pub struct Status {
     /// The master's version and the base of links for people (`buildbotURL`).
     pub version: String,
-    #[allow(missing_docs)]
     pub url: String,
     /// Sorted by name.
     builders: Vec<Builder>,
@@ -336,7 +326,6 @@ pub struct Status {
     pub watches: Vec<Watch>,
     /// When the master last answered (seconds since the epoch), and why it does not now.
     pub reached: Option<i64>,
-    #[allow(missing_docs)]
     pub trouble: Option<String>,
 }
 

@@ -13,7 +13,6 @@ const LAST_LINE: &str = "end";
 
 /// Something to be said to a target, until it has been said.
 #[derive(Clone, Debug, PartialEq, Eq)]
-#[allow(missing_docs)]
 pub struct Announcement {
     pub target: String,
     /// When it happened (seconds since the epoch).
@@ -25,9 +24,7 @@ pub struct Announcement {
     pub text: String,
 }
 
-/// All that is remembered.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-#[allow(missing_docs)]
 pub struct State {
     /// Every build up to this id has been seen, less the ones that were still open.
     pub mark: Option<u64>,
@@ -44,67 +41,57 @@ pub struct State {
 }
 
 impl State {
-    /// The file's text.
     pub fn text(&self) -> String {
         let mut lines = vec![FIRST_LINE.to_owned()];
-        lines.extend(self.mark.map(|m| format!("mark {m}")));
+        lines.extend(self.mark.map(|id| format!("mark {id}")));
         lines.extend(self.open.iter().map(|id| format!("open {id}")));
-        let events = self.events.iter();
-        lines.extend(events.map(|(t, e)| format!("notify {t} {}", e.names().join(" "))));
-        lines.extend(self.muted.iter().map(|(t, until)| format!("mute {t} {until}")));
+        lines.extend(self.events.iter().map(|(target, e)| format!("notify {target} {}", e.names().join(" "))));
+        lines.extend(self.muted.iter().map(|(target, until)| format!("mute {target} {until}")));
         lines.extend(self.joined.iter().map(|(channel, key)| format!("joined {channel} {key}")));
         lines.extend(self.left.iter().map(|channel| format!("left {channel}")));
-        lines.extend(self.watches.iter().map(|(t, id)| format!("watch {t} {id}")));
+        lines.extend(self.watches.iter().map(|(target, id)| format!("watch {target} {id}")));
         for Announcement { target, at, outcome, label, text } in &self.pending {
             let outcome = outcome.map_or("-", Outcome::word);
+            let (label, text) = (label.replace(['\n', '\t'], " "), text.replace('\n', " "));
             lines.push(format!("tell {target} {at} {outcome} {label}\t{text}"));
         }
         lines.push(format!("{LAST_LINE}\n"));
         lines.join("\n")
     }
 
-    /// Reads it back.
-    ///
-    /// # Errors
-    /// The first line that is not what it should be.
+    /// Reads it back; the error is the first line that is not what it should be.
     pub fn parse(text: &str) -> Result<State, String> {
         let mut state = State::default();
         let mut lines = text.lines();
         if lines.next() != Some(FIRST_LINE) || lines.next_back() != Some(LAST_LINE) {
             return Err("not a whole state file of this version".into());
         }
-        for line in lines {
-            state.line(line).ok_or_else(|| format!("`{line}` is not understood"))?;
-        }
+        lines.try_for_each(|line| state.line(line).ok_or_else(|| format!("`{line}` is not understood")))?;
         Ok(state)
     }
 
     fn line(&mut self, line: &str) -> Option<()> {
         let (kind, rest) = line.split_once(' ')?;
-        let (first, more) = rest.split_once(' ').unwrap_or((rest, ""));
-        let name = || Some(first.to_owned()).filter(|n| !n.is_empty());
+        let (name, more) = rest.split_once(' ').unwrap_or((rest, ""));
+        let name = Some(name.to_owned()).filter(|n| !n.is_empty())?;
+        let events = || more.split_whitespace().try_fold(Events::default(), |e, n| Some(e.with(Events::named(n)?)));
         match kind {
             "mark" => self.mark = Some(rest.parse().ok()?),
             "open" => self.open.push(rest.parse().ok()?),
-            "notify" => {
-                let names = more.split_whitespace().map(Events::named);
-                let events = names.collect::<Option<Vec<_>>>()?;
-                self.events.insert(name()?, events.into_iter().fold(Events::default(), Events::with));
-            }
-            "mute" => drop(self.muted.insert(name()?, more.parse().ok()?)),
-            "joined" => drop(self.joined.insert(name()?, more.to_owned())),
-            "left" => drop(self.left.insert(name()?)),
-            "watch" => self.watches.push((name()?, more.parse().ok()?)),
+            "notify" => self.events.extend([(name, events()?)]),
+            "mute" => self.muted.extend([(name, more.parse().ok()?)]),
+            "joined" => self.joined.extend([(name, more.to_owned())]),
+            "left" => self.left.extend([name]),
+            "watch" => self.watches.push((name, more.parse().ok()?)),
             "tell" => {
                 let (head, text) = more.split_once('\t')?;
-                let mut words = head.splitn(3, ' ');
-                let at = words.next()?.parse().ok()?;
-                let outcome = match words.next()? {
+                let [at, word, label] = head.splitn(3, ' ').collect::<Vec<_>>()[..] else { return None };
+                let outcome = match word {
                     "-" => None,
-                    word => Some(Outcome::ALL.into_iter().find(|o| o.word() == word)?),
+                    _ => Some(Outcome::ALL.into_iter().find(|o| o.word() == word)?),
                 };
-                let label = words.next()?.to_owned();
-                self.pending.push(Announcement { target: name()?, at, outcome, label, text: text.to_owned() });
+                let (at, label, text) = (at.parse().ok()?, label.to_owned(), text.to_owned());
+                self.pending.push(Announcement { target: name, at, outcome, label, text });
             }
             _ => return None,
         }
@@ -112,16 +99,11 @@ impl State {
     }
 
     /// Reads the file. One that is not there is an empty state; one that cannot be understood is
-    /// moved aside, and the bot starts fresh.
-    ///
-    /// # Errors
-    /// A file that can neither be read nor moved.
+    /// moved aside, and the bot starts fresh. One that cannot be moved is an error.
     pub fn load(path: &str) -> Result<State, String> {
-        let broken = match fs::read(path) {
-            Ok(bytes) => match State::parse(&String::from_utf8_lossy(&bytes)) {
-                Ok(state) => return Ok(state),
-                Err(why) => why,
-            },
+        let broken = match fs::read(path).map(|bytes| State::parse(&String::from_utf8_lossy(&bytes))) {
+            Ok(Ok(state)) => return Ok(state),
+            Ok(Err(why)) => why,
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(State::default()),
             Err(e) => e.to_string(),
         };
@@ -133,13 +115,12 @@ impl State {
 
     /// Writes the file: beside it, to the disk, then in its place (so a crash leaves one or the
     /// other). It may hold channel keys, so it is the owner's alone.
-    ///
-    /// # Errors
-    /// The system's, with the path in front.
     pub fn save(&self, path: &str) -> Result<(), String> {
         let beside = format!("{path}.new");
         let write = || -> io::Result<()> {
-            let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&beside)?;
+            // Afresh, because an old one may have other rights.
+            let _ = fs::remove_file(&beside);
+            let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&beside)?;
             file.write_all(self.text().as_bytes())?;
             file.sync_all()?;
             fs::rename(&beside, path)?;

@@ -61,7 +61,6 @@ pub struct Outbox {
 }
 
 /// How a target can be reached now.
-#[allow(missing_docs)]
 pub struct Route {
     /// Bytes of text that fit into one line.
     pub budget: usize,

@@ -7,6 +7,8 @@
 pub const LINE_IN: usize = 8191 + 512;
 /// The most anyone may send, CR LF included, as the server relays it (RFC 1459, section 2.3).
 pub const LINE_OUT: usize = 512;
+/// What stands for what behind a backslash in a tag's value (IRCv3); all else stands for itself.
+const ESCAPES: [(char, char); 4] = [(':', ';'), ('s', ' '), ('r', '\r'), ('n', '\n')];
 
 /// Cuts the byte stream into lines. Memory is bounded by [`LINE_IN`].
 #[derive(Default)]
@@ -20,33 +22,22 @@ pub struct LineBuffer {
 pub struct TooLong;
 
 impl LineBuffer {
-    /// Takes a chunk and returns the lines that it completes, without their ends.
-    ///
-    /// LF ends a line, CR before it is dropped, empty lines are nothing.
+    /// Takes a chunk and returns the lines that it completes, without their ends: LF, or CR LF.
+    /// Empty lines are nothing.
     pub fn feed(&mut self, chunk: &[u8]) -> Vec<Result<String, TooLong>> {
         let mut lines = Vec::new();
         for part in chunk.split_inclusive(|&b| b == b'\n') {
-            let (body, ended) = match part.split_last() {
-                Some((b'\n', body)) => (body, true),
-                _ => (part, false),
-            };
-            if self.bytes.len() + body.len() > LINE_IN {
-                self.dropping = true;
-                self.bytes = Vec::new();
+            let body = part.strip_suffix(b"\n").unwrap_or(part);
+            self.dropping |= self.bytes.len() + body.len() > LINE_IN;
+            match self.dropping {
+                true => self.bytes = Vec::new(),
+                false => self.bytes.extend_from_slice(body),
             }
-            if !self.dropping {
-                self.bytes.extend_from_slice(body);
-            }
-            if ended {
-                let bytes = std::mem::take(&mut self.bytes);
-                if std::mem::take(&mut self.dropping) {
-                    lines.push(Err(TooLong));
-                } else {
-                    let line = decode(&bytes);
-                    let line = line.trim_end_matches('\r');
-                    if !line.is_empty() {
-                        lines.push(Ok(line.to_owned()));
-                    }
+            if body.len() < part.len() {
+                match decode(&std::mem::take(&mut self.bytes)).trim_end_matches('\r') {
+                    _ if std::mem::take(&mut self.dropping) => lines.push(Err(TooLong)),
+                    "" => {}
+                    line => lines.push(Ok(line.to_owned())),
                 }
             }
         }
@@ -56,13 +47,9 @@ impl LineBuffer {
 
 /// UTF-8, or else Latin-1: what people without UTF-8 mostly send, and it cannot fail.
 pub fn decode(bytes: &[u8]) -> String {
-    match std::str::from_utf8(bytes) {
-        Ok(text) => text.to_owned(),
-        Err(_) => bytes.iter().map(|&b| char::from(b)).collect(),
-    }
+    std::str::from_utf8(bytes).map_or_else(|_| bytes.iter().map(|&b| char::from(b)).collect(), str::to_owned)
 }
 
-/// A message from the server.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Message {
     /// IRCv3 tags, unescaped; a tag without a value has an empty one.
@@ -79,26 +66,14 @@ impl Message {
     /// Parses one line. Lenient: double blanks, a missing source and missing parameters are fine;
     /// `None` is a line without a command.
     pub fn parse(line: &str) -> Option<Message> {
-        let mut message = Message::default();
-        let mut rest = line.trim_start_matches(' ');
-        if let Some(tagged) = rest.strip_prefix('@') {
-            let (tags, after) = word(tagged);
-            message.tags = tags.split(';').filter(|t| !t.is_empty()).map(parse_tag).collect();
-            rest = after;
-        }
-        if let Some(sourced) = rest.strip_prefix(':') {
-            let (source, after) = word(sourced);
-            message.source = source.to_owned();
-            rest = after;
-        }
+        let (tags, rest) = marked('@', line.trim_start_matches(' '));
+        let (source, rest) = marked(':', rest);
         let (command, mut rest) = word(rest);
-        message.command = command.to_ascii_uppercase();
+        let tags = tags.split(';').filter(|t| !t.is_empty()).map(parse_tag).collect();
+        let (source, command) = (source.to_owned(), command.to_ascii_uppercase());
+        let mut message = Message { tags, source, command, params: Vec::new() };
         while !rest.is_empty() {
-            if let Some(last) = rest.strip_prefix(':') {
-                message.params.push(last.to_owned());
-                break;
-            }
-            let (param, after) = word(rest);
+            let (param, after) = rest.strip_prefix(':').map_or_else(|| word(rest), |last| (last, ""));
             message.params.push(param.to_owned());
             rest = after;
         }
@@ -120,7 +95,6 @@ impl Message {
         self.params.last().map_or("", String::as_str)
     }
 
-    /// The value of a tag.
     pub fn tag(&self, name: &str) -> Option<&str> {
         self.tags.iter().find(|(n, _)| n == name).map(|(_, v)| v.as_str())
     }
@@ -128,10 +102,12 @@ impl Message {
 
 /// The first word and what follows its blanks.
 fn word(text: &str) -> (&str, &str) {
-    match text.split_once(' ') {
-        Some((word, rest)) => (word, rest.trim_start_matches(' ')),
-        None => (text, ""),
-    }
+    text.split_once(' ').map_or((text, ""), |(word, rest)| (word, rest.trim_start_matches(' ')))
+}
+
+/// The first word if it begins with `mark`, or nothing, and the rest.
+fn marked(mark: char, text: &str) -> (&str, &str) {
+    text.strip_prefix(mark).map_or(("", text), word)
 }
 
 fn parse_tag(tag: &str) -> (String, String) {
@@ -139,16 +115,8 @@ fn parse_tag(tag: &str) -> (String, String) {
     let mut value = String::new();
     let mut chars = raw.chars();
     while let Some(c) = chars.next() {
-        value.extend(match c {
-            '\\' => match chars.next() {
-                Some(':') => Some(';'),
-                Some('s') => Some(' '),
-                Some('r') => Some('\r'),
-                Some('n') => Some('\n'),
-                other => other,
-            },
-            c => Some(c),
-        });
+        let escaped = |c| ESCAPES.iter().find(|e| e.0 == c).map_or(c, |e| e.1);
+        value.extend(if c == '\\' { chars.next().map(escaped) } else { Some(c) });
     }
     (name.to_owned(), value)
 }
@@ -166,21 +134,17 @@ impl Line {
     pub fn new(command: &str, middle: &[&str], trailing: Option<&str>) -> Line {
         let mut text = String::from(command);
         for param in middle {
-            text.push(' ');
-            match param.chars().next() {
-                None => text.push('*'),
-                Some(':') => text.push('_'),
-                _ => {}
-            }
-            text.extend(param.chars().map(|c| if c == ' ' { '_' } else { c }));
+            let first = if param.is_empty() {
+                "*"
+            } else if param.starts_with(':') {
+                "_"
+            } else {
+                ""
+            };
+            text.extend([" ", first, &param.replace(' ', "_")]);
         }
-        if let Some(last) = trailing {
-            text.push_str(" :");
-            text.push_str(last);
-        }
-        if text.contains(['\r', '\n', '\0']) {
-            text = text.replace(['\r', '\n', '\0'], " ");
-        }
+        text.extend(trailing.map(|last| format!(" :{last}")));
+        text = text.replace(['\r', '\n', '\0'], " ");
         text.truncate(text.floor_char_boundary(LINE_OUT - 2));
         Line { text, secret: false }
     }
@@ -190,7 +154,6 @@ impl Line {
         Line { secret: true, ..Line::new(command, middle, trailing) }
     }
 
-    /// What goes over the wire.
     pub fn bytes(&self) -> Vec<u8> {
         [self.text.as_bytes(), b"\r\n"].concat()
     }
@@ -204,19 +167,17 @@ impl Line {
     }
 }
 
-/// The bytes of text that fit into one PRIVMSG or NOTICE to `target`, when the server puts a source
-/// of `source` bytes in front of it.
+/// The bytes of text that fit into one PRIVMSG or NOTICE to `target`, behind `source` bytes of source.
 pub fn text_budget(target: &str, source: usize) -> usize {
     LINE_OUT.saturating_sub(":".len() + source + " PRIVMSG ".len() + target.len() + " :\r\n".len())
 }
 
-/// Cuts text into pieces of at most `budget` bytes, at blanks where there are any, never inside a
-/// character.
+/// Cuts text into pieces of at most `budget` bytes, at blanks if any, never inside a character.
 pub fn split(text: &str, budget: usize) -> Vec<&str> {
     // No character is longer than four bytes, so each round takes at least one.
     let budget = budget.max(4);
     let mut pieces = Vec::new();
-    let mut rest = text.trim_end_matches(' ');
+    let mut rest = text.trim_matches(' ');
     while rest.len() > budget {
         let hard = rest.floor_char_boundary(budget);
         let soft = rest.as_bytes()[..=hard].iter().rposition(|&b| b == b' ').filter(|&i| i > 0);
@@ -224,9 +185,7 @@ pub fn split(text: &str, budget: usize) -> Vec<&str> {
         pieces.push(piece.trim_end_matches(' '));
         rest = after.trim_start_matches(' ');
     }
-    if !rest.is_empty() {
-        pieces.push(rest);
-    }
+    pieces.extend(Some(rest).filter(|r| !r.is_empty()));
     pieces
 }
 
@@ -252,7 +211,6 @@ impl Casemapping {
         }
     }
 
-    /// The name in lower case.
     pub fn fold(self, name: &str) -> String {
         let lower = |c: char| match c {
             '[' | ']' | '\\' if self != Casemapping::Ascii => char::from(c as u8 + 32),
@@ -262,7 +220,6 @@ impl Casemapping {
         name.chars().map(lower).collect()
     }
 
-    /// Whether two names are one.
     pub fn same(self, a: &str, b: &str) -> bool {
         self.fold(a) == self.fold(b)
     }
@@ -351,6 +308,7 @@ mod tests {
         assert_eq!(split("one two", 7), ["one two"]);
         assert_eq!(split("onetwothree", 4), ["onet", "woth", "ree"]);
         assert_eq!(split("", 4), Vec::<&str>::new());
+        assert_eq!(split("  abcdef ", 4), ["abcd", "ef"]);
         let text = "\u{e4}\u{1f600} b\u{20ac}c d".repeat(50);
         for budget in 0..60 {
             let pieces = split(&text, budget);

@@ -46,7 +46,6 @@ impl fmt::Display for Error {
 
 /// The parts of `/config` that we read.
 #[derive(Debug, Deserialize)]
-#[allow(missing_docs)]
 pub struct Identity {
     #[serde(rename = "buildbotURL", default)]
     pub url: String,
@@ -63,7 +62,6 @@ impl Identity {
 
 /// A builder as listed.
 #[derive(Debug, Deserialize)]
-#[allow(missing_docs)]
 pub struct ListedBuilder {
     #[serde(rename = "builderid")]
     pub id: u64,
@@ -77,7 +75,6 @@ pub struct ListedBuilder {
 
 /// A worker as listed or as the stream tells it.
 #[derive(Debug, Deserialize)]
-#[allow(missing_docs)]
 pub struct ListedWorker {
     #[serde(rename = "workerid")]
     pub id: u64,
@@ -92,7 +89,6 @@ pub struct ListedWorker {
 
 /// A builder that a worker works for.
 #[derive(Debug, Deserialize)]
-#[allow(missing_docs)]
 pub struct ConfiguredOn {
     pub builderid: u64,
 }
@@ -111,7 +107,6 @@ impl ListedWorker {
 
 /// A build request.
 #[derive(Debug, Deserialize)]
-#[allow(missing_docs)]
 pub struct Request {
     #[serde(rename = "buildrequestid")]
     pub id: u64,
@@ -124,7 +119,6 @@ pub struct Request {
 
 /// A change, of which everything but the author may be missing.
 #[derive(Debug, Deserialize)]
-#[allow(missing_docs)]
 pub struct Change {
     pub author: String,
     pub revision: Option<String>,
@@ -424,7 +418,6 @@ fn refusal(body: &[u8]) -> String {
 
 /// What the stream tells.
 #[derive(Debug)]
-#[allow(missing_docs)]
 pub enum Update {
     Build(Build),
     /// The flag: the master says that it is missing.

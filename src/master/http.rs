@@ -26,25 +26,17 @@ pub enum Error {
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         match self {
+            Error::Bad(why) => f.write_str(why),
             Error::Io(e) => match e.kind() {
                 io::ErrorKind::TimedOut | io::ErrorKind::WouldBlock => f.write_str("no answer in time"),
                 io::ErrorKind::UnexpectedEof => f.write_str("the connection ended early"),
                 _ => e.fmt(f),
             },
-            Error::Bad(why) => f.write_str(why),
         }
     }
 }
 
-impl From<io::Error> for Error {
-    fn from(e: io::Error) -> Error {
-        Error::Io(e)
-    }
-}
-
-/// The head of an answer.
 #[derive(Debug, Default)]
-#[allow(missing_docs)]
 pub struct Head {
     pub status: u16,
     pub headers: Vec<(String, String)>,
@@ -67,7 +59,6 @@ impl Head {
 }
 
 /// What is left of a body.
-#[derive(Debug, PartialEq, Eq)]
 enum Body {
     /// So many bytes.
     Length(usize),
@@ -77,7 +68,6 @@ enum Body {
     ChunkSize,
     /// The trailer section, up to an empty line.
     Trailer,
-    Done,
 }
 
 /// One connection. After an error it is of no further use.
@@ -89,48 +79,31 @@ pub struct Connection<S> {
 }
 
 impl<S: Read + Write> Connection<S> {
-    /// A connection on which nothing was sent yet.
     pub fn new(stream: S) -> Connection<S> {
-        Connection { stream, bytes: Vec::new(), body: Body::Done }
+        Connection { stream, bytes: Vec::new(), body: Body::Length(0) }
     }
 
     /// Sends a request and reads the head of its answer. `headers` must hold no line ends.
-    ///
-    /// # Errors
-    /// The stream's, or an answer that is no HTTP.
     pub fn ask(&mut self, method: &str, target: &str, headers: &[(&str, &str)], body: &[u8]) -> Result<Head, Error> {
-        let mut request = format!("{method} {target} HTTP/1.1\r\n");
-        for (name, value) in headers {
-            request.push_str(&format!("{name}: {value}\r\n"));
-        }
-        if method == "POST" {
-            request.push_str(&format!("Content-Length: {}\r\n", body.len()));
-        }
-        request.push_str("\r\n");
+        let headers: String = headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
+        let length = if method == "POST" { format!("Content-Length: {}\r\n", body.len()) } else { String::new() };
+        let request = format!("{method} {target} HTTP/1.1\r\n{headers}{length}\r\n");
         // One write: a request in two segments waits for a delayed acknowledgement.
-        self.stream.write_all(&[request.as_bytes(), body].concat())?;
-        self.stream.flush()?;
-        loop {
-            let head = self.head()?;
-            if head.status >= 200 {
-                return Ok(head);
-            }
-        }
-    }
-
-    fn head(&mut self) -> Result<Head, Error> {
+        let sent = self.stream.write_all(&[request.as_bytes(), body].concat()).and_then(|()| self.stream.flush());
+        sent.map_err(Error::Io)?;
         loop {
             let mut slots = [httparse::EMPTY_HEADER; HEADERS];
             let mut response = httparse::Response::new(&mut slots);
             match response.parse(&self.bytes) {
                 Ok(httparse::Status::Complete(length)) => {
-                    let pair =
-                        |h: &httparse::Header| (h.name.to_owned(), String::from_utf8_lossy(h.value).into_owned());
-                    let headers = response.headers.iter().map(pair).collect();
+                    let value = |h: &httparse::Header| String::from_utf8_lossy(h.value).into_owned();
+                    let headers = response.headers.iter().map(|h| (h.name.to_owned(), value(h))).collect();
                     let head = Head { status: response.code.unwrap_or(0), headers };
                     self.bytes.drain(..length);
                     self.body = framing(&head)?;
-                    return Ok(head);
+                    if head.status >= 200 {
+                        return Ok(head);
+                    }
                 }
                 Ok(httparse::Status::Partial) if self.bytes.len() < HEAD => self.fill()?,
                 Ok(httparse::Status::Partial) => return Err(Error::Bad("an endless head")),
@@ -139,31 +112,22 @@ impl<S: Read + Write> Connection<S> {
         }
     }
 
-    /// The next piece of the body; nothing at its end.
-    ///
-    /// # Errors
-    /// The stream's, among them an end that comes too early, or broken chunks.
+    /// The next piece of the body; nothing at its end, if that does not come too early.
     pub fn piece(&mut self) -> Result<Option<Vec<u8>>, Error> {
         loop {
-            match self.body {
-                Body::Done | Body::Length(0) => return Ok(None),
-                Body::Length(left) | Body::Chunk(left) if left > 0 => {
-                    if self.bytes.is_empty() {
-                        self.fill()?;
-                    }
-                    let n = left.min(self.bytes.len());
-                    self.body = match self.body {
-                        Body::Length(_) => Body::Length(left - n),
-                        _ => Body::Chunk(left - n),
-                    };
-                    return Ok(Some(self.bytes.drain(..n).collect()));
-                }
+            match &mut self.body {
+                Body::Length(0) => return Ok(None),
                 // A chunk's data is followed by an empty line, then comes a size.
-                Body::Chunk(_) => match self.line()?.is_empty() {
+                Body::Chunk(0) => match self.line()?.is_empty() {
                     true => self.body = Body::ChunkSize,
                     false => return Err(Error::Bad("a chunk is longer than its size")),
                 },
-                Body::Length(_) => unreachable!("covered by the two cases above"),
+                Body::Length(_) | Body::Chunk(_) if self.bytes.is_empty() => self.fill()?,
+                Body::Length(left) | Body::Chunk(left) => {
+                    let n = self.bytes.len().min(*left);
+                    *left -= n;
+                    return Ok(Some(self.bytes.drain(..n).collect()));
+                }
                 Body::ChunkSize => {
                     let line = [self.line()?, b"\r\n".to_vec()].concat();
                     self.body = match httparse::parse_chunk_size(&line) {
@@ -172,72 +136,57 @@ impl<S: Read + Write> Connection<S> {
                         _ => return Err(Error::Bad("a broken chunk")),
                     };
                 }
-                Body::Trailer => {
-                    if self.line()?.is_empty() {
-                        self.body = Body::Done;
-                    }
-                }
+                Body::Trailer => self.body = if self.line()?.is_empty() { Body::Length(0) } else { Body::Trailer },
             }
         }
     }
 
-    /// The whole body.
-    ///
-    /// # Errors
-    /// As [`Connection::piece`], and a body above the limit.
+    /// The whole body, as [`Connection::piece`] gives it, within the limit.
     pub fn body(&mut self) -> Result<Vec<u8>, Error> {
+        let (mut body, too_large) = (Vec::new(), Err(Error::Bad("a body above 64 MiB")));
         if matches!(self.body, Body::Length(n) if n > BODY) {
-            return Err(Error::Bad("a body above 64 MiB"));
+            return too_large;
         }
-        let mut body = Vec::new();
         while let Some(piece) = self.piece()? {
-            if body.len() + piece.len() > BODY {
-                return Err(Error::Bad("a body above 64 MiB"));
-            }
             body.extend(piece);
+            if body.len() > BODY {
+                return too_large;
+            }
         }
         Ok(body)
     }
 
     fn line(&mut self) -> Result<Vec<u8>, Error> {
-        loop {
-            if let Some(end) = self.bytes.iter().position(|&b| b == b'\n') {
-                let mut line: Vec<u8> = self.bytes.drain(..=end).collect();
-                line.truncate(line.trim_ascii_end().len());
-                return Ok(line);
+        let end = loop {
+            match self.bytes.iter().position(|&b| b == b'\n') {
+                Some(end) => break end,
+                None if self.bytes.len() > CHUNK_LINE => return Err(Error::Bad("a broken chunk")),
+                None => self.fill()?,
             }
-            if self.bytes.len() > CHUNK_LINE {
-                return Err(Error::Bad("a broken chunk"));
-            }
-            self.fill()?;
-        }
+        };
+        let line: Vec<u8> = self.bytes.drain(..=end).collect();
+        Ok(line.trim_ascii_end().to_vec())
     }
 
     fn fill(&mut self) -> Result<(), Error> {
         let mut chunk = [0; 16 * 1024];
         match self.stream.read(&mut chunk) {
-            Ok(0) => Err(Error::Io(io::ErrorKind::UnexpectedEof.into())),
-            Ok(n) => {
-                self.bytes.extend_from_slice(&chunk[..n]);
-                Ok(())
-            }
-            Err(e) if e.kind() == io::ErrorKind::Interrupted => Ok(()),
-            Err(e) => Err(e.into()),
+            Ok(0) => return Err(Error::Io(io::ErrorKind::UnexpectedEof.into())),
+            Ok(n) => self.bytes.extend_from_slice(&chunk[..n]),
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            Err(e) => return Err(Error::Io(e)),
         }
+        Ok(())
     }
 }
 
 /// RFC 9112, section 6.3, less what nobody should send: a body that lasts until the connection
 /// closes cannot be told from a cut one.
 fn framing(head: &Head) -> Result<Body, Error> {
-    if head.status < 200 || head.status == 204 || head.status == 304 {
-        return Ok(Body::Done);
-    }
-    if head.has("transfer-encoding", "chunked") {
-        return Ok(Body::ChunkSize);
-    }
     let mut lengths = head.all("content-length");
     match (lengths.next().map(str::parse), lengths.next()) {
+        _ if head.status < 200 || head.status == 204 || head.status == 304 => Ok(Body::Length(0)),
+        _ if head.has("transfer-encoding", "chunked") => Ok(Body::ChunkSize),
         (Some(Ok(n)), None) => Ok(Body::Length(n)),
         _ => Err(Error::Bad("a body of unknown length")),
     }

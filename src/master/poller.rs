@@ -33,7 +33,6 @@ const AWAY: Duration = Duration::from_secs(60);
 const NO_STREAM: Duration = Duration::from_secs(600);
 
 /// What other threads bring to the poller.
-#[allow(missing_docs)]
 pub enum Note {
     /// The event stream stands; the socket is for ending it.
     StreamUp(Option<TcpStream>),
@@ -44,7 +43,6 @@ pub enum Note {
 }
 
 /// What the poller hands over.
-#[allow(missing_docs)]
 pub enum Heard {
     /// News, and how far the master's builds are known now: every build up to `mark`, less `open`.
     News { news: Vec<News>, mark: u64, open: Vec<u64> },

@@ -10,7 +10,6 @@ use crate::text;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Job {
     /// The last builds of these builders, and the steps that these builds are in.
-    #[allow(missing_docs)]
     Facts { builders: Vec<u64>, steps: Vec<u64> },
     /// The last so many changes.
     Changes(usize),
@@ -27,7 +26,6 @@ pub enum Done {
 
 /// Answers that belong into the status.
 #[derive(Debug, Default)]
-#[allow(missing_docs)]
 pub struct Facts {
     pub builds: Vec<Build>,
     /// Builders of which `builds` holds all that the master has.
