@@ -494,7 +494,7 @@ fn url(v: &str) -> Result<Url, String> {
     refuse(strange, format!("`{v}` holds a blank, a ?, a # or a character beyond ASCII"))?;
     let (host, port) = match authority.strip_prefix('[').and_then(|a| a.split_once(']')) {
         Some((v6, "")) => (v6, None),
-        Some((v6, rest)) => (v6, Some(rest.strip_prefix(':').unwrap_or(rest))),
+        Some((v6, rest)) => (v6, Some(rest.strip_prefix(':').unwrap_or("?"))),
         None => authority.split_once(':').map_or((authority, None), |(h, p)| (h, Some(p))),
     };
     let port = port.map_or(Ok(usual), number)?;
