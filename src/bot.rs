@@ -36,8 +36,8 @@ pub enum Event {
     /// From the reader of connection number so-and-so.
     Link(u64, Link),
     Heard(Heard),
-    /// The worker's reply for a ticket.
-    Done(u64, Vec<String>),
+    /// The worker's reply for a ticket, and a build request whose end is to be told there.
+    Done(u64, Vec<String>, Option<u64>),
     Stop,
     Reload,
 }
@@ -166,9 +166,13 @@ impl Bot {
                     self.answer(&ask, true, now);
                 }
             }
-            Event::Done(ticket, lines) => {
+            Event::Done(ticket, lines, request) => {
                 if let Some(ask) = self.asked.remove(&ticket) {
                     self.reply(&ask.place, &lines);
+                    let watch = request.map(|id| Watch { target: ask.place, id, request: true });
+                    let over = watch.and_then(|w| lock(&self.status).watch(w, unix_now()));
+                    over.iter().for_each(|news| self.tell(news));
+                    self.dirty = Some(now);
                 }
             }
             Event::Stop => self.stopping = Some(now + FAREWELL),
@@ -363,13 +367,11 @@ impl Bot {
                 self.target(&place, |t| t.muted_until = until);
             }
             Effect::Watch(builds) => {
-                let watches = &mut lock(&self.status).watches;
-                for build in builds {
-                    let watch = Watch { target: place.clone(), build };
-                    if !watches.contains(&watch) {
-                        watches.push(watch);
-                    }
-                }
+                let mut status = lock(&self.status);
+                let watches = builds.into_iter().map(|id| Watch { target: place.clone(), id, request: false });
+                let over: Vec<News> = watches.filter_map(|w| status.watch(w, unix_now())).collect();
+                drop(status);
+                over.iter().for_each(|news| self.tell(news));
             }
             Effect::Join(channel, key) => {
                 self.state.left.remove(&channel);
@@ -437,7 +439,6 @@ impl Bot {
         pending.into_iter().for_each(|p| self.outbox.announce(p));
         let mut status = lock(&self.status);
         status.mark = mark;
-        let watches = watches.into_iter().map(|(target, build)| Watch { target, build });
         status.watches.extend(watches);
         status.reopen(&open);
     }
@@ -487,7 +488,7 @@ impl Bot {
         self.dirty = None;
         let Some(path) = self.config.state_file.clone() else { return Ok(()) };
         self.state.pending = self.outbox.pending();
-        self.state.watches = lock(&self.status).watches.iter().map(|w| (w.target.clone(), w.build)).collect();
+        self.state.watches = lock(&self.status).watches.clone();
         self.state.save(&path).inspect_err(|_| self.dirty = Some(now + SAVE_AGAIN))
     }
 }

@@ -5,7 +5,7 @@
 
 use crate::config::{self, Who};
 use crate::irc::wire::{Casemapping, is_channel};
-use crate::master::worker::Job;
+use crate::master::worker::{Job, Order};
 use crate::status::{Build, Builder, EVENT_NAMES, Events, Settings, Status, glob};
 use crate::text::{self, clean, nearest, quoted};
 use std::collections::BTreeMap;
@@ -85,7 +85,7 @@ struct Command {
     run: fn(&str, &Ask, &View) -> Answer,
 }
 
-const TABLE: [Command; 14] = [
+const TABLE: [Command; 16] = [
     Command {
         name: "list",
         usage: "list [all|N] builders|workers|changes",
@@ -150,6 +150,22 @@ const TABLE: [Command; 14] = [
         alone: false,
         run: leave,
         help: "leaves a channel; this one if none is named",
+    },
+    Command {
+        name: "force",
+        usage: "force build [--branch=B] [--revision=R] [--codebase=C] [--props=K=V,...] [--scheduler=S] BUILDER REASON",
+        words: 3,
+        alone: true,
+        run: force,
+        help: "starts a build; its end is told here",
+    },
+    Command {
+        name: "stop",
+        usage: "stop build BUILDER REASON",
+        words: 3,
+        alone: true,
+        run: stop,
+        help: "stops the running builds of a builder, or takes back its queued requests if none runs",
     },
     Command {
         name: "help",
@@ -466,6 +482,77 @@ fn leave(rest: &str, ask: &Ask, _: &View) -> Answer {
     doing(Effect::Leave(channel.to_owned()), format!("leaving {}", clean(channel)))
 }
 
+/// The builder that comes first in a text, and what stands behind it.
+fn one_builder<'a>(rest: &'a str, view: &'a View) -> Result<(&'a Builder, &'a str), Answer> {
+    let Some((word, reason)) = config::word(rest).map_err(Answer::Wrong)? else { return Err(usage_of("help")) };
+    match builders(&quoted(&word), view.status) {
+        Ok(found) if found.len() == 1 => Ok((found[0], reason)),
+        Ok(_) => Err(Answer::Wrong(format!("one builder, please: {} is not one", quoted(&word)))),
+        Err(why) => Err(Answer::Wrong(stale(view).unwrap_or(why))),
+    }
+}
+
+fn usage_of(name: &str) -> Answer {
+    TABLE.iter().find(|c| c.name == name).map_or(say("try `help`"), usage)
+}
+
+/// The reason as the master records it: who asks, where, and why.
+fn signed(ask: &Ask, reason: &str) -> String {
+    let place = if is_channel(&ask.place) { format!(" in {}", ask.place) } else { String::new() };
+    let who = if ask.mask.is_empty() { "the command line" } else { &ask.mask };
+    format!("{} ({who}{place})", clean(reason))
+}
+
+fn force(rest: &str, ask: &Ask, view: &View) -> Answer {
+    let Some(mut rest) = rest.strip_prefix("build ") else { return usage_of("force") };
+    let mut order = Order::default();
+    while rest.trim_start().starts_with("--") {
+        let (option, after) = match config::word(rest) {
+            Ok(word) => word.unwrap_or_default(),
+            Err(why) => return Answer::Wrong(format!("force: {why}")),
+        };
+        rest = after;
+        let (key, value) = option[2..].split_once('=').unwrap_or((&option[2..], ""));
+        let value = value.to_owned();
+        match key {
+            _ if value.is_empty() => return Answer::Wrong(format!("force: write --{}=VALUE", clean(key))),
+            "codebase" => order.codebase = Some(value),
+            "scheduler" => order.scheduler = Some(value),
+            "branch" | "revision" => order.source.push((key.to_owned(), value)),
+            "props" => {
+                let pairs = value.split(',').map(|pair| pair.split_once('=').unwrap_or((pair, "")));
+                order.properties.extend(pairs.map(|(k, v)| (k.to_owned(), v.to_owned())));
+            }
+            _ => return Answer::Wrong(format!("force: no option --{}; see `help force`", clean(key))),
+        }
+    }
+    let (builder, reason) = match one_builder(rest, view) {
+        Ok(found) => found,
+        Err(answer) => return answer,
+    };
+    if reason.is_empty() {
+        return usage_of("force");
+    }
+    (order.builder, order.name, order.reason) = (builder.id, builder.name.clone(), signed(ask, reason));
+    order.who = match ask.mask.split_once('!') {
+        Some((nick, user_host)) => format!("{nick} <{}>", user_host.trim_start_matches('~')),
+        None => "buildbot-irc <buildbot-irc@localhost>".into(),
+    };
+    Answer::First(Job::Force(order))
+}
+
+fn stop(rest: &str, ask: &Ask, view: &View) -> Answer {
+    let Some(rest) = rest.strip_prefix("build ") else { return usage_of("stop") };
+    match one_builder(rest, view) {
+        Ok((_, "")) => usage_of("stop"),
+        Ok((builder, reason)) => {
+            let (name, reason) = (builder.name.clone(), signed(ask, reason));
+            Answer::First(Job::Stop { builder: builder.id, name, reason })
+        }
+        Err(answer) => answer,
+    }
+}
+
 fn help(rest: &str, ask: &Ask, view: &View) -> Answer {
     let (name, _) = name(rest);
     match TABLE.iter().find(|c| c.name == name) {
@@ -629,7 +716,6 @@ mod tests {
     fn the_table_and_the_configuration_know_the_same_commands() {
         let mut names: Vec<&str> = TABLE.iter().map(|c| c.name).collect();
         let mut known = config::COMMANDS.to_vec();
-        known.retain(|c| !["force", "stop"].contains(c));
         names.sort_unstable();
         known.sort_unstable();
         assert_eq!(names, known);

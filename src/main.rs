@@ -176,7 +176,7 @@ fn execute(config: &Config, text: &str) -> Result<(), Failure> {
                     again = true;
                     continue;
                 }
-                Done::Lines(lines) => lines,
+                Done::Lines(lines, _) => lines,
             },
         };
         let mut out = std::io::stdout().lock();
@@ -214,7 +214,7 @@ fn serve(config: Config, path: String) -> Result<(), Failure> {
         for (ticket, job) in todo {
             let told = match worker::run(&job, &mut master) {
                 Done::Facts(facts) => notes.send(Note::Learned(facts, ticket)).is_ok(),
-                Done::Lines(lines) => done.send(Event::Done(ticket, lines)).is_ok(),
+                Done::Lines(lines, request) => done.send(Event::Done(ticket, lines, request)).is_ok(),
             };
             if !told {
                 return;

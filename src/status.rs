@@ -294,11 +294,18 @@ pub struct News {
     pub revisions: Vec<String>,
 }
 
-/// Someone waits for the end of a build.
+/// Someone waits for the end of a build, or of the build that a request leads to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Watch {
     pub target: String,
-    pub build: u64,
+    pub id: u64,
+    pub request: bool,
+}
+
+impl Watch {
+    fn is_for(&self, build: &Build) -> bool {
+        if self.request { build.buildrequestid == Some(self.id) } else { build.id == self.id }
+    }
 }
 
 /// The shared state.
@@ -464,6 +471,19 @@ impl Status {
         (!news.targets.is_empty()).then_some(news)
     }
 
+    /// Watches from now on. If that build has ended already, and was not told there, that is news.
+    pub fn watch(&mut self, watch: Watch, now: i64) -> Option<News> {
+        let mut ended = self.builders.iter().filter_map(|b| b.last.as_ref());
+        let ended = ended.find(|b| watch.is_for(b)).cloned();
+        let target = watch.target.clone();
+        if !self.watches.contains(&watch) {
+            self.watches.push(watch);
+        }
+        let news = self.news(Kind::Finished, ended?, now)?;
+        // In front of the ones who watch come those who have heard it anyway.
+        (news.targets.last() == Some(&target)).then(|| News { targets: vec![target], ..news })
+    }
+
     fn news(&mut self, kind: Kind, build: Build, now: i64) -> Option<News> {
         let builder = self.index.get(&build.builderid).map(|&i| &self.builders[i])?;
         let was = builder.before(build.number).map(|p| p.outcome);
@@ -476,10 +496,11 @@ impl Status {
         let mut targets: Vec<String> = wanted.map(|t| t.name.clone()).collect();
         if kind == Kind::Finished {
             self.watches.retain(|w| {
-                if w.build == build.id && !targets.contains(&w.target) {
+                let over = w.is_for(&build);
+                if over && !targets.contains(&w.target) {
                     targets.push(w.target.clone());
                 }
-                w.build != build.id
+                !over
             });
         }
         let news = News {
@@ -668,8 +689,8 @@ pub mod tests {
         s.targets[0].settings.tags = vec!["nightly".into()];
         assert!(s.apply(build(3, 3, Some(Success)), 0).is_none());
         s.apply(build(4, 4, None), 0);
-        s.watches.push(Watch { target: "#c".into(), build: 4 });
-        s.watches.push(Watch { target: "joe".into(), build: 4 });
+        s.watches.push(Watch { target: "#c".into(), id: 4, request: false });
+        s.watches.push(Watch { target: "joe".into(), id: 4, request: false });
         assert_eq!(s.apply(build(4, 4, Some(Success)), 0).unwrap().targets, ["#c", "joe"]);
         assert!(s.watches.is_empty());
         s.targets[0].settings.tags.clear();

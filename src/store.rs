@@ -1,6 +1,6 @@
 //! The state file: what must survive the bot. Text, a line a fact, replaced in one step.
 
-use crate::status::{Events, Outcome};
+use crate::status::{Events, Outcome, Watch};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
@@ -35,8 +35,7 @@ pub struct State {
     /// Channels joined by command, with their keys, and configured ones that were left.
     pub joined: BTreeMap<String, String>,
     pub left: BTreeSet<String>,
-    /// Target and build.
-    pub watches: Vec<(String, u64)>,
+    pub watches: Vec<Watch>,
     pub pending: Vec<Announcement>,
 }
 
@@ -49,7 +48,9 @@ impl State {
         lines.extend(self.muted.iter().map(|(target, until)| format!("mute {target} {until}")));
         lines.extend(self.joined.iter().map(|(channel, key)| format!("joined {channel} {key}")));
         lines.extend(self.left.iter().map(|channel| format!("left {channel}")));
-        lines.extend(self.watches.iter().map(|(target, id)| format!("watch {target} {id}")));
+        for Watch { target, id, request } in &self.watches {
+            lines.push(format!("watch {target} {} {id}", if *request { "request" } else { "build" }));
+        }
         for Announcement { target, at, outcome, label, text } in &self.pending {
             let outcome = outcome.map_or("-", Outcome::word);
             let (label, text) = (label.replace(['\n', '\t'], " "), text.replace('\n', " "));
@@ -82,7 +83,10 @@ impl State {
             "mute" => self.muted.extend([(name, more.parse().ok()?)]),
             "joined" => self.joined.extend([(name, more.to_owned())]),
             "left" => self.left.extend([name]),
-            "watch" => self.watches.push((name, more.parse().ok()?)),
+            "watch" => {
+                let (what, id) = more.split_once(' ')?;
+                self.watches.push(Watch { target: name, id: id.parse().ok()?, request: what == "request" });
+            }
             "tell" => {
                 let (head, text) = more.split_once('\t')?;
                 let [at, word, label] = head.splitn(3, ' ').collect::<Vec<_>>()[..] else { return None };
@@ -143,7 +147,7 @@ mod tests {
             muted: [("#a".to_owned(), 99)].into(),
             joined: [("#b".to_owned(), "key".to_owned()), ("#c".to_owned(), String::new())].into(),
             left: ["#d".to_owned()].into(),
-            watches: vec![("joe".into(), 6)],
+            watches: vec![Watch { target: "joe".into(), id: 6, request: true }],
             pending: vec![
                 Announcement {
                     target: "#a".into(),

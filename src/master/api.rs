@@ -10,6 +10,7 @@ use crate::status::{Build, Worker};
 use native_tls::TlsConnector;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
 use std::fmt;
 use std::io;
 use std::time::Duration;
@@ -127,6 +128,54 @@ pub struct Change {
     pub when_timestamp: Option<f64>,
 }
 
+/// A scheduler that starts builds on demand.
+#[derive(Debug, Deserialize)]
+pub struct ForceScheduler {
+    pub name: String,
+    #[serde(default = "yes")]
+    enabled: bool,
+    builder_names: Vec<String>,
+    #[serde(rename = "all_fields", default)]
+    fields: Vec<Field>,
+}
+
+/// A field of its form; a tree, whose leaves are what is sent.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct Field {
+    pub name: String,
+    #[serde(rename = "fullName")]
+    pub full_name: String,
+    #[serde(rename = "type")]
+    pub kind: String,
+    pub default: Value,
+    pub required: bool,
+    pub strict: bool,
+    pub choices: Vec<Value>,
+    fields: Vec<Field>,
+}
+
+fn yes() -> bool {
+    true
+}
+
+impl ForceScheduler {
+    /// The leaves of the form.
+    pub fn leaves(&self) -> Vec<&Field> {
+        fn walk<'a>(fields: &'a [Field], leaves: &mut Vec<&'a Field>) {
+            for field in fields {
+                match field.kind.as_str() {
+                    "nested" => walk(&field.fields, leaves),
+                    _ => leaves.push(field),
+                }
+            }
+        }
+        let mut leaves = Vec::new();
+        walk(&self.fields, &mut leaves);
+        leaves
+    }
+}
+
 #[derive(Deserialize)]
 struct Step {
     name: String,
@@ -140,6 +189,7 @@ struct Envelope<T> {
         alias = "builds",
         alias = "buildrequests",
         alias = "changes",
+        alias = "forceschedulers",
         alias = "steps",
         alias = "workers"
     )]
@@ -151,6 +201,8 @@ pub struct Master {
     config: Buildbot,
     tls: Option<TlsConnector>,
     connection: Option<Connection<Stream>>,
+    /// The session's cookie, as `name=value`.
+    cookie: Option<String>,
 }
 
 impl Master {
@@ -160,7 +212,7 @@ impl Master {
     /// The TLS files' (see [`net::connector`]).
     pub fn new(config: &Buildbot) -> Result<Master, String> {
         let tls = config.url.https.then(|| net::connector(&config.tls)).transpose()?;
-        Ok(Master { config: config.clone(), tls, connection: None })
+        Ok(Master { config: config.clone(), tls, connection: None, cookie: None })
     }
 
     /// Version and base of links.
@@ -215,6 +267,13 @@ impl Master {
         self.get(&format!("/buildrequests?{fields}&complete=false&claimed=false&order=buildrequestid&limit={PAGE}"))
     }
 
+    /// Whether a worker that may build for this builder is online.
+    pub fn online(&mut self, builder: u64) -> Result<bool, Error> {
+        let path = format!("/builders/{builder}/workers?field=workerid&field=name&field=connected_to&limit={PAGE}");
+        let workers: Vec<ListedWorker> = self.get(&path)?;
+        Ok(workers.iter().any(|w| !w.connected_to.is_empty()))
+    }
+
     /// The step that a build is in.
     pub fn step(&mut self, build: u64) -> Result<Option<String>, Error> {
         let query = "field=name&field=number&field=complete&complete=false&order=number&limit=1";
@@ -242,17 +301,86 @@ impl Master {
     pub fn revisions(&mut self, build: u64) -> Result<Vec<String>, Error> {
         let query = "field=buildid&field=properties&property=got_revision&property=revision";
         let path = format!("/builds/{build}?{query}");
-        let builds: Vec<serde_json::Value> = self.get(&path)?;
+        let builds: Vec<Value> = self.get(&path)?;
         let properties = builds.first().map(|b| &b["properties"]);
         let found = ["got_revision", "revision"].iter().find_map(|name| match properties.map(|p| &p[name][0]) {
-            Some(serde_json::Value::String(one)) if !one.is_empty() => Some(vec![one.clone()]),
-            Some(serde_json::Value::Object(many)) => {
+            Some(Value::String(one)) if !one.is_empty() => Some(vec![one.clone()]),
+            Some(Value::Object(many)) => {
                 let texts = many.values().filter_map(|v| v.as_str());
                 Some(texts.filter(|t| !t.is_empty()).map(str::to_owned).collect::<Vec<_>>())
             }
             _ => None,
         });
         Ok(found.unwrap_or_default())
+    }
+
+    /// The enabled force schedulers that list a builder, by name.
+    pub fn force_schedulers(&mut self, builder: &str) -> Result<Vec<ForceScheduler>, Error> {
+        // The list of one builder is not bounded in size, the names and builders of all are smaller.
+        let mut all: Vec<ForceScheduler> = self.get("/forceschedulers")?;
+        // The master does not check that it lists the builder, so this does.
+        all.retain(|s| s.enabled && s.builder_names.iter().any(|n| n == builder));
+        all.sort_by(|a, b| a.name.cmp(&b.name));
+        Ok(all)
+    }
+
+    /// Forces a build; returns the build request. `fields` must hold the `builderid`: without it the
+    /// master would start every builder of the scheduler.
+    pub fn force(&mut self, scheduler: &str, fields: Value) -> Result<u64, Error> {
+        let result = self.call(&format!("/forceschedulers/{}", percent_encoded(scheduler)), "force", fields)?;
+        let request = result[1].as_object().and_then(|requests| requests.values().next()?.as_u64());
+        request.ok_or_else(|| Error::Refused(200, "it has started nothing".into()))
+    }
+
+    /// Asks a build to stop (200 whatever becomes of it).
+    pub fn stop(&mut self, build: u64, reason: &str) -> Result<(), Error> {
+        self.call(&format!("/builds/{build}"), "stop", json!({ "reason": reason })).map(drop)
+    }
+
+    /// Takes a request back.
+    pub fn cancel(&mut self, request: u64, reason: &str) -> Result<(), Error> {
+        self.call(&format!("/buildrequests/{request}"), "cancel", json!({ "reason": reason })).map(drop)
+    }
+
+    /// What has become of a request: whether it is complete, its results, and the build it led to.
+    pub fn request(&mut self, id: u64) -> Result<(bool, Option<Build>), Error> {
+        let requests: Vec<Request> = self.get(&format!("/buildrequests/{id}"))?;
+        let builds: Vec<Build> = self.get(&format!("/buildrequests/{id}/builds?{BUILD_FIELDS}&limit=1"))?;
+        Ok((requests.first().is_some_and(|r| r.complete), builds.into_iter().next()))
+    }
+
+    /// JSON-RPC 2.0, as the master wants it.
+    fn call(&mut self, path: &str, method: &str, params: Value) -> Result<Value, Error> {
+        let body = json!({ "jsonrpc": "2.0", "id": 1, "method": method, "params": params }).to_string();
+        let (head, answer) = self.asked("POST", &format!("/api/v2{path}"), body.as_bytes())?;
+        match serde_json::from_slice::<Value>(&answer) {
+            Ok(mut answer) if head.status == 200 => Ok(answer["result"].take()),
+            _ => Err(Error::Refused(head.status, refusal(&answer))),
+        }
+    }
+
+    /// [`Master::exchange`], with a new login if the session has ended. A 403 says the same for that
+    /// and for a missing role; `/config` tells them apart.
+    fn asked(&mut self, method: &str, path: &str, body: &[u8]) -> Result<(Head, Vec<u8>), Error> {
+        let answer = self.exchange(method, path, body)?;
+        if answer.0.status != 403 || self.config.user.is_none() || path == "/config" {
+            return Ok(answer);
+        }
+        let (_, config) = self.exchange("GET", "/config", b"")?;
+        let config: Value = serde_json::from_slice(&config).unwrap_or_default();
+        if config["user"]["username"].is_string() || config["user"]["email"].is_string() {
+            return Ok(answer);
+        }
+        log!(Info, "logging in to the master");
+        let (head, _) = self.exchange("GET", "/auth/login", b"")?;
+        // Two cookies of one name come; the first is an anonymous session.
+        let cookies = head.all("set-cookie").filter(|c| c.starts_with("TWISTED_"));
+        let cookie = cookies.last().and_then(|c| c.split(';').next());
+        if head.status != 302 || cookie.is_none() {
+            return Err(Error::Refused(head.status, "user and password are not accepted".into()));
+        }
+        self.cookie = cookie.map(str::to_owned);
+        self.exchange(method, path, body)
     }
 
     fn pages<T: DeserializeOwned>(&mut self, path: &str) -> Result<Vec<T>, Error> {
@@ -273,7 +401,7 @@ impl Master {
     }
 
     fn get_root<T: DeserializeOwned>(&mut self, path: &str) -> Result<T, Error> {
-        let (head, body) = self.exchange("GET", path, b"")?;
+        let (head, body) = self.asked("GET", path, b"")?;
         if head.status != 200 {
             return Err(Error::Refused(head.status, refusal(&body)));
         }
@@ -324,6 +452,12 @@ impl Master {
         if method == "POST" {
             headers.push(("Content-Type", "application/json".to_owned()));
         }
+        // A reverse proxy may want this, too; the master looks at it for /auth/login only.
+        if let (Some(user), Some(password)) = (&self.config.user, &self.config.password) {
+            let login = crate::text::base64(format!("{user}:{}", password.0).as_bytes());
+            headers.push(("Authorization", format!("Basic {login}")));
+        }
+        headers.extend(self.cookie.clone().map(|cookie| ("Cookie", cookie)));
         if !keep {
             headers.push(("Connection", "close".to_owned()));
         }
@@ -403,6 +537,15 @@ fn host_header(url: &crate::config::Url) -> String {
     text.split('/').nth(2).unwrap_or("").to_owned()
 }
 
+/// RFC 3986: everything but the unreserved characters.
+fn percent_encoded(text: &str) -> String {
+    let one = |b: u8| match b {
+        b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => char::from(b).to_string(),
+        _ => format!("%{b:02X}"),
+    };
+    text.bytes().map(one).collect()
+}
+
 /// A path as errors show it: without its query.
 fn short(path: &str) -> &str {
     path.split('?').next().unwrap_or(path)
@@ -410,10 +553,18 @@ fn short(path: &str) -> &str {
 
 /// What a refusal says: `error` in the body is a text, or an object with a `message`.
 fn refusal(body: &[u8]) -> String {
-    let json: serde_json::Value = serde_json::from_slice(body).unwrap_or_default();
+    let json: Value = serde_json::from_slice(body).unwrap_or_default();
     let error = &json["error"];
-    let text = error.as_str().or(error["message"].as_str());
-    crate::text::clean(text.unwrap_or("no reason given"))
+    let message = if error.is_string() { error } else { &error["message"] };
+    let text = match message {
+        // Field errors of a force scheduler: each by its field.
+        Value::Object(fields) => {
+            let one = |(field, why): (&String, &Value)| format!("{field}: {}", why.as_str().unwrap_or("wrong"));
+            fields.iter().map(one).collect::<Vec<_>>().join("; ")
+        }
+        message => message.as_str().unwrap_or("no reason given").to_owned(),
+    };
+    crate::text::clean(&text)
 }
 
 /// What the stream tells.
@@ -431,7 +582,7 @@ impl Update {
         #[derive(Deserialize)]
         struct Event {
             key: Vec<String>,
-            message: serde_json::Value,
+            message: Value,
         }
         let Event { key, message } = serde_json::from_str(data).ok()?;
         match key.first()?.as_str() {

@@ -2,17 +2,48 @@
 //!
 //! [`run`] does one job and knows nothing of threads; the worker thread of the bot and `-x` call it.
 
-use super::api::{Change, Error, Master};
+use super::api::{Change, Error, Field, Master};
 use crate::status::Build;
-use crate::text;
+use crate::text::{self, clean};
+use serde_json::{Value, json};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+/// How long a forced build may take to start before the answer is "queued".
+const START: Duration = Duration::from_secs(4);
+const START_POLL: Duration = Duration::from_millis(200);
 
 /// What a command wants to know or done.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Job {
     /// The last builds of these builders, and the steps that these builds are in.
-    Facts { builders: Vec<u64>, steps: Vec<u64> },
+    Facts {
+        builders: Vec<u64>,
+        steps: Vec<u64>,
+    },
     /// The last so many changes.
     Changes(usize),
+    Force(Order),
+    Stop {
+        builder: u64,
+        name: String,
+        reason: String,
+    },
+}
+
+/// A build to be forced.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Order {
+    pub builder: u64,
+    pub name: String,
+    pub scheduler: Option<String>,
+    pub codebase: Option<String>,
+    /// `branch` and `revision`, then properties: name and value as given.
+    pub source: Vec<(String, String)>,
+    pub properties: Vec<(String, String)>,
+    pub reason: String,
+    /// Who asks, in the form of a mail address, which some schedulers insist on.
+    pub who: String,
 }
 
 /// What came of it.
@@ -20,8 +51,8 @@ pub enum Job {
 pub enum Done {
     /// To be applied to the status; then the command has what it needs.
     Facts(Facts),
-    /// The reply.
-    Lines(Vec<String>),
+    /// The reply, and a request whose end the asker wants to hear of.
+    Lines(Vec<String>, Option<u64>),
 }
 
 /// Answers that belong into the status.
@@ -36,35 +67,246 @@ pub struct Facts {
 
 /// Does a job. The master's answers take as long as its timeout at most.
 pub fn run(job: &Job, master: &mut Master) -> Done {
-    match job {
-        Job::Facts { builders, steps } => {
-            let mut facts = Facts::default();
-            let mut ask = || -> Result<(), Error> {
-                for &builder in builders {
-                    facts.builds.extend(master.recent(builder)?);
-                    facts.asked.push(builder);
-                }
-                for &build in steps {
-                    facts.steps.extend(master.step(build)?.map(|step| (build, step)));
-                }
-                Ok(())
-            };
-            // What could not be had is missing from the reply, which says that the master is away.
-            ask().unwrap_or_else(|e| log!(Warning, "{e}"));
-            Done::Facts(facts)
-        }
-        Job::Changes(count) => Done::Lines(match master.changes(*count) {
-            Ok(changes) if changes.is_empty() => vec!["no changes yet".into()],
-            Ok(changes) => changes.iter().map(change_line).collect(),
-            Err(e) => vec![format!("no answer from the master: {}", text::clean(&e.to_string()))],
-        }),
-    }
+    let lines = match job {
+        Job::Facts { builders, steps } => return Done::Facts(facts(builders, steps, master)),
+        Job::Force(order) => match force(order, master) {
+            Ok((line, request)) => return Done::Lines(vec![line], request),
+            Err(why) => Err(why),
+        },
+        Job::Changes(count) => changes(*count, master).map_err(|e| e.to_string()),
+        Job::Stop { builder, name, reason } => stop(*builder, name, reason, master).map_err(|e| e.to_string()),
+    };
+    Done::Lines(lines.unwrap_or_else(|why| vec![clean(&why)]), None)
 }
 
-/// A change as `list changes` shows it: revision, author, first line of the comment.
+fn facts(builders: &[u64], steps: &[u64], master: &mut Master) -> Facts {
+    let mut facts = Facts::default();
+    let mut ask = || -> Result<(), Error> {
+        for &builder in builders {
+            facts.builds.extend(master.recent(builder)?);
+            facts.asked.push(builder);
+        }
+        for &build in steps {
+            facts.steps.extend(master.step(build)?.map(|step| (build, step)));
+        }
+        Ok(())
+    };
+    // What could not be had is missing from the reply, which says that the master is away.
+    ask().unwrap_or_else(|e| log!(Warning, "{e}"));
+    facts
+}
+
+fn changes(count: usize, master: &mut Master) -> Result<Vec<String>, Error> {
+    let changes = master.changes(count)?;
+    Ok(if changes.is_empty() { vec!["no changes yet".into()] } else { changes.iter().map(change_line).collect() })
+}
+
+/// A change: revision, author, first line of the comment.
 fn change_line(change: &Change) -> String {
     let revision = text::short_revision(change.revision.as_deref().unwrap_or("(no revision)"));
     let comment = change.comments.as_deref().unwrap_or("").lines().next().unwrap_or("");
-    let branch = change.branch.as_deref().map_or(String::new(), |b| format!(" on {}", text::clean(b)));
-    format!("{revision}{branch} by {}: {}", text::author(&change.author), text::clean(comment))
+    let branch = change.branch.as_deref().map_or(String::new(), |b| format!(" on {}", clean(b)));
+    format!("{revision}{branch} by {}: {}", text::author(&change.author), clean(comment))
+}
+
+fn stop(builder: u64, name: &str, reason: &str, master: &mut Master) -> Result<Vec<String>, Error> {
+    let (mut stopped, mut taken_back) = (Vec::new(), 0);
+    for build in master.recent(builder)?.iter().filter(|b| !b.complete) {
+        master.stop(build.id, reason)?;
+        stopped.push(format!("#{}", build.number));
+    }
+    if stopped.is_empty() {
+        for request in master.queued()?.iter().filter(|r| r.builderid == builder) {
+            master.cancel(request.id, reason)?;
+            taken_back += 1;
+        }
+    }
+    let name = clean(name);
+    Ok(vec![match (stopped.is_empty(), taken_back) {
+        (false, _) => format!("stopping {name} {}", stopped.join(", ")),
+        (true, 0) => format!("{name}: nothing runs and nothing is queued"),
+        (true, n) => format!("{name}: nothing runs; took back {}", text::count(n, "queued request")),
+    }])
+}
+
+/// Forces a build and waits a moment for its number.
+fn force(order: &Order, master: &mut Master) -> Result<(String, Option<u64>), String> {
+    let told = |e: Error| e.to_string();
+    let mut schedulers = master.force_schedulers(&order.name).map_err(told)?;
+    let several = schedulers.len() > 1;
+    let names: Vec<String> = schedulers.iter().map(|s| clean(&s.name)).collect();
+    schedulers.retain(|s| order.scheduler.as_ref().is_none_or(|wanted| s.name == *wanted));
+    let name = clean(&order.name);
+    let Some(scheduler) = schedulers.first() else {
+        return Err(match names.is_empty() {
+            true => format!("{name} cannot be forced: no force scheduler of the master lists it"),
+            false => format!("{name} can be forced by {}", names.join(", ")),
+        });
+    };
+    let fields = form(order, &scheduler.leaves())?;
+    let request = master.force(&scheduler.name, fields).map_err(told)?;
+    let by = if several { format!(" by {}", clean(&scheduler.name)) } else { String::new() };
+    let end = Instant::now() + START;
+    loop {
+        let (complete, build) = master.request(request).map_err(told)?;
+        if let Some(build) = build {
+            let base = master.identity().map_err(told)?.url;
+            return Ok((
+                format!("forced {name} #{}{by} {}", build.number, text::url(&clean(&base), &build)),
+                Some(request),
+            ));
+        }
+        if complete {
+            return Ok((format!("{name}: merged with another request for the same{by}"), None));
+        }
+        if Instant::now() >= end {
+            break;
+        }
+        sleep(START_POLL);
+    }
+    let online = master.online(order.builder).map_err(told)?;
+    let ahead =
+        master.queued().map_err(told)?.iter().filter(|r| r.builderid == order.builder && r.id < request).count();
+    let why = match (online, ahead) {
+        (false, _) => "no worker is online".to_owned(),
+        (true, 0) => "the workers are busy".to_owned(),
+        (true, n) => format!("behind {n} others"),
+    };
+    Ok((format!("queued {name}{by}: {why}"), Some(request)))
+}
+
+/// What is to be sent for a form: what was asked for, each by its field, and defaults of the fields
+/// that must be there.
+fn form(order: &Order, leaves: &[&Field]) -> Result<Value, String> {
+    let mut sent = json!({ "builderid": order.builder, "reason": order.reason });
+    for field in leaves.iter().filter(|f| f.required && f.full_name != "reason") {
+        sent[&field.full_name] = field.default.clone();
+    }
+    for field in leaves.iter().filter(|f| f.kind == "username") {
+        sent[&field.full_name] = Value::from(order.who.as_str());
+    }
+    for (key, value) in &order.source {
+        let full_name = order.codebase.as_ref().map_or(key.clone(), |codebase| format!("{codebase}_{key}"));
+        let mut fields =
+            leaves.iter().filter(|f| f.full_name == full_name || (order.codebase.is_none() && f.name == *key));
+        match (fields.next(), fields.next()) {
+            (Some(field), None) => sent[&field.full_name] = checked(field, value)?,
+            (Some(_), Some(_)) => return Err(format!("--{key}: several codebases have one; add --codebase=NAME")),
+            (None, _) => return Err(format!("--{key}: the scheduler does not ask for {full_name}")),
+        }
+    }
+    for (key, value) in &order.properties {
+        let named = leaves.iter().find(|f| f.full_name == *key || f.name == *key);
+        // A pair of fields for any property: `x_name` and `x_value`, not taken yet.
+        let any = leaves.iter().find_map(|f| {
+            f.full_name.strip_suffix("_name").filter(|stem| {
+                let value = format!("{stem}_value");
+                leaves.iter().any(|f| f.full_name == value) && sent.get(&value).is_none()
+            })
+        });
+        match (named, any) {
+            (Some(field), _) => sent[&field.full_name] = checked(field, value)?,
+            (None, Some(stem)) => {
+                sent[format!("{stem}_name")] = Value::from(key.as_str());
+                sent[format!("{stem}_value")] = Value::from(value.as_str());
+            }
+            (None, None) => {
+                let known: Vec<&str> = leaves.iter().map(|f| f.full_name.as_str()).collect();
+                return Err(format!("--props: no property {key}; there are {}", known.join(" ")));
+            }
+        }
+    }
+    Ok(sent)
+}
+
+/// A value as the field's type wants it.
+fn checked(field: &Field, value: &str) -> Result<Value, String> {
+    let shown = |v: &Value| v.as_str().map_or_else(|| v.to_string(), str::to_owned);
+    let name = &field.full_name;
+    match field.kind.as_str() {
+        "int" => value.parse::<i64>().map(Value::from).map_err(|_| format!("{name}: `{value}` is not a whole number")),
+        "bool" => match value.to_ascii_lowercase().as_str() {
+            "yes" | "true" | "on" | "1" => Ok(Value::from(true)),
+            "no" | "false" | "off" | "0" => Ok(Value::from(false)),
+            _ => Err(format!("{name}: `{value}` is neither yes nor no")),
+        },
+        "fixed" if value != shown(&field.default) => Err(format!("{name} is fixed to {}", shown(&field.default))),
+        "list" if field.strict && field.choices.iter().all(|c| shown(c) != value) => {
+            let choices: Vec<String> = field.choices.iter().map(shown).collect();
+            Err(format!("{name}: `{value}` is none of {}", choices.join(", ")))
+        }
+        _ => Ok(Value::from(value)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The form of a scheduler with two codebases and a field of each type.
+    fn leaves() -> Vec<Field> {
+        let field = |full_name: &str, kind: &str, required, default: Value| Field {
+            name: full_name.rsplit('_').next().unwrap().into(),
+            full_name: full_name.into(),
+            kind: kind.into(),
+            required,
+            default,
+            strict: true,
+            choices: vec!["quick".into(), "full".into()],
+            ..Field::default()
+        };
+        vec![
+            field("username", "username", false, "".into()),
+            field("reason", "text", true, "because".into()),
+            field("app_branch", "text", false, "".into()),
+            field("lib_branch", "text", false, "".into()),
+            field("lib_revision", "text", false, "".into()),
+            field("level", "int", true, 3.into()),
+            field("clean", "bool", false, false.into()),
+            field("mode", "list", false, "quick".into()),
+            field("fix", "fixed", false, "f".into()),
+            field("extra_name", "text", false, "".into()),
+            field("extra_value", "text", false, "".into()),
+        ]
+    }
+
+    fn sent(codebase: Option<&str>, source: &[(&str, &str)], properties: &[(&str, &str)]) -> Result<String, String> {
+        let own = |pairs: &[(&str, &str)]| pairs.iter().map(|(k, v)| (k.to_string(), v.to_string())).collect();
+        let order = Order {
+            builder: 7,
+            codebase: codebase.map(str::to_owned),
+            source: own(source),
+            properties: own(properties),
+            reason: "r".into(),
+            who: "joe <joe@irc>".into(),
+            ..Order::default()
+        };
+        let leaves = leaves();
+        form(&order, &leaves.iter().collect::<Vec<_>>()).map(|v| v.to_string())
+    }
+
+    #[test]
+    fn forms_are_filled_in() {
+        let least = r#"{"builderid":7,"level":3,"reason":"r","username":"joe <joe@irc>"}"#;
+        assert_eq!(sent(None, &[], &[]).unwrap(), least);
+        let all = [("level", "5"), ("clean", "yes"), ("mode", "full"), ("fix", "f"), ("free", "x")];
+        let full = r#"{"builderid":7,"clean":true,"extra_name":"free","extra_value":"x","fix":"f","level":5,"lib_branch":"main","lib_revision":"abc","mode":"full","reason":"r","username":"joe <joe@irc>"}"#;
+        assert_eq!(sent(Some("lib"), &[("branch", "main"), ("revision", "abc")], &all).unwrap(), full);
+        for (codebase, source, properties, error) in [
+            (None, vec![("branch", "x")], vec![], "--branch: several codebases have one; add --codebase=NAME"),
+            (Some("app"), vec![("revision", "x")], vec![], "--revision: the scheduler does not ask for app_revision"),
+            (None, vec![], vec![("level", "x")], "level: `x` is not a whole number"),
+            (None, vec![], vec![("clean", "x")], "clean: `x` is neither yes nor no"),
+            (None, vec![], vec![("mode", "x")], "mode: `x` is none of quick, full"),
+            (None, vec![], vec![("fix", "x")], "fix is fixed to f"),
+            (
+                None,
+                vec![],
+                vec![("a", "1"), ("b", "2")],
+                "--props: no property b; there are username reason app_branch lib_branch lib_revision level clean mode fix extra_name extra_value",
+            ),
+        ] {
+            assert_eq!(sent(codebase, &source, &properties).unwrap_err(), error);
+        }
+    }
 }

@@ -34,11 +34,7 @@ impl Bot {
     /// The same in a directory of an earlier bot, whose state file it finds.
     pub fn start_in(dir: &Path, binary: &str, config: &str) -> Bot {
         configure(dir, config);
-        Bot {
-            dir: dir.to_path_buf(),
-            binary: binary.to_string(),
-            process: launch(dir, binary),
-        }
+        Bot { dir: dir.to_path_buf(), binary: binary.to_string(), process: launch(dir, binary) }
     }
 
     /// Starts it again after it has ended, or ends it first: same directory, same configuration, new log.
@@ -67,9 +63,8 @@ impl Bot {
     #[track_caller]
     pub fn expect_log_times(&mut self, text: &str, times: usize) {
         let what = format!("{text:?}, {times} times, in the log");
-        self.process.wait_for(&what, TIMEOUT, |process| {
-            (process.output().matches(text).count() >= times).then_some(())
-        });
+        self.process
+            .wait_for(&what, TIMEOUT, |process| (process.output().matches(text).count() >= times).then_some(()));
     }
 
     pub fn pid(&self) -> u32 {
@@ -101,21 +96,10 @@ impl Bot {
     #[track_caller]
     pub fn run(dir: &Path, binary: &str, args: &[&str], input: &str) -> Finished {
         let mut command = guarded(binary);
-        command
-            .args(args)
-            .current_dir(dir)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped());
+        command.args(args).current_dir(dir).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = spawn(command);
-        let (stdout, stderr) = (
-            Arc::<Mutex<String>>::default(),
-            Arc::<Mutex<String>>::default(),
-        );
-        let readers = [
-            collect(child.stdout.take().unwrap(), &stdout),
-            collect(child.stderr.take().unwrap(), &stderr),
-        ];
+        let (stdout, stderr) = (Arc::<Mutex<String>>::default(), Arc::<Mutex<String>>::default());
+        let readers = [collect(child.stdout.take().unwrap(), &stdout), collect(child.stderr.take().unwrap(), &stderr)];
         let _ = child.stdin.take().unwrap().write_all(input.as_bytes()); // it may have no use for it
         let end = std::time::Instant::now() + 3 * TIMEOUT;
         let status = loop {
@@ -124,23 +108,14 @@ impl Bot {
                 None if std::time::Instant::now() > end => {
                     let _ = child.kill();
                     let _ = child.wait();
-                    panic!(
-                        "{binary} {args:?} does not end; it wrote:\n{}",
-                        stderr.lock().unwrap()
-                    );
+                    panic!("{binary} {args:?} does not end; it wrote:\n{}", stderr.lock().unwrap());
                 }
                 None => std::thread::sleep(std::time::Duration::from_millis(5)),
             }
         };
-        readers
-            .into_iter()
-            .for_each(|reader| reader.join().unwrap());
+        readers.into_iter().for_each(|reader| reader.join().unwrap());
         let take = |text: &Mutex<String>| std::mem::take(&mut *text.lock().unwrap());
-        Finished {
-            code: status.code().unwrap_or(-1),
-            stdout: take(&stdout),
-            stderr: take(&stderr),
-        }
+        Finished { code: status.code().unwrap_or(-1), stdout: take(&stdout), stderr: take(&stderr) }
     }
 }
 
