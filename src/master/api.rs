@@ -152,7 +152,7 @@ pub struct Field {
     pub required: bool,
     pub strict: bool,
     pub choices: Vec<Value>,
-    fields: Vec<Field>,
+    pub fields: Vec<Field>,
 }
 
 fn yes() -> bool {
