@@ -534,10 +534,8 @@ fn force(rest: &str, ask: &Ask, view: &View) -> Answer {
         return usage_of("force");
     }
     (order.builder, order.name, order.reason) = (builder.id, builder.name.clone(), signed(ask, reason));
-    order.who = match ask.mask.split_once('!') {
-        Some((nick, user_host)) => format!("{nick} <{}>", user_host.trim_start_matches('~')),
-        None => "buildbot-irc <buildbot-irc@localhost>".into(),
-    };
+    // Schedulers insist on an address; this one can never be written to (RFC 2606).
+    order.who = format!("{nick} <{nick}@irc.invalid>", nick = ask.nick);
     Answer::First(Job::Force(order))
 }
 

@@ -143,8 +143,9 @@ pub struct ForceScheduler {
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default)]
 pub struct Field {
+    #[serde(deserialize_with = "null_is_empty")]
     pub name: String,
-    #[serde(rename = "fullName")]
+    #[serde(rename = "fullName", deserialize_with = "null_is_empty")]
     pub full_name: String,
     #[serde(rename = "type")]
     pub kind: String,
@@ -153,6 +154,10 @@ pub struct Field {
     pub strict: bool,
     pub choices: Vec<Value>,
     pub fields: Vec<Field>,
+}
+
+fn null_is_empty<'de, D: serde::Deserializer<'de>>(value: D) -> Result<String, D::Error> {
+    Option::deserialize(value).map(Option::unwrap_or_default)
 }
 
 fn yes() -> bool {
@@ -559,7 +564,10 @@ fn refusal(body: &[u8]) -> String {
     let text = match message {
         // Field errors of a force scheduler: each by its field.
         Value::Object(fields) => {
-            let one = |(field, why): (&String, &Value)| format!("{field}: {}", why.as_str().unwrap_or("wrong"));
+            let one = |(field, why): (&String, &Value)| {
+                let why = why.as_str().unwrap_or("wrong");
+                if why.contains(field.as_str()) { why.to_owned() } else { format!("{field}: {why}") }
+            };
             fields.iter().map(one).collect::<Vec<_>>().join("; ")
         }
         message => message.as_str().unwrap_or("no reason given").to_owned(),

@@ -278,7 +278,7 @@ mod tests {
             source: own(source),
             properties: own(properties),
             reason: "r".into(),
-            who: "joe <joe@irc>".into(),
+            who: "joe <joe@irc.invalid>".into(),
             ..Order::default()
         };
         let leaves = leaves();
@@ -287,10 +287,10 @@ mod tests {
 
     #[test]
     fn forms_are_filled_in() {
-        let least = r#"{"builderid":7,"level":3,"reason":"r","username":"joe <joe@irc>"}"#;
+        let least = r#"{"builderid":7,"level":3,"reason":"r","username":"joe <joe@irc.invalid>"}"#;
         assert_eq!(sent(None, &[], &[]).unwrap(), least);
         let all = [("level", "5"), ("clean", "yes"), ("mode", "full"), ("fix", "f"), ("free", "x")];
-        let full = r#"{"builderid":7,"clean":true,"extra_name":"free","extra_value":"x","fix":"f","level":5,"lib_branch":"main","lib_revision":"abc","mode":"full","reason":"r","username":"joe <joe@irc>"}"#;
+        let full = r#"{"builderid":7,"clean":true,"extra_name":"free","extra_value":"x","fix":"f","level":5,"lib_branch":"main","lib_revision":"abc","mode":"full","reason":"r","username":"joe <joe@irc.invalid>"}"#;
         assert_eq!(sent(Some("lib"), &[("branch", "main"), ("revision", "abc")], &all).unwrap(), full);
         for (codebase, source, properties, error) in [
             (None, vec![("branch", "x")], vec![], "--branch: several codebases have one; add --codebase=NAME"),
