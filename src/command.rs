@@ -76,131 +76,61 @@ pub struct View<'a> {
 
 struct Command {
     name: &'static str,
-    usage: &'static str,
-    help: &'static str,
     /// Words it needs at least.
     words: usize,
-    /// Works without IRC.
+    /// Works without IRC, too.
     alone: bool,
     run: fn(&str, &Ask, &View) -> Answer,
 }
 
 const TABLE: [Command; 16] = [
-    Command {
-        name: "list",
-        usage: "list [all|N] builders|workers|changes",
-        words: 1,
-        alone: true,
-        run: list,
-        help: "what there is; `all` also lists the builders that are offline",
-    },
-    Command {
-        name: "status",
-        usage: "status [BUILDER|GLOB|all]",
-        words: 0,
-        alone: true,
-        run: status,
-        help: "what builders do now, and how their last build ended",
-    },
-    Command {
-        name: "last",
-        usage: "last [BUILDER|GLOB|all]",
-        words: 0,
-        alone: true,
-        run: last,
-        help: "the last completed build, with its link",
-    },
-    Command {
-        name: "watch",
-        usage: "watch BUILDER",
-        words: 1,
-        alone: false,
-        run: watch,
-        help: "tells here when the running build ends",
-    },
-    Command {
-        name: "notify",
-        usage: "notify on|off|list [EVENT...]",
-        words: 1,
-        alone: false,
-        run: notify,
-        help: "which events are announced here: started finished success warnings failure exception cancelled problem recovery worse better worker, or a transition like successToFailure; `on` alone means started finished",
-    },
-    Command {
-        name: "mute",
-        usage: "mute [DURATION]",
-        words: 0,
-        alone: false,
-        run: mute,
-        help: "no announcements here, for a while (like 30m or 2h) or until `unmute`",
-    },
-    Command { name: "unmute", usage: "unmute", words: 0, alone: false, run: unmute, help: "announcements again" },
-    Command {
-        name: "join",
-        usage: "join CHANNEL [KEY]",
-        words: 1,
-        alone: false,
-        run: join,
-        help: "joins a channel, with the announcements that [irc] sets",
-    },
-    Command {
-        name: "leave",
-        usage: "leave [CHANNEL]",
-        words: 0,
-        alone: false,
-        run: leave,
-        help: "leaves a channel; this one if none is named",
-    },
-    Command {
-        name: "force",
-        usage: "force build [--branch=B] [--revision=R] [--codebase=C] [--props=K=V,...] [--scheduler=S] BUILDER REASON",
-        words: 3,
-        alone: true,
-        run: force,
-        help: "starts a build; its end is told here",
-    },
-    Command {
-        name: "stop",
-        usage: "stop build BUILDER REASON",
-        words: 3,
-        alone: true,
-        run: stop,
-        help: "stops the running builds of a builder, or takes back its queued requests if none runs",
-    },
-    Command {
-        name: "help",
-        usage: "help [COMMAND|commands]",
-        words: 0,
-        alone: true,
-        run: help,
-        help: "how to talk to me",
-    },
-    Command {
-        name: "commands",
-        usage: "commands",
-        words: 0,
-        alone: true,
-        run: commands,
-        help: "all commands on one line",
-    },
-    Command {
-        name: "source",
-        usage: "source",
-        words: 0,
-        alone: true,
-        run: |_, _, _| say("Buildbot: https://buildbot.net/"),
-        help: "where Buildbot lives",
-    },
-    Command {
-        name: "version",
-        usage: "version",
-        words: 0,
-        alone: true,
-        run: version,
-        help: "my version and the master's",
-    },
-    Command { name: "hello", usage: "hello", words: 0, alone: true, run: hello, help: "a greeting" },
+    Command { name: "list", words: 1, alone: true, run: list },
+    Command { name: "status", words: 0, alone: true, run: status },
+    Command { name: "last", words: 0, alone: true, run: last },
+    Command { name: "watch", words: 1, alone: false, run: watch },
+    Command { name: "notify", words: 1, alone: false, run: notify },
+    Command { name: "mute", words: 0, alone: false, run: mute },
+    Command { name: "unmute", words: 0, alone: false, run: unmute },
+    Command { name: "join", words: 1, alone: false, run: join },
+    Command { name: "leave", words: 0, alone: false, run: leave },
+    Command { name: "force", words: 3, alone: true, run: force },
+    Command { name: "stop", words: 3, alone: true, run: stop },
+    Command { name: "help", words: 0, alone: true, run: help },
+    Command { name: "commands", words: 0, alone: true, run: |_, _, _| say(all_commands()) },
+    Command { name: "source", words: 0, alone: true, run: |_, _, _| say("Buildbot: https://buildbot.net/") },
+    Command { name: "version", words: 0, alone: true, run: version },
+    Command { name: "hello", words: 0, alone: true, run: hello },
 ];
+
+/// What `help` says: usage, a colon, and what it does.
+const MANUAL: &str = "\
+list [all|N] builders|workers|changes: what there is; `all` also lists the builders that are offline
+status [BUILDER|GLOB|all]: what builders do now, and how their last build ended
+last [BUILDER|GLOB|all]: the last completed build, with its link
+watch BUILDER: tells here when the running build ends
+notify on|off|list [EVENT...]: which events are announced here: started finished success warnings failure exception \
+cancelled problem recovery worse better worker, or a transition like successToFailure; `on` alone means started finished
+mute [DURATION]: no announcements here, for a while (like 30m or 2h) or until `unmute`
+unmute: announcements again
+join CHANNEL [KEY]: joins a channel, with the announcements that [irc] sets
+leave [CHANNEL]: leaves a channel; this one if none is named
+force build [--branch=B] [--revision=R] [--codebase=C] [--props=K=V,...] [--scheduler=S] BUILDER REASON: \
+starts a build; its end is told here
+stop build BUILDER REASON: stops the running builds of a builder, or takes back its queued requests if none runs
+help [COMMAND|commands]: how to talk to me
+commands: all commands on one line
+source: where Buildbot lives
+version: my version and the master's
+hello: a greeting";
+
+/// The line of the manual for a command that exists.
+fn manual(name: &str) -> &'static str {
+    MANUAL.lines().find(|line| line.split([' ', ':']).next() == Some(name)).unwrap_or("")
+}
+
+fn usage(name: &str) -> Answer {
+    Answer::Wrong(format!("usage: {}", manual(name).split(": ").next().unwrap_or("")))
+}
 
 /// The name of the command that a text asks for, if there is one, and the text behind it.
 pub fn name(text: &str) -> (String, &str) {
@@ -229,7 +159,7 @@ pub fn run(ask: &Ask, view: &View) -> Answer {
         return Answer::Wrong(format!("{name}: this works on IRC only"));
     }
     match config::words(rest) {
-        Ok(words) if words.len() < command.words => usage(command),
+        Ok(words) if words.len() < command.words => usage(command.name),
         _ => (command.run)(rest, ask, view),
     }
 }
@@ -277,10 +207,6 @@ fn say(line: impl Into<String>) -> Answer {
 
 fn doing(effect: Effect, line: String) -> Answer {
     Answer::Say(vec![line], Some(effect))
-}
-
-fn usage(command: &Command) -> Answer {
-    Answer::Wrong(format!("usage: {}", command.usage))
 }
 
 /// The line that stands in front of answers while the master is away.
@@ -354,7 +280,7 @@ fn list(rest: &str, _: &Ask, view: &View) -> Answer {
             ("all", _) => all = true,
             (_, Ok(n)) if n > 0 => most = Some(n),
             ("builders" | "workers" | "changes", _) if what.is_empty() => what = word,
-            _ => return usage(&TABLE[0]),
+            _ => return usage("list"),
         }
     }
     let marked = |name: &str, marks: &[(bool, &str)]| {
@@ -380,7 +306,7 @@ fn list(rest: &str, _: &Ask, view: &View) -> Answer {
             let count = if all { usize::MAX } else { most.unwrap_or(CHANGES) };
             return Answer::First(Job::Changes(count));
         }
-        _ => return usage(&TABLE[0]),
+        _ => return usage("list"),
     };
     let mut head = text::count(total, what.trim_end_matches('s'));
     if hidden > 0 {
@@ -439,7 +365,7 @@ fn notify(rest: &str, _: &Ask, view: &View) -> Answer {
         "on" => (on.with(Events::usual()), true),
         "off" if named => (on.without(events), true),
         "off" => (Events::default(), true),
-        _ => return usage(&TABLE[4]),
+        _ => return usage("notify"),
     };
     let names = next.names();
     let line = match names.is_empty() {
@@ -484,16 +410,12 @@ fn leave(rest: &str, ask: &Ask, _: &View) -> Answer {
 
 /// The builder that comes first in a text, and what stands behind it.
 fn one_builder<'a>(rest: &'a str, view: &'a View) -> Result<(&'a Builder, &'a str), Answer> {
-    let Some((word, reason)) = config::word(rest).map_err(Answer::Wrong)? else { return Err(usage_of("help")) };
+    let Some((word, reason)) = config::word(rest).map_err(Answer::Wrong)? else { return Err(usage("help")) };
     match builders(&quoted(&word), view.status) {
         Ok(found) if found.len() == 1 => Ok((found[0], reason)),
         Ok(_) => Err(Answer::Wrong(format!("one builder, please: {} is not one", quoted(&word)))),
         Err(why) => Err(Answer::Wrong(stale(view).unwrap_or(why))),
     }
-}
-
-fn usage_of(name: &str) -> Answer {
-    TABLE.iter().find(|c| c.name == name).map_or(say("try `help`"), usage)
 }
 
 /// The reason as the master records it: who asks, where, and why.
@@ -504,7 +426,7 @@ fn signed(ask: &Ask, reason: &str) -> String {
 }
 
 fn force(rest: &str, ask: &Ask, view: &View) -> Answer {
-    let Some(mut rest) = rest.strip_prefix("build ") else { return usage_of("force") };
+    let Some(mut rest) = rest.strip_prefix("build ") else { return usage("force") };
     let mut order = Order::default();
     while rest.trim_start().starts_with("--") {
         let (option, after) = match config::word(rest) {
@@ -531,7 +453,7 @@ fn force(rest: &str, ask: &Ask, view: &View) -> Answer {
         Err(answer) => return answer,
     };
     if reason.is_empty() {
-        return usage_of("force");
+        return usage("force");
     }
     (order.builder, order.name, order.reason) = (builder.id, builder.name.clone(), signed(ask, reason));
     // Schedulers insist on an address; this one can never be written to (RFC 2606).
@@ -540,9 +462,9 @@ fn force(rest: &str, ask: &Ask, view: &View) -> Answer {
 }
 
 fn stop(rest: &str, ask: &Ask, view: &View) -> Answer {
-    let Some(rest) = rest.strip_prefix("build ") else { return usage_of("stop") };
+    let Some(rest) = rest.strip_prefix("build ") else { return usage("stop") };
     match one_builder(rest, view) {
-        Ok((_, "")) => usage_of("stop"),
+        Ok((_, "")) => usage("stop"),
         Ok((builder, reason)) => {
             let (name, reason) = (builder.name.clone(), signed(ask, reason));
             Answer::First(Job::Stop { builder: builder.id, name, reason })
@@ -551,31 +473,24 @@ fn stop(rest: &str, ask: &Ask, view: &View) -> Answer {
     }
 }
 
-fn help(rest: &str, ask: &Ask, view: &View) -> Answer {
+fn help(rest: &str, _: &Ask, view: &View) -> Answer {
     let (name, _) = name(rest);
-    match TABLE.iter().find(|c| c.name == name) {
-        Some(_) if name == "commands" => commands(rest, ask, view),
-        Some(command) => say(format!("{}: {}", command.usage, command.help)),
-        None if name.is_empty() => say(format!(
+    let nick = if view.nick.is_empty() { "NICK" } else { view.nick };
+    match nearest(&name, TABLE.iter().map(|c| c.name)) {
+        _ if name == "commands" => say(all_commands()),
+        _ if name.is_empty() => say(format!(
             "say `{nick}: COMMAND` in a channel, or COMMAND to me alone; {}; `help COMMAND` tells more",
-            all_commands(),
-            nick = if view.nick.is_empty() { "NICK" } else { view.nick },
+            all_commands()
         )),
-        None => {
-            let near = nearest(&name, TABLE.iter().map(|c| c.name));
-            let hint = near.map_or("try `commands`".into(), |n| format!("did you mean `{n}`?"));
-            Answer::Wrong(format!("help: no command `{}`; {hint}", clean(&name)))
-        }
+        Some(near) if near == name => say(manual(near)),
+        Some(near) => Answer::Wrong(format!("help: no command `{}`; did you mean `{near}`?", clean(&name))),
+        None => Answer::Wrong(format!("help: no command `{}`; try `commands`", clean(&name))),
     }
 }
 
 fn all_commands() -> String {
     let names: Vec<&str> = TABLE.iter().map(|c| c.name).collect();
     format!("commands: {}", names.join(" "))
-}
-
-fn commands(_: &str, _: &Ask, _: &View) -> Answer {
-    say(all_commands())
 }
 
 fn version(_: &str, _: &Ask, view: &View) -> Answer {
@@ -718,7 +633,7 @@ mod tests {
         known.sort_unstable();
         assert_eq!(names, known);
         for command in &TABLE {
-            assert!(command.usage.starts_with(command.name));
+            assert!(manual(command.name).contains(": "), "{} is in the manual", command.name);
             let s = new_status(&["b"], "");
             assert_eq!(lines(&s, &format!("help {}", command.name)).len(), 1);
         }
