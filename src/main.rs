@@ -139,6 +139,11 @@ fn load(path: &str) -> Result<Config, String> {
     for (section, tls) in tls {
         net::connector(tls).map_err(|e| format!("{path}: [{section}] {e}"))?;
     }
+    let url = &config.buildbot.url;
+    let here = ["localhost", "::1"].contains(&url.host.as_str()) || url.host.starts_with("127.");
+    if config.buildbot.password.is_some() && !url.https && !here {
+        log!(Warning, "{path}: the master's password goes over plain http to {}", url.host);
+    }
     if config.has_secret && fs::metadata(path).is_ok_and(|m| m.permissions().mode() & 0o004 != 0) {
         log!(Warning, "{path}: holds a password and is readable by everyone; chmod o-r");
     }
