@@ -17,6 +17,8 @@ use std::time::Duration;
 
 /// The most items in one answer, see above.
 pub const PAGE: usize = 100;
+/// The same for workers with all their builders, which may be thousands.
+const LONG_PAGE: usize = 10;
 /// Between two pieces of one body the master may pause for so long; then we ask anew.
 const STALL: Duration = Duration::from_secs(5);
 /// The stream is silent while nothing happens; the poll notices when it has died.
@@ -134,7 +136,6 @@ pub struct ForceScheduler {
     pub name: String,
     #[serde(default = "yes")]
     enabled: bool,
-    builder_names: Vec<String>,
     #[serde(rename = "all_fields", default)]
     fields: Vec<Field>,
 }
@@ -186,18 +187,11 @@ struct Step {
     name: String,
 }
 
-/// Every answer is an object that holds one list, whatever it holds.
+/// Every answer of the API is an object that holds one list.
 #[derive(Deserialize)]
 struct Envelope<T> {
-    #[serde(
-        alias = "builders",
-        alias = "builds",
-        alias = "buildrequests",
-        alias = "changes",
-        alias = "forceschedulers",
-        alias = "steps",
-        alias = "workers"
-    )]
+    #[serde(alias = "builders", alias = "builds", alias = "buildrequests", alias = "changes")]
+    #[serde(alias = "forceschedulers", alias = "steps", alias = "workers")]
     items: Vec<T>,
 }
 
@@ -222,7 +216,7 @@ impl Master {
 
     /// Version and base of links.
     pub fn identity(&mut self) -> Result<Identity, Error> {
-        let mut identity: Identity = self.get_root("/config")?;
+        let mut identity: Identity = self.get_object("/config")?;
         if identity.url.is_empty() {
             identity.url = self.config.url.to_string();
         }
@@ -232,16 +226,16 @@ impl Master {
     /// All configured builders.
     pub fn builders(&mut self) -> Result<Vec<ListedBuilder>, Error> {
         let fields = "field=builderid&field=name&field=tags&field=masterids";
-        let mut all: Vec<ListedBuilder> = self.pages(&format!("/builders?{fields}&order=name"))?;
+        let mut all: Vec<ListedBuilder> = self.pages(&format!("/builders?{fields}&order=name"), PAGE)?;
         all.retain(|b| !b.masterids.is_empty());
         Ok(all)
     }
 
     /// All workers; with the builders of each, which is long, only if `whole`.
     pub fn workers(&mut self, whole: bool) -> Result<Vec<ListedWorker>, Error> {
-        let more = if whole { "&field=configured_on" } else { "" };
+        let (more, page) = if whole { ("&field=configured_on", LONG_PAGE) } else { ("", PAGE) };
         let fields = "field=workerid&field=name&field=paused&field=connected_to";
-        self.pages(&format!("/workers?{fields}{more}&order=name"))
+        self.pages(&format!("/workers?{fields}{more}&order=name"), page)
     }
 
     /// The builds after `mark`, lowest id first, at most a page.
@@ -320,11 +314,9 @@ impl Master {
     }
 
     /// The enabled force schedulers that list a builder, by name.
-    pub fn force_schedulers(&mut self, builder: &str) -> Result<Vec<ForceScheduler>, Error> {
-        // The list of one builder is not bounded in size, the names and builders of all are smaller.
-        let mut all: Vec<ForceScheduler> = self.get("/forceschedulers")?;
-        // The master does not check that it lists the builder, so this does.
-        all.retain(|s| s.enabled && s.builder_names.iter().any(|n| n == builder));
+    pub fn force_schedulers(&mut self, builder: u64) -> Result<Vec<ForceScheduler>, Error> {
+        let mut all: Vec<ForceScheduler> = self.get(&format!("/builders/{builder}/forceschedulers"))?;
+        all.retain(|s| s.enabled);
         all.sort_by(|a, b| a.name.cmp(&b.name));
         Ok(all)
     }
@@ -371,8 +363,7 @@ impl Master {
         if answer.0.status != 403 || self.config.user.is_none() || path == "/config" {
             return Ok(answer);
         }
-        let (_, config) = self.exchange("GET", "/config", b"")?;
-        let config: Value = serde_json::from_slice(&config).unwrap_or_default();
+        let config: Value = self.get_object("/config")?;
         if config["user"]["username"].is_string() || config["user"]["email"].is_string() {
             return Ok(answer);
         }
@@ -388,32 +379,29 @@ impl Master {
         self.exchange(method, path, body)
     }
 
-    fn pages<T: DeserializeOwned>(&mut self, path: &str) -> Result<Vec<T>, Error> {
+    fn pages<T: DeserializeOwned>(&mut self, path: &str, size: usize) -> Result<Vec<T>, Error> {
         let mut all = Vec::new();
         loop {
-            let page: Vec<T> = self.get(&format!("{path}&limit={PAGE}&offset={}", all.len()))?;
-            let last = page.len() < PAGE;
+            let page: Vec<T> = self.get(&format!("{path}&limit={size}&offset={}", all.len()))?;
+            let full = page.len() == size;
             all.extend(page);
-            if last {
+            if !full {
                 return Ok(all);
             }
         }
     }
 
     fn get<T: DeserializeOwned>(&mut self, path: &str) -> Result<Vec<T>, Error> {
-        let envelope: Envelope<T> = self.get_root(&format!("/api/v2{path}"))?;
-        Ok(envelope.items)
+        self.get_object(&format!("/api/v2{path}")).map(|envelope: Envelope<T>| envelope.items)
     }
 
-    fn get_root<T: DeserializeOwned>(&mut self, path: &str) -> Result<T, Error> {
+    fn get_object<T: DeserializeOwned>(&mut self, path: &str) -> Result<T, Error> {
         let (head, body) = self.asked("GET", path, b"")?;
         if head.status != 200 {
             return Err(Error::Refused(head.status, refusal(&body)));
         }
-        serde_json::from_slice(&body).map_err(|e| {
-            self.connection = None;
-            Error::Unreachable(format!("GET {}: the answer is not what it should be: {e}", short(path)))
-        })
+        let strange = |e| format!("GET {}: the answer is not what it should be: {e}", short(path));
+        serde_json::from_slice(&body).map_err(|e| Error::Unreachable(strange(e)))
     }
 
     /// One request and its whole answer. A GET whose connection was stale, or whose body stalled,

@@ -8,8 +8,8 @@ use std::io::{self, Read, Write};
 
 /// The most a head may take: far above what Buildbot or a proxy sends.
 const HEAD: usize = 16 * 1024;
-/// The most a body may take; pages of 100 items are near 30 KiB.
-const BODY: usize = 64 * 1024 * 1024;
+/// The most a body may take; the longest page we ask for stays well below.
+const BODY: usize = 16 * 1024 * 1024;
 /// The most that stands between chunks: a size in hexadecimal with extensions, or a trailer.
 const CHUNK_LINE: usize = 1024;
 const HEADERS: usize = 64;
@@ -143,7 +143,7 @@ impl<S: Read + Write> Connection<S> {
 
     /// The whole body, as [`Connection::piece`] gives it, within the limit.
     pub fn body(&mut self) -> Result<Vec<u8>, Error> {
-        let (mut body, too_large) = (Vec::new(), Err(Error::Bad("a body above 64 MiB")));
+        let (mut body, too_large) = (Vec::new(), Err(Error::Bad("a body above 16 MiB")));
         if matches!(self.body, Body::Length(n) if n > BODY) {
             return too_large;
         }
@@ -260,7 +260,7 @@ mod tests {
         let one_header = vec![b"HTTP/1.1 200 OK\r\nX: ".to_vec(), vec![b'a'; 1 << 20]];
         assert_eq!(get(one_header).unwrap_err().to_string(), "an endless head");
         let large = b"HTTP/1.1 200 OK\r\nContent-Length: 1000000000\r\n\r\n".to_vec();
-        assert_eq!(get(vec![large]).unwrap_err().to_string(), "a body above 64 MiB");
+        assert_eq!(get(vec![large]).unwrap_err().to_string(), "a body above 16 MiB");
         let chunk = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nFFFFFFFFFFFFFFFF\r\n".to_vec();
         assert_eq!(get(vec![chunk]).unwrap_err().to_string(), "a broken chunk");
         let close = b"HTTP/1.0 200 OK\r\n\r\nhello".to_vec();

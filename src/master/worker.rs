@@ -132,7 +132,7 @@ fn stop(builder: u64, name: &str, reason: &str, master: &mut Master) -> Result<V
 /// Forces a build and waits a moment for its number.
 fn force(order: &Order, master: &mut Master) -> Result<(String, Option<u64>), String> {
     let told = |e: Error| e.to_string();
-    let mut schedulers = master.force_schedulers(&order.name).map_err(told)?;
+    let mut schedulers = master.force_schedulers(order.builder).map_err(told)?;
     let several = schedulers.len() > 1;
     let names: Vec<String> = schedulers.iter().map(|s| clean(&s.name)).collect();
     schedulers.retain(|s| order.scheduler.as_ref().is_none_or(|wanted| s.name == *wanted));
