@@ -3,10 +3,11 @@
 //! Each thread that asks has a [`Master`] of its own, with one kept connection. Answers are asked
 //! for in pages of at most 100: larger ones of a 4.3.0 master can stall in mid-body for a minute.
 
-use super::http::{Connection, Head};
+use super::http::{self, Connection, Head};
 use crate::config::Buildbot;
 use crate::net::{self, Stream};
 use crate::status::{Build, Worker};
+use crate::text::base64;
 use native_tls::TlsConnector;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -434,29 +435,11 @@ impl Master {
             None => self.connect().map_err(|text| Failure { text, in_body: false })?,
         };
         connection.stream.set_limits(timeout, timeout);
-        let target = format!("{}{path}", self.config.url.path);
-        log!(Debug, "master >> {method} {target}");
-        let url = &self.config.url;
-        let mut headers = vec![
-            ("Host", host_header(url)),
-            ("Accept", "application/json".to_owned()),
-            ("User-Agent", concat!("buildbot-irc/", env!("CARGO_PKG_VERSION")).to_owned()),
-        ];
-        if method == "POST" {
-            headers.push(("Content-Type", "application/json".to_owned()));
-        }
-        // A reverse proxy may want this, too; the master looks at it for /auth/login only.
-        if let (Some(user), Some(password)) = (&self.config.user, &self.config.password) {
-            let login = crate::text::base64(format!("{user}:{}", password.0).as_bytes());
-            headers.push(("Authorization", format!("Basic {login}")));
-        }
-        headers.extend(self.cookie.clone().map(|cookie| ("Cookie", cookie)));
-        if !keep {
-            headers.push(("Connection", "close".to_owned()));
-        }
-        let headers: Vec<(&str, &str)> = headers.iter().map(|(n, v)| (*n, v.as_str())).collect();
-        let failed = |in_body| move |e: super::http::Error| Failure { text: e.to_string(), in_body };
-        let head = connection.ask(method, &target, &headers, body).map_err(failed(false))?;
+        log!(Debug, "master >> {method} {path}");
+        let (accept, life) = ("application/json", if keep { "keep-alive" } else { "close" });
+        let failed = |in_body| move |e: http::Error| Failure { text: e.to_string(), in_body };
+        let head = self.send(&mut connection, method, path, &[("Accept", accept), ("Connection", life)], body);
+        let head = head.map_err(failed(false))?;
         connection.stream.set_limits(STALL.min(timeout), timeout);
         let body = connection.body().map_err(failed(true))?;
         log!(Debug, "master << {} {} bytes", head.status, body.len());
@@ -464,6 +447,33 @@ impl Master {
             self.connection = Some(connection);
         }
         Ok((head, body))
+    }
+
+    /// Sends a request with the headers that all have, and reads the head of the answer.
+    fn send(
+        &self,
+        to: &mut Connection<Stream>,
+        method: &str,
+        path: &str,
+        more: &[(&str, &str)],
+        body: &[u8],
+    ) -> Result<Head, http::Error> {
+        let Buildbot { url, user, password, .. } = &self.config;
+        let host = url.to_string();
+        let login = user.as_ref().zip(password.as_ref()).map(|(user, password)| format!("{user}:{}", password.0));
+        let login = login.map(|login| format!("Basic {}", base64(login.as_bytes())));
+        let mut headers = vec![
+            ("Host", host.split('/').nth(2).unwrap_or("")),
+            ("User-Agent", concat!("buildbot-irc/", env!("CARGO_PKG_VERSION"))),
+        ];
+        headers.extend_from_slice(more);
+        // A reverse proxy may want this, too; the master looks at it for /auth/login only.
+        headers.extend(login.as_deref().map(|login| ("Authorization", login)));
+        headers.extend(self.cookie.as_deref().map(|cookie| ("Cookie", cookie)));
+        if method == "POST" {
+            headers.push(("Content-Type", "application/json"));
+        }
+        to.ask(method, &format!("{}{path}", url.path), &headers, body)
     }
 
     fn connect(&self) -> Result<Connection<Stream>, String> {
@@ -485,10 +495,8 @@ impl Master {
         let broken = |why: String| Error::Unreachable(format!("GET {path}: {why}"));
         let mut connection = self.connect().map_err(broken)?;
         connection.stream.set_limits(self.config.timeout, self.config.timeout);
-        let target = format!("{}{path}", self.config.url.path);
-        let host = host_header(&self.config.url);
-        let headers = [("Host", host.as_str()), ("Accept", "text/event-stream")];
-        let head = connection.ask("GET", &target, &headers, b"").map_err(|e| broken(e.to_string()))?;
+        let head = self.send(&mut connection, "GET", path, &[("Accept", "text/event-stream")], b"");
+        let head = head.map_err(|e| broken(e.to_string()))?;
         if head.status != 200 {
             return Err(Error::Refused(head.status, "no event stream".into()));
         }
@@ -523,11 +531,6 @@ struct Failure {
     text: String,
     /// The head was fine; the body stalled or broke.
     in_body: bool,
-}
-
-fn host_header(url: &crate::config::Url) -> String {
-    let text = url.to_string();
-    text.split('/').nth(2).unwrap_or("").to_owned()
 }
 
 /// RFC 3986: everything but the unreserved characters.
