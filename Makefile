@@ -22,14 +22,16 @@ setup:
 	sh tests/common/setup.sh
 
 install: all
-	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/share/doc/buildbot-irc $(DESTDIR)$(SYSCONFDIR)/buildbot-irc
+	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/share/man/man1 \
+		$(DESTDIR)$(PREFIX)/share/doc/buildbot-irc $(DESTDIR)$(SYSCONFDIR)/buildbot-irc
 	install -m 0755 $(BINARY) $(DESTDIR)$(PREFIX)/bin/buildbot-irc
+	install -m 0644 doc/buildbot-irc.1 $(DESTDIR)$(PREFIX)/share/man/man1/
 	install -m 0644 README.md CHANGES.md bot.conf.example $(DESTDIR)$(PREFIX)/share/doc/buildbot-irc/
 	test -e $(DESTDIR)$(SYSCONFDIR)/buildbot-irc/bot.conf || \
 		install -m 0640 bot.conf.example $(DESTDIR)$(SYSCONFDIR)/buildbot-irc/bot.conf
 
 uninstall:
-	rm -f $(DESTDIR)$(PREFIX)/bin/buildbot-irc
+	rm -f $(DESTDIR)$(PREFIX)/bin/buildbot-irc $(DESTDIR)$(PREFIX)/share/man/man1/buildbot-irc.1
 	rm -rf $(DESTDIR)$(PREFIX)/share/doc/buildbot-irc
 
 clean:
