@@ -352,7 +352,7 @@ fn notify(rest: &str, _: &Ask, view: &View) -> Answer {
     let mut named = false;
     for name in words {
         let Some(event) = Events::named(name) else {
-            let near = nearest(name, EVENT_NAMES.into_iter());
+            let near = nearest(name, EVENT_NAMES.split(' '));
             let hint = near.map_or("`help notify` lists them".into(), |n| format!("did you mean {n}?"));
             return Answer::Wrong(format!("notify: unknown event `{}`; {hint}", clean(name)));
         };

@@ -18,7 +18,6 @@ pub const COMMANDS: [&str; 16] = [
 /// Commands that are nobody's unless the configuration says otherwise.
 const GUARDED: [&str; 4] = ["force", "stop", "join", "leave"];
 const SECTIONS: [&str; 5] = ["buildbot", "irc", "channel", "authorization", "bot"];
-/// Words for a value, in any case.
 const BOOLEAN: [(&str, bool); 2] = [("yes true on 1", true), ("no false off 0", false)];
 const SASL: [(&str, Sasl); 3] = [("no", Sasl::No), ("plain", Sasl::Plain), ("external", Sasl::External)];
 /// Units of a duration, in milliseconds.
@@ -59,7 +58,6 @@ pub struct Buildbot {
     pub tls: Tls,
 }
 
-/// A web address, taken apart.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Url {
     pub https: bool,
@@ -77,7 +75,6 @@ pub struct Tls {
     pub key: Option<Secret>,
 }
 
-/// How to log in before registration ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Sasl {
     No,
@@ -114,14 +111,11 @@ pub struct Channel {
     pub settings: Settings,
 }
 
-/// Who may use a command.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Who {
     Everyone,
     Nobody,
-    /// An operator of the channel in which the command is said.
     Op,
-    /// Someone whom services know by this account.
     Account(String),
     /// A `nick!user@host` glob.
     Mask(String),
@@ -136,15 +130,12 @@ impl Config {
         let config = p.config();
         p.leftovers();
         p.errors.sort();
-        let told = |(line, why)| match line {
-            0 => format!("{name}: {why}"),
-            _ => format!("{name}:{line}: {why}"),
-        };
-        if p.errors.is_empty() { Ok(config) } else { Err(p.errors.into_iter().map(told).collect()) }
+        let place = |line| if line == 0 { name.to_owned() } else { format!("{name}:{line}") };
+        let errors: Vec<String> = p.errors.into_iter().map(|(line, why)| format!("{}: {why}", place(line))).collect();
+        if errors.is_empty() { Ok(config) } else { Err(errors) }
     }
 }
 
-/// Reads a file that the configuration names.
 pub type ReadFile<'a> = dyn Fn(&str) -> Result<Vec<u8>, String> + 'a;
 
 struct Parser<'a> {
@@ -200,7 +191,6 @@ impl<'a> Parser<'a> {
 
     /// Opens the first section of that kind that was not opened before.
     fn open(&mut self, kind: &str) -> Option<usize> {
-        self.known.insert((kind.to_owned(), String::new()));
         let s = self.sections.iter().position(|s| s.kind == kind && !s.used)?;
         self.sections[s].used = true;
         Some(s)
@@ -318,7 +308,7 @@ impl<'a> Parser<'a> {
             account: self.get(s, "account", one_word).unwrap_or_else(|| nick.clone()),
             nick,
             ping_timeout: self.get(s, "ping_timeout", duration).unwrap_or(Duration::from_secs(150)),
-            defaults: self.settings(s, None),
+            defaults: self.settings(s, Settings { blame: true, ..Settings::default() }),
             pm_to_nicks: self.get(s, "pm_to_nicks", |v| list(v, text)).unwrap_or_default(),
             channels: Vec::new(),
         };
@@ -333,32 +323,32 @@ impl<'a> Parser<'a> {
             self.check(c, is_channel(&name) && word(&name), "a channel's section is written [channel #name]");
             let well = key.as_ref().is_none_or(|k| word(&k.0));
             self.check(c, well, "a channel's `password` holds no blank and no comma");
-            irc.channels.push(Channel { name, key, settings: self.settings(c, Some(&irc.defaults)) });
+            irc.channels.push(Channel { name, key, settings: self.settings(c, irc.defaults.clone()) });
         }
         irc
     }
 
     /// What a section says of announcements, or else what `base` says.
-    fn settings(&mut self, s: usize, base: Option<&Settings>) -> Settings {
+    fn settings(&mut self, s: usize, base: Settings) -> Settings {
         let categories = self.get(s, "categories", |v| list(v, text));
         let tags = self.get(s, "tags", |v| list(v, text));
         self.check(s, categories.is_none() || tags.is_none(), "`categories` and `tags` are the same key");
         let mut flag = |key, default| self.get(s, key, boolean).unwrap_or(default);
         Settings {
-            notice: flag("notice_on_channel", base.is_some_and(|b| b.notice)),
-            colors: flag("use_colors", base.is_some_and(|b| b.colors)),
-            revisions: flag("use_revisions", base.is_some_and(|b| b.revisions)),
-            blame: flag("show_blame_list", base.is_none_or(|b| b.blame)),
-            events: self.get(s, "notify_events", events).or(base.map(|b| b.events)).unwrap_or_default(),
-            tags: categories.or(tags).or(base.map(|b| b.tags.clone())).unwrap_or_default(),
-            builders: self.get(s, "builders", words).or(base.map(|b| b.builders.clone())).unwrap_or_default(),
+            notice: flag("notice_on_channel", base.notice),
+            colors: flag("use_colors", base.colors),
+            revisions: flag("use_revisions", base.revisions),
+            blame: flag("show_blame_list", base.blame),
+            events: self.get(s, "notify_events", events).unwrap_or(base.events),
+            tags: categories.or(tags).unwrap_or(base.tags),
+            builders: self.get(s, "builders", words).unwrap_or(base.builders),
         }
     }
 
     /// What nobody asked for is an error.
     fn leftovers(&mut self) {
         for Section { kind, label, line, keys, used } in &self.sections {
-            let known = self.known.iter().filter(|(k, key)| k == kind && !key.is_empty()).map(|(_, key)| key.as_str());
+            let known = self.known.iter().filter(|(k, _)| k == kind).map(|(_, key)| key.as_str());
             let unknown = |key| format!("unknown key `{key}` in [{kind}]{}", hint(key, known.clone()));
             match *kind {
                 _ if *used => self.errors.extend(keys.iter().map(|(key, _, line)| (*line, unknown(key)))),
@@ -432,7 +422,7 @@ fn nickname(v: &str) -> Result<String, String> {
 }
 
 fn events(v: &str) -> Result<Events, String> {
-    let unknown = |name: &str| format!("unknown event `{name}`{}", hint(name, EVENT_NAMES));
+    let unknown = |name: &str| format!("unknown event `{name}`{}", hint(name, EVENT_NAMES.split(' ')));
     let events = list(v, |name| Events::named(name).ok_or_else(|| unknown(name)))?;
     Ok(events.into_iter().fold(Events::default(), Events::with))
 }

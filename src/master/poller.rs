@@ -3,7 +3,7 @@
 //! One thread applies everything that is learnt, be it by poll, stream or on demand, to the shared
 //! status, and hands over what is news. REST is the truth; the stream only makes it early.
 
-use super::api::{Error, Master, PAGE, Update};
+use super::api::{Error, ListedWorker, Master, PAGE, Update};
 use super::worker::Facts;
 use crate::config::Buildbot;
 use crate::log::unix_now;
@@ -55,125 +55,87 @@ pub fn lock(status: &Mutex<Status>) -> MutexGuard<'_, Status> {
     status.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// The poller's own state.
 pub struct Poller {
     master: Master,
     status: Arc<Mutex<Status>>,
     interval: Duration,
-    /// The event stream's socket, while there is one.
     stream: Option<TcpStream>,
-    /// Whether it stood before the last poll, and what it should have told since.
-    stood: bool,
-    untold: BTreeSet<u64>,
+    /// Builds that the stream should have told since the last poll; none until it has stood for a poll.
+    untold: Option<BTreeSet<u64>>,
     listed: Option<Instant>,
     synced: bool,
     failures: u32,
+    /// The mark and the open builds that were handed over last.
     told: (u64, Vec<u64>),
 }
 
 impl Poller {
-    /// A poller that has not asked anything yet.
-    ///
-    /// # Errors
-    /// The TLS files'.
+    /// A poller that has not asked anything yet. The errors are the TLS files'.
     pub fn new(config: &Buildbot, status: Arc<Mutex<Status>>) -> Result<Poller, String> {
-        Ok(Poller {
-            master: Master::new(config)?,
-            status,
-            interval: config.poll_interval,
-            stream: None,
-            stood: false,
-            untold: BTreeSet::new(),
-            listed: None,
-            synced: false,
-            failures: 0,
-            told: (0, Vec::new()),
-        })
+        let (master, interval) = (Master::new(config)?, config.poll_interval);
+        let (stream, untold, listed, told) = (None, None, None, (0, Vec::new()));
+        Ok(Poller { master, status, interval, stream, untold, listed, synced: false, failures: 0, told })
     }
 
     /// Polls and takes notes until nobody listens to `emit` any more.
     pub fn run(mut self, notes: &Receiver<Note>, emit: &dyn Fn(Heard) -> bool) {
         let mut next = Instant::now();
         loop {
-            if Instant::now() >= next {
-                let (news, wait) = self.turn();
-                next = Instant::now() + wait;
-                if !self.hand_over(news, emit) {
-                    return;
-                }
-            }
-            let note = match notes.recv_timeout(next.saturating_duration_since(Instant::now())) {
-                Ok(note) => note,
-                Err(RecvTimeoutError::Timeout) => continue,
-                Err(RecvTimeoutError::Disconnected) => return,
-            };
-            let (news, ticket) = match note {
-                Note::StreamUp(socket) => {
+            let wait = next.saturating_duration_since(Instant::now());
+            // A poll that is due comes first, however many notes wait.
+            let note = if wait.is_zero() { Err(RecvTimeoutError::Timeout) } else { notes.recv_timeout(wait) };
+            let (mut news, mut learned) = (Vec::new(), None);
+            match note {
+                Ok(Note::StreamUp(socket)) => {
                     log!(Info, "event stream: subscribed");
-                    (self.stream, self.stood) = (socket, false);
-                    self.untold.clear();
                     // What happened before the subscription stood, and perhaps a new configuration.
-                    (self.listed, next) = (None, Instant::now());
-                    continue;
+                    (self.stream, self.untold, self.listed, next) = (socket, None, None, Instant::now());
                 }
-                Note::StreamDown => {
-                    self.stream = None;
-                    next = Instant::now();
-                    continue;
-                }
-                Note::Update(update) => (self.update(update), None),
-                Note::Learned(facts, ticket) => (self.learn(facts), Some(ticket)),
-            };
-            if !self.hand_over(news, emit) || ticket.is_some_and(|t| !emit(Heard::Learned(t))) {
+                Ok(Note::StreamDown) => (self.stream, next) = (None, Instant::now()),
+                Ok(Note::Update(update)) => self.update(update, &mut news),
+                Ok(Note::Learned(facts, ticket)) => (news, learned) = (self.learn(facts), Some(ticket)),
+                Err(RecvTimeoutError::Timeout) => next = self.turn(&mut news),
+                Err(RecvTimeoutError::Disconnected) => return,
+            }
+            if !self.hand_over(news, emit) || learned.is_some_and(|t| !emit(Heard::Learned(t))) {
                 return;
             }
         }
     }
 
-    /// One poll, and how long to wait until the next.
-    fn turn(&mut self) -> (Vec<News>, Duration) {
-        let mut news = Vec::new();
-        match self.poll(&mut news) {
-            Ok(()) => {
-                if self.failures > 0 {
-                    log!(Info, "the master answers again");
-                }
-                self.failures = 0;
-                self.reached(None);
-                self.check_stream(&news);
-                (news, self.interval * if self.stream.is_some() { RELAXED } else { 1 })
+    /// One poll, and when the next is due.
+    fn turn(&mut self, news: &mut Vec<News>) -> Instant {
+        let polled = self.poll(news);
+        let trouble = polled.as_ref().err().map(|e| text::clean(&e.to_string()));
+        lock(&self.status).trouble = trouble;
+        if let Err(e) = polled {
+            if self.failures == 0 {
+                log!(Warning, "the master does not answer: {e}");
             }
-            Err(e) => {
-                if self.failures == 0 {
-                    log!(Warning, "the master does not answer: {e}");
-                }
-                self.failures += 1;
-                self.reached(Some(text::clean(&e.to_string())));
-                let doubled = Duration::from_secs(1 << self.failures.min(6).saturating_sub(1));
-                (news, doubled.min(AWAY).min(self.interval.max(Duration::from_secs(1))))
-            }
+            let doubled = Duration::from_secs(1 << self.failures.min(5)).min(AWAY);
+            self.failures += 1;
+            return Instant::now() + doubled.min(self.interval.max(Duration::from_secs(1)));
         }
+        lock(&self.status).reached = Some(unix_now());
+        if self.failures > 0 {
+            log!(Info, "the master answers again");
+        }
+        self.failures = 0;
+        self.check_stream(news);
+        Instant::now() + self.interval * if self.stream.is_some() { RELAXED } else { 1 }
     }
 
     /// A connection can die without a word. What a poll found and the stream has not told by the
     /// next poll, it will never tell.
     fn check_stream(&mut self, news: &[News]) {
         let Some(socket) = &self.stream else { return };
-        if !self.untold.is_empty() {
-            log!(Warning, "event stream: it missed {}; starting it anew", text::count(self.untold.len(), "build"));
+        let missed = self.untold.as_ref().map_or(0, BTreeSet::len);
+        if missed > 0 {
+            log!(Warning, "event stream: it missed {}; starting it anew", text::count(missed, "build"));
             let _ = socket.shutdown(Shutdown::Both);
         }
-        let finished = news.iter().filter(|n| n.kind == Kind::Finished && self.stood);
-        self.untold = finished.map(|n| n.build.id).collect();
-        self.stood = true;
-    }
-
-    fn reached(&self, trouble: Option<String>) {
-        let mut status = lock(&self.status);
-        if trouble.is_none() {
-            status.reached = Some(unix_now());
-        }
-        status.trouble = trouble;
+        let finished = news.iter().filter(|n| n.kind == Kind::Finished && self.untold.is_some());
+        self.untold = Some(finished.map(|n| n.build.id).collect());
     }
 
     /// Asks for everything that may have changed; what was learnt before an error stays learnt.
@@ -183,32 +145,25 @@ impl Poller {
             self.list(news)?;
         }
         let mut seen = Vec::new();
-        if self.synced {
-            for _ in 0..PAGES {
-                let mark = lock(&self.status).mark.unwrap_or(0);
-                let page = self.master.builds_since(mark)?;
-                let (full, last) = (page.len() == PAGE, page.last().map_or(mark, |b| b.id));
-                seen.extend(page.iter().map(|b| b.id));
-                self.apply(page, news)?;
-                lock(&self.status).caught_up(last);
-                if !full {
-                    break;
-                }
-            }
-        } else {
-            let builds = self.history()?;
+        for _ in 0..PAGES {
+            let mark = lock(&self.status).mark.unwrap_or(0);
+            let builds = if self.synced { self.master.builds_since(mark)? } else { self.history()? };
+            let more = self.synced && builds.len() == PAGE;
+            let last = builds.last().map_or(mark, |b| b.id);
             seen.extend(builds.iter().map(|b| b.id));
-            let last = builds.last().map_or(0, |b| b.id);
             self.apply(builds, news)?;
             lock(&self.status).caught_up(last);
             self.synced = true;
+            if !more {
+                break;
+            }
         }
         let open: Vec<u64> = lock(&self.status).open.keys().copied().filter(|id| !seen.contains(id)).collect();
         for ids in open.chunks(PAGE) {
             let builds = self.master.builds(ids)?;
-            let gone: Vec<u64> = ids.iter().copied().filter(|id| builds.iter().all(|b| b.id != *id)).collect();
+            let known: Vec<u64> = builds.iter().map(|b| b.id).collect();
             self.apply(builds, news)?;
-            lock(&self.status).open.retain(|id, _| !gone.contains(id));
+            lock(&self.status).open.retain(|id, _| known.contains(id) || !ids.contains(id));
         }
         let queued = self.master.queued()?;
         lock(&self.status).queued = queued.iter().map(|r| (r.id, r.builderid)).collect();
@@ -222,13 +177,11 @@ impl Poller {
     fn list(&mut self, news: &mut Vec<News>) -> Result<(), Error> {
         let identity = self.master.identity()?;
         let builders = self.master.builders()?;
-        let builders = builders.into_iter().map(|b| (b.id, b.name, b.tags)).collect();
-        {
-            let mut status = lock(&self.status);
-            status.version = identity.version().to_owned();
-            status.url = text::clean(&identity.url);
-            status.set_builders(builders);
-        }
+        let mut status = lock(&self.status);
+        status.version = identity.version().to_owned();
+        status.url = text::clean(&identity.url);
+        status.set_builders(builders.into_iter().map(|b| (b.id, b.name, b.tags)).collect());
+        drop(status);
         self.workers(true, news)?;
         self.listed = Some(Instant::now());
         Ok(())
@@ -238,8 +191,7 @@ impl Poller {
         let workers = self.master.workers(whole)?;
         let mut status = lock(&self.status);
         status.workers.retain(|id, _| workers.iter().any(|w| w.id == *id));
-        for listed in workers {
-            let (id, worker) = listed.worker();
+        for (id, worker) in workers.into_iter().map(ListedWorker::worker) {
             news.extend(status.apply_worker(id, worker, false, unix_now()));
         }
         Ok(())
@@ -248,22 +200,19 @@ impl Poller {
     /// The recent builds, lowest id first: enough for the last results of most builders, and all
     /// since the mark of an earlier run, if that is not too far back.
     fn history(&mut self) -> Result<Vec<Build>, Error> {
-        let mark = lock(&self.status).mark;
+        let mark = lock(&self.status).mark.unwrap_or(u64::MAX);
         let mut builds: Vec<Build> = Vec::new();
-        for page in 0..LOOK_BACK_MOST {
-            let more = self.master.builds_back(page)?;
-            let full = more.len() == PAGE;
-            builds.extend(more);
-            let reached = mark.is_none_or(|m| builds.last().is_none_or(|b| b.id <= m));
-            if !full || (reached && page + 1 >= LOOK_BACK) {
+        for page in 1..=LOOK_BACK_MOST {
+            let found = self.master.builds_back(page - 1)?;
+            let full = found.len() == PAGE;
+            builds.extend(found);
+            let gap = builds.last().map_or(0, |b| b.id.saturating_sub(mark));
+            if !full || (gap == 0 && page >= LOOK_BACK) {
                 break;
             }
-        }
-        if let (Some(mark), Some(oldest)) = (mark, builds.last())
-            && oldest.id > mark + 1
-            && builds.len() >= PAGE * LOOK_BACK_MOST
-        {
-            log!(Warning, "{} builds ended too long ago to be told", oldest.id - mark - 1);
+            if page == LOOK_BACK_MOST && gap > 1 {
+                log!(Warning, "{} builds ended too long ago to be told", gap - 1);
+            }
         }
         // New builds push old ones from page to page: the same one may come twice.
         builds.sort_by_key(|b| b.id);
@@ -274,69 +223,54 @@ impl Poller {
     /// Applies builds in the order of their ids; asks for what their news need.
     fn apply(&mut self, builds: Vec<Build>, news: &mut Vec<News>) -> Result<(), Error> {
         for build in builds {
-            let (known, past) = {
-                let status = lock(&self.status);
-                (status.builder_by_id(build.builderid).is_some(), status.needs_past(&build))
-            };
+            let status = lock(&self.status);
+            let (known, past) = (status.builder_by_id(build.builderid).is_some(), status.needs_past(&build));
+            drop(status);
             if !known && self.listed.is_none_or(|at| at.elapsed() >= Duration::from_secs(5)) {
                 self.list(news)?;
             }
             if past && self.synced {
-                let mut recent = self.master.recent(build.builderid)?;
-                recent.sort_by_key(|b| b.id);
-                let mut status = lock(&self.status);
-                news.extend(recent.into_iter().filter_map(|b| status.apply(b, unix_now())));
-                status.builder_mut(build.builderid).into_iter().for_each(|b| b.asked = true);
+                let builds = self.master.recent(build.builderid)?;
+                news.extend(self.learn(Facts { builds, asked: vec![build.builderid], ..Facts::default() }));
             }
             news.extend(lock(&self.status).apply(build, unix_now()));
         }
         Ok(())
     }
 
-    fn update(&mut self, update: Update) -> Vec<News> {
-        let mut news = Vec::new();
+    fn update(&mut self, update: Update, news: &mut Vec<News>) {
         // Before the first poll it is not known what is new; that poll will see all of it.
         if !self.synced {
-            return news;
+            return;
         }
-        let result = match update {
+        match update {
             Update::Build(build) => {
-                if build.complete {
-                    self.untold.remove(&build.id);
+                if let Some(untold) = self.untold.as_mut().filter(|_| build.complete) {
+                    untold.remove(&build.id);
                 }
-                self.apply(vec![build], &mut news)
+                // The next poll brings what this one could not.
+                self.apply(vec![build], news).unwrap_or_else(|e| log!(Warning, "{e}"));
             }
             Update::Worker(listed, missing) => {
                 let (id, worker) = listed.worker();
                 news.extend(lock(&self.status).apply_worker(id, worker, missing, unix_now()));
-                Ok(())
             }
-            Update::Request(request) => {
-                let queued = &mut lock(&self.status).queued;
-                match request.claimed || request.complete {
-                    true => queued.remove(&request.id),
-                    false => queued.insert(request.id, request.builderid),
-                };
-                Ok(())
-            }
-        };
-        // The next poll brings what this one could not.
-        result.unwrap_or_else(|e| log!(Warning, "{e}"));
+            Update::Request(r) if r.claimed || r.complete => drop(lock(&self.status).queued.remove(&r.id)),
+            Update::Request(r) => drop(lock(&self.status).queued.insert(r.id, r.builderid)),
+        }
         lock(&self.status).reached = Some(unix_now());
-        news
     }
 
-    /// Puts what a command asked for into the status.
-    pub fn learn(&mut self, facts: Facts) -> Vec<News> {
-        let mut builds = facts.builds;
-        builds.sort_by_key(|b| b.id);
+    /// Puts what was asked for into the status.
+    pub fn learn(&mut self, mut facts: Facts) -> Vec<News> {
+        facts.builds.sort_by_key(|b| b.id);
         let mut status = lock(&self.status);
-        let news = builds.into_iter().filter_map(|b| status.apply(b, unix_now())).collect();
+        let news = facts.builds.into_iter().filter_map(|b| status.apply(b, unix_now())).collect();
         for id in facts.asked {
             status.builder_mut(id).into_iter().for_each(|b| b.asked = true);
         }
         for (id, step) in facts.steps {
-            status.open.get_mut(&id).into_iter().for_each(|b| b.step = Some(step.clone()));
+            status.open.entry(id).and_modify(|b| b.step = Some(step));
         }
         news
     }
@@ -346,35 +280,31 @@ impl Poller {
         for one in news.iter_mut().filter(|n| n.kind == Kind::Finished).take(DETAILS) {
             self.details(one).unwrap_or_else(|e| log!(Warning, "{e}"));
         }
-        let (mark, open) = {
-            let status = lock(&self.status);
-            (status.mark.unwrap_or(0), status.open.keys().copied().collect::<Vec<_>>())
-        };
-        if news.is_empty() && self.told == (mark, open.clone()) {
-            return true;
-        }
-        self.told = (mark, open.clone());
-        emit(Heard::News { news, mark, open })
+        let status = lock(&self.status);
+        let (mark, open) = (status.mark.unwrap_or(0), status.open.keys().copied().collect());
+        drop(status);
+        let before = std::mem::replace(&mut self.told, (mark, open));
+        let (mark, open) = self.told.clone();
+        (news.is_empty() && before == self.told) || emit(Heard::News { news, mark, open })
     }
 
     /// Authors and revisions, where a target wants to hear them.
     fn details(&mut self, news: &mut News) -> Result<(), Error> {
+        let status = lock(&self.status);
+        let hearers = status.targets.iter().filter(|t| news.targets.contains(&t.name));
         let bad = news.build.outcome().is_some_and(|o| !o.is_good());
-        let (blame, revisions) = {
-            let status = lock(&self.status);
-            let mut wanted = status.targets.iter().filter(|t| news.targets.contains(&t.name));
-            let looks: Vec<_> = wanted.by_ref().map(|t| (bad && t.settings.blame, t.settings.revisions)).collect();
-            (looks.iter().any(|l| l.0), looks.iter().any(|l| l.1))
-        };
+        let blame = bad && hearers.clone().any(|t| t.settings.blame);
+        let revisions = hearers.clone().any(|t| t.settings.revisions);
+        drop(status);
         if !blame && !revisions {
             return Ok(());
         }
         for change in self.master.changes_of(news.build.id)? {
-            let (author, revision) = (text::author(&change.author), change.revision);
+            let author = text::author(&change.author);
             if !author.is_empty() && !news.blame.contains(&author) {
                 news.blame.push(author);
             }
-            news.revisions.extend(revision.filter(|r| !r.is_empty()));
+            news.revisions.extend(change.revision.filter(|r| !r.is_empty()));
         }
         if revisions && news.revisions.is_empty() {
             news.revisions = self.master.revisions(news.build.id)?;
@@ -395,18 +325,15 @@ pub fn listen(config: &Buildbot, notes: &SyncSender<Note>) -> Result<(), String>
             let _ = notes.send(Note::StreamUp(socket.ok()));
         };
         let ended = master.listen(&mut subscribed, &mut |update| notes.send(Note::Update(update)).is_ok());
-        let why = ended.err();
-        if stood || wait == Duration::from_secs(1) {
-            why.iter().for_each(|e| log!(Info, "event stream: {e}"));
-        }
         if stood {
             wait = Duration::from_secs(1);
-            if notes.send(Note::StreamDown).is_err() {
-                return Ok(());
-            }
         }
-        let refused = matches!(why, Some(Error::Refused(..)));
-        std::thread::sleep(if refused { NO_STREAM } else { wait });
+        let told = ended.as_ref().err().filter(|_| wait == Duration::from_secs(1));
+        told.iter().for_each(|e| log!(Info, "event stream: {e}"));
+        if stood && notes.send(Note::StreamDown).is_err() {
+            return Ok(());
+        }
+        std::thread::sleep(if matches!(ended, Err(Error::Refused(..))) { NO_STREAM } else { wait });
         wait = (wait * 2).min(AWAY);
     }
 }
