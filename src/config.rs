@@ -219,7 +219,8 @@ impl<'a> Parser<'a> {
     fn required<T: Default>(&mut self, s: usize, key: &str, make: impl Fn(&str) -> Result<T, String>) -> T {
         let found = self.get(s, key, make);
         // A bad value has its own error; only a key that is not there needs one here.
-        let told = self.errors.iter().any(|(_, e)| e.starts_with(&format!("`{key}`")));
+        let told =
+            self.errors.iter().any(|(line, e)| *line > self.sections[s].line && e.starts_with(&format!("`{key}`")));
         self.check(s, found.is_some() || told, format!("[{}] needs `{key}`", self.sections[s].kind));
         found.unwrap_or_default()
     }

@@ -74,9 +74,10 @@ pub struct Build {
 }
 
 impl Build {
-    /// How it ended; an unknown number counts as an exception.
+    /// How it ended, if it has; a number that we do not know counts as an exception.
     pub fn outcome(&self) -> Option<Outcome> {
-        self.results.map(|r| Outcome::ALL.get(r).copied().unwrap_or(Exception))
+        let known = self.results.and_then(|r| Outcome::ALL.get(r).copied());
+        self.complete.then(|| known.unwrap_or(Exception))
     }
 
     /// Seconds from start to end, or to `now`.
@@ -376,17 +377,17 @@ impl Status {
         (changed && !targets.is_empty()).then(|| News { kind, name, targets, ..News::default() })
     }
 
-    /// Watches from now on. If that build has ended already, and was not told there, that is news.
+    /// Watches from now on. If that build has ended already, and nobody there has heard of it, that is news.
     pub fn watch(&mut self, watch: Watch, now: i64) -> Option<News> {
-        let mut ended = self.builders.iter().filter_map(|b| b.last.as_ref());
-        let ended = ended.find(|b| watch.is_for(b)).cloned();
-        let target = watch.target.clone();
-        if !self.watches.contains(&watch) {
-            self.watches.push(watch);
+        let mut last = self.builders.iter().filter_map(|b| b.last.as_ref());
+        let ended = last.find(|b| watch.is_for(b)).cloned();
+        let (target, known) = (watch.target.clone(), self.watches.contains(&watch));
+        let heard = ended.clone().and_then(|build| self.news(build, now));
+        if known || heard.is_some_and(|news| news.targets.contains(&target)) {
+            return None;
         }
-        let news = self.news(ended?, now)?;
-        // In front of the ones who watch come those who have heard it anyway.
-        (news.targets.last() == Some(&target)).then(|| News { targets: vec![target], ..news })
+        self.watches.push(watch);
+        self.news(ended?, now).map(|news| News { targets: vec![target], ..news })
     }
 
     /// Who hears of such an event now; filters are for builders only.
@@ -575,6 +576,12 @@ pub mod tests {
         s.watches.push(Watch { target: "#c".into(), id: 4, request: false });
         s.watches.push(Watch { target: "joe".into(), id: 4, request: false });
         assert_eq!(s.apply(build(4, 4, Some(Success)), 0).unwrap().targets, ["#c", "joe"]);
+        assert!(s.watches.is_empty());
+        s.apply(build(41, 41, Some(Success)), 0);
+        let ended = |target: &str| Watch { target: target.into(), id: 41, request: false };
+        assert_eq!(s.watch(ended("joe"), 0).unwrap().targets, ["joe"], "ended before anyone watched");
+        s.targets[0].settings.tags.clear();
+        assert!(s.watch(ended("#c"), 0).is_none(), "#c has heard of it anyway");
         assert!(s.watches.is_empty());
         s.targets[0].settings.tags.clear();
         s.targets[0].muted_until = 50;

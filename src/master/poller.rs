@@ -112,7 +112,7 @@ impl Poller {
             if self.failures == 0 {
                 log!(Warning, "the master does not answer: {e}");
             }
-            let doubled = Duration::from_secs(1 << self.failures.min(5)).min(AWAY);
+            let doubled = Duration::from_secs(1 << self.failures.min(6)).min(AWAY);
             self.failures += 1;
             return Instant::now() + doubled.min(self.interval.max(Duration::from_secs(1)));
         }
