@@ -1,7 +1,6 @@
-//! The log: one line per event on stderr, for a person or for the journal.
-//!
-//! Any thread may write. Secrets are redacted where lines are built, not here; control
-//! characters are made visible here, so that nothing from outside can forge a line.
+//! The log: one line per event on stderr, for a person or for the journal. Any thread may write.
+//! Secrets are redacted where lines are built; control characters are made visible here, so that
+//! nothing from outside can forge a line.
 
 use std::fmt::{Arguments, Write as _};
 use std::io::Write as _;
@@ -11,16 +10,12 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 /// How much a line matters, with the numbers of syslog (RFC 5424, section 6.2.1).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy)]
 pub enum Level {
-    /// The bot cannot do what it was asked to do.
-    Error = 3,
-    /// Something is wrong and someone should look.
-    Warning = 4,
-    /// The ordinary course of events.
+    Error = 3,   // the bot cannot do what it was asked to do
+    Warning = 4, // someone should look
     Info = 6,
-    /// The wire and the requests, for `-v`.
-    Debug = 7,
+    Debug = 7, // the wire and the requests, for `-v`
 }
 
 /// Longer lines are cut: a hostile peer must not fill the disk with one line.
@@ -33,39 +28,32 @@ pub fn set_limit(level: Level) {
     LIMIT.store(level as u8, Ordering::Relaxed);
 }
 
-/// Whether a line of this level would be written.
-pub fn enabled(level: Level) -> bool {
-    level as u8 <= LIMIT.load(Ordering::Relaxed)
-}
-
-/// Writes one line; the `log!` macro is the usual way in.
-pub fn write(level: Level, text: Arguments) {
-    if !enabled(level) {
-        return;
-    }
-    let mut line = if to_journal() { format!("<{}>", level as u8) } else { format!("{} ", timestamp(unix_now())) };
-    for c in text.to_string().chars() {
-        match c {
-            '\t' => line.push(' '),
-            c if c.is_control() => drop(write!(line, "\\x{:02x}", c as u32)),
-            c => line.push(c),
-        }
-        if line.len() > LINE {
-            line.push('…');
-            break;
-        }
-    }
-    line.push('\n');
-    // A log that cannot be written is no reason to stop.
-    let _ = std::io::stderr().write_all(line.as_bytes());
-}
-
 /// `log!(Info, "…", …)` writes one line at that level.
 #[macro_export]
 macro_rules! log {
     ($level:ident, $($text:tt)*) => {
         $crate::log::write($crate::log::Level::$level, format_args!($($text)*))
     };
+}
+
+pub fn write(level: Level, text: Arguments) {
+    if level as u8 > LIMIT.load(Ordering::Relaxed) {
+        return;
+    }
+    let mut line = if to_journal() { format!("<{}>", level as u8) } else { format!("{} ", timestamp(unix_now())) };
+    for c in text.to_string().replace('\t', " ").chars() {
+        if c.is_control() {
+            let _ = write!(line, "\\x{:02x}", c as u32);
+        } else {
+            line.push(c);
+        }
+        if line.len() > LINE {
+            line.push('…');
+            break;
+        }
+    }
+    // A log that cannot be written is no reason to stop.
+    let _ = std::io::stderr().write_all((line + "\n").as_bytes());
 }
 
 /// Seconds since the epoch, UTC, as the master counts them.
@@ -76,12 +64,8 @@ pub fn unix_now() -> i64 {
 /// systemd sets JOURNAL_STREAM to the device and inode of the stderr it made (systemd.exec(5)).
 fn to_journal() -> bool {
     static ANSWER: OnceLock<bool> = OnceLock::new();
-    *ANSWER.get_or_init(|| {
-        let Ok(journal) = std::env::var("JOURNAL_STREAM") else {
-            return false;
-        };
-        std::fs::metadata("/dev/stderr").is_ok_and(|m| journal == format!("{}:{}", m.dev(), m.ino()))
-    })
+    let stderr = || std::fs::metadata("/dev/stderr").map(|m| format!("{}:{}", m.dev(), m.ino()));
+    *ANSWER.get_or_init(|| std::env::var("JOURNAL_STREAM").is_ok_and(|journal| stderr().is_ok_and(|s| s == journal)))
 }
 
 /// RFC 3339 in UTC; days to a civil date as in Howard Hinnant's paper on date algorithms.

@@ -1,31 +1,20 @@
-//! The sentences: what the bot says of builds, and how outside text is made safe to say.
-//!
-//! Pure. Announcements are one line each: builder and number, result, what changed, the master's
-//! own reason, how long it took, who changed what, and where to read on.
+//! The sentences: what the bot says of builds, and how outside text is made safe to say. Pure.
 
-use crate::status::{Build, Builder, Kind, News, Outcome, Settings, Status, Worker};
+use crate::status::Outcome::{self, Cancelled, Exception, Retry, Skipped, Success};
+use crate::status::{Build, Builder, Kind, News, Settings, Status, Worker};
 
-/// The most of one outside text (a reason, a step, a name) that a line repeats, in characters.
-const QUOTE: usize = 120;
-/// The most names of a blame list or of revisions in one line.
-const NAMES: usize = 6;
+const QUOTE: usize = 120; // characters of one outside text (a reason, a step, a name) in a line
+const NAMES: usize = 6; // of a blame list or of revisions in a line
 
 /// Outside text as it may appear in a line: no control or formatting codes, nothing that turns the
 /// direction of writing, no runs of blanks, and cut at `QUOTE` characters.
 pub fn clean(text: &str) -> String {
-    let mut out = String::new();
-    for (i, word) in text.split(|c: char| c.is_whitespace() || is_forbidden(c)).filter(|w| !w.is_empty()).enumerate() {
-        if i > 0 {
-            out.push(' ');
-        }
-        out.push_str(word);
-        if let Some((cut, _)) = out.char_indices().nth(QUOTE) {
-            out.truncate(cut);
-            out.push('…');
-            break;
-        }
+    let words = text.split(|c: char| c.is_whitespace() || is_forbidden(c)).filter(|w| !w.is_empty());
+    let whole = words.collect::<Vec<_>>().join(" ");
+    match whole.char_indices().nth(QUOTE) {
+        Some((cut, _)) => format!("{}…", &whole[..cut]),
+        None => whole,
     }
-    out
 }
 
 /// C0 and C1 controls (IRC's formatting codes among them), line separators, and the marks and
@@ -42,9 +31,8 @@ pub fn plain(text: &str) -> String {
     while let Some(c) = chars.next() {
         if c == '\u{3}' {
             // A colour is one or two digits, perhaps a comma and two more.
-            let mut digits = 0;
-            while digits < 2 && chars.next_if(char::is_ascii_digit).is_some() {
-                digits += 1;
+            for _ in 0..2 {
+                chars.next_if(char::is_ascii_digit);
             }
         } else if !c.is_control() {
             out.push(c);
@@ -111,14 +99,11 @@ pub fn count(n: usize, noun: &str) -> String {
     format!("{n} {noun}{}", if n == 1 { "" } else { "s" })
 }
 
-/// The result word, in colour where the target wants colours: green, orange, red and so on. Two
-/// digits always, so that a digit that follows is no part of the colour.
+/// The result word, in colour where the target wants colours. Two digits always, so that a digit
+/// that follows is no part of the colour.
 fn result(outcome: Outcome, colors: bool) -> String {
     let color = ["03", "07", "04", "14", "06", "02", "13"][outcome as usize];
-    match colors {
-        true => format!("\u{3}{color}{}\u{f}", outcome.word()),
-        false => outcome.word().to_owned(),
-    }
+    if colors { format!("\u{3}{color}{}\u{f}", outcome.word()) } else { outcome.word().to_owned() }
 }
 
 /// The link to a build for people (BUILDBOT.md: base, `#/builders/ID/builds/NUMBER`).
@@ -128,39 +113,28 @@ pub fn url(base: &str, build: &Build) -> String {
 
 /// The master's reason, less the result that it repeats in front and behind; nothing for success.
 fn reason(build: &Build) -> String {
-    let Some(outcome) = build.outcome().filter(|&o| o != Outcome::Success) else {
-        return String::new();
-    };
+    let Some(outcome) = build.outcome().filter(|&o| o != Success) else { return String::new() };
     let text = clean(&build.state_string);
     let text = text.strip_suffix(&format!("({})", outcome.word())).unwrap_or(&text).trim_end();
     let text = text.strip_prefix(outcome.word()).map_or(text, str::trim_start);
-    match text {
-        "" | "finished" => String::new(),
-        text => format!(": {text}"),
-    }
+    if matches!(text, "" | "finished") { String::new() } else { format!(": {text}") }
 }
 
-/// What changed: `fixed`, `was success`, `3rd in a row`; nothing for one success after another.
+/// What changed: `fixed`, `was success`, `3rd in a row`; nothing for one success after another, and
+/// only of the four outcomes that count: a cancelled build says nothing of the code.
 fn change(outcome: Outcome, was: Option<Outcome>, streak: u32) -> String {
-    match was {
-        None => String::new(),
-        Some(was) if was != outcome && outcome == Outcome::Success && !was.is_good() => " (fixed)".into(),
-        Some(was) if was != outcome => format!(" (was {})", was.word()),
-        Some(Outcome::Success) => String::new(),
-        Some(_) if streak == 0 => " (again)".into(),
-        Some(_) => format!(" ({} in a row)", ordinal(streak)),
+    match (outcome, was) {
+        (Skipped | Retry | Cancelled, _) | (_, None) | (Success, Some(Success)) => String::new(),
+        (Success, Some(was)) if !was.is_good() => " (fixed)".into(),
+        (_, Some(was)) if was != outcome => format!(" (was {})", was.word()),
+        _ if streak == 0 => " (again)".into(),
+        _ => format!(" ({} in a row)", ordinal(streak)),
     }
 }
 
 fn ordinal(n: u32) -> String {
-    let suffix = match (n % 10, n % 100) {
-        (_, 11..=13) => "th",
-        (1, _) => "st",
-        (2, _) => "nd",
-        (3, _) => "rd",
-        _ => "th",
-    };
-    format!("{n}{suffix}")
+    let teen = n / 10 % 10 == 1;
+    format!("{n}{}", ["th", "st", "nd", "rd"].get((n % 10) as usize).filter(|_| !teen).unwrap_or(&"th"))
 }
 
 fn some_of(names: &[String]) -> String {
@@ -179,7 +153,8 @@ pub fn label(news: &News) -> String {
     }
 }
 
-/// One announcement, as a target wants it.
+/// One announcement, as a target wants it: builder and number, result, what changed, the master's
+/// own reason, how long it took, who changed what, and where to read on.
 pub fn announcement(news: &News, look: &Settings, base: &str) -> String {
     let mut line = label(news);
     let build = &news.build;
@@ -188,13 +163,9 @@ pub fn announcement(news: &News, look: &Settings, base: &str) -> String {
         Kind::WorkerBack => return line + " is back",
         Kind::Started => line += " started",
         Kind::Finished => {
-            let outcome = build.outcome().unwrap_or(Outcome::Exception);
-            line += &format!(" {}", result(outcome, look.colors));
-            // Only the four that count make a change; a cancelled build says nothing of the code.
-            if matches!(outcome, Outcome::Success | Outcome::Warnings | Outcome::Failure | Outcome::Exception) {
-                line += &change(outcome, news.was, news.streak);
-            }
-            line += &format!("{}, took {}", reason(build), duration(build.seconds(0)));
+            let outcome = build.outcome().unwrap_or(Exception);
+            let (result, change) = (result(outcome, look.colors), change(outcome, news.was, news.streak));
+            line += &format!(" {result}{change}{}, took {}", reason(build), duration(build.seconds(0)));
             if look.blame && !outcome.is_good() && !news.blame.is_empty() {
                 line += &format!(", blame {}", some_of(&news.blame));
             }
@@ -202,7 +173,7 @@ pub fn announcement(news: &News, look: &Settings, base: &str) -> String {
     }
     if look.revisions && !news.revisions.is_empty() {
         let short: Vec<String> = news.revisions.iter().map(|r| short_revision(r)).collect();
-        line += &format!(", {} {}", if short.len() == 1 { "revision" } else { "revisions" }, some_of(&short));
+        line += &format!(", revision{} {}", if short.len() == 1 { "" } else { "s" }, some_of(&short));
     }
     format!("{line} {}", url(base, build))
 }
@@ -219,11 +190,9 @@ pub fn author(text: &str) -> String {
     clean(if name.is_empty() { text } else { name })
 }
 
-/// `#7 failure (3m ago): failed 'make'`: the last build as `status` shows it.
+/// `#7 failure 3m ago: failed 'make'`: the last build as `status` and `last` show it.
 fn last_build(build: &Build, look: &Settings, now: i64) -> String {
-    let Some(outcome) = build.outcome() else {
-        return String::new();
-    };
+    let Some(outcome) = build.outcome() else { return String::new() };
     let ago = duration((now - build.complete_at.unwrap_or(0.0) as i64).max(0));
     format!("#{} {} {ago} ago{}", build.number, result(outcome, look.colors), reason(build))
 }
@@ -231,56 +200,47 @@ fn last_build(build: &Build, look: &Settings, now: i64) -> String {
 /// The line of `status` for one builder.
 pub fn status_line(status: &Status, builder: &Builder, look: &Settings, now: i64) -> String {
     let workers: Vec<&Worker> = status.workers_of(builder.id).collect();
-    let online = workers.iter().any(|w| w.online);
-    let mut parts = Vec::new();
-    for build in status.running(builder.id) {
-        let mut part = format!("building #{}", build.number);
-        if let Some(step) = &build.step {
-            part += &format!(" (step {})", clean(step));
-        }
-        let so_far = build.seconds(now);
-        part += &format!(" for {}", duration(so_far));
-        part += &match builder.typical().map(|t| t - so_far) {
-            Some(left) if left > 0 => format!(", about {} to go", duration(left)),
-            Some(late) => format!(", {} longer than usual", duration(-late)),
-            None => String::new(),
-        };
-        parts.push(part);
-    }
+    let mut parts: Vec<String> = status.running(builder.id).map(|b| progress(b, builder, now)).collect();
     let building = !parts.is_empty();
-    if !online {
+    if !workers.iter().any(|w| w.online) {
         parts.insert(0, "offline".into());
     } else if !building {
         parts.push("idle".into());
     }
     match &builder.last {
-        Some(last) if !building => parts.push(format!("last {}", last_build(last, look, now))),
-        None if !building && builder.asked => parts.push("no builds yet".into()),
-        _ => {}
+        _ if building => {}
+        Some(last) => parts.push(format!("last {}", last_build(last, look, now))),
+        None => parts.extend(builder.asked.then(|| "no builds yet".into())),
     }
-    match status.queued.values().filter(|&&b| b == builder.id).count() {
-        0 => {}
-        n => parts.push(format!("{n} queued")),
-    }
+    let queued = status.queued.values().filter(|&&b| b == builder.id).count();
+    parts.extend((queued > 0).then(|| format!("{queued} queued")));
     let paused: Vec<String> = workers.iter().filter(|w| w.paused).map(|w| clean(&w.name)).collect();
-    if !paused.is_empty() {
-        parts.push(format!("paused: {}", some_of(&paused)));
-    }
+    parts.extend((!paused.is_empty()).then(|| format!("paused: {}", some_of(&paused))));
     format!("{}: {}", clean(&builder.name), parts.join("; "))
+}
+
+/// A running build, in the line of `status`.
+fn progress(build: &Build, builder: &Builder, now: i64) -> String {
+    let step = build.step.as_ref().map_or(String::new(), |s| format!(" (step {})", clean(s)));
+    let so_far = build.seconds(now);
+    let left = match builder.typical().map(|t| t - so_far) {
+        Some(left) if left > 0 => format!(", about {} to go", duration(left)),
+        Some(late) => format!(", {} longer than usual", duration(-late)),
+        None => String::new(),
+    };
+    format!("building #{}{step} for {}{left}", build.number, duration(so_far))
 }
 
 /// The line of `last` for one builder.
 pub fn last_line(status: &Status, builder: &Builder, look: &Settings, now: i64) -> String {
-    let name = clean(&builder.name);
-    match &builder.last {
+    let said = match &builder.last {
         Some(last) => {
-            let took = duration(last.seconds(0));
-            let shown = last_build(last, look, now);
-            format!("{name}: {shown}, took {took} {}", url(&status.url, last))
+            let (shown, took) = (last_build(last, look, now), duration(last.seconds(0)));
+            format!("{shown}, took {took} {}", url(&status.url, last))
         }
-        None if builder.asked => format!("{name}: no builds yet"),
-        None => format!("{name}: no recent build"),
-    }
+        None => if builder.asked { "no builds yet" } else { "no recent build" }.into(),
+    };
+    format!("{}: {said}", clean(&builder.name))
 }
 
 #[cfg(test)]

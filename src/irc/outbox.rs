@@ -1,74 +1,52 @@
-//! What waits to be said, in which order and how fast.
-//!
-//! Pure. A penalty clock runs ahead of the real one by what each line costs, as servers count it
-//! (RFC 1459, section 8.10, and the measured limits of the common ones). Replies come before
-//! announcements, targets take turns, and what piles up is told in a summary.
+//! What waits to be said, in which order and how fast. Pure. A penalty clock runs ahead of the real
+//! one by what each line costs, as servers count it (RFC 1459, section 8.10, and the measured limits
+//! of the common ones). Replies come before announcements, and targets take turns.
 
 use super::wire::{Line, is_channel, split};
-use crate::status::Outcome;
+use crate::status::Outcome::{self, Cancelled, Exception, Failure, Retry, Skipped, Success, Warnings};
 use crate::store::Announcement;
 use std::collections::VecDeque;
+use std::mem::take;
 use std::time::{Duration, Instant};
 
 /// How far the clock may be ahead when a line goes: with that line's own cost it stays near the ten
 /// seconds that servers allow. Five short lines go at once, then one every two seconds.
 const AHEAD: Duration = Duration::from_secs(8);
-/// Lines of one reply in a channel; the rest is for private talk.
-const CHANNEL_LINES: usize = 10;
-/// With so many lines waiting, a target that asks for more gets nothing more yet.
-const PATIENCE: usize = 50;
-/// Announcements that wait for one target; beyond it the least important are only counted.
-const WAITING: usize = 100;
-/// From so many on, what waits for a target is told in a summary.
-const PILE: usize = 4;
-/// Summaries leave room for `and N more`.
-const SPARE: usize = 20;
+const CHANNEL_LINES: usize = 10; // of one reply; the rest is for private talk
+const PATIENCE: usize = 50; // lines; a target that waits for more than these gets no more replies yet
+const WAITING: usize = 100; // announcements for one target; beyond it the least important are only counted
+const PILE: usize = 4; // from so many announcements on, they are told in a summary
+const SPARE: usize = 20; // room that a summary leaves for `and N more`
+const ORDER: [Outcome; 7] = [Exception, Failure, Warnings, Retry, Cancelled, Skipped, Success];
 
-/// The most important first.
-const ORDER: [Option<Outcome>; 8] = [
-    Some(Outcome::Exception),
-    Some(Outcome::Failure),
-    Some(Outcome::Warnings),
-    Some(Outcome::Retry),
-    Some(Outcome::Cancelled),
-    Some(Outcome::Skipped),
-    Some(Outcome::Success),
-    None,
-];
-
+/// The lower, the more important; what has no outcome comes last.
 fn rank(a: &Announcement) -> usize {
-    ORDER.iter().position(|o| *o == a.outcome).unwrap_or(ORDER.len())
+    ORDER.iter().position(|o| Some(*o) == a.outcome).unwrap_or(ORDER.len())
 }
 
 #[derive(Default)]
 struct Queue {
     target: String,
-    /// Text, and whether it goes as a NOTICE.
-    replies: VecDeque<(String, bool)>,
+    replies: VecDeque<(String, bool)>, // text, and whether it goes as a NOTICE
     news: VecDeque<Announcement>,
-    /// How many were dropped for want of room.
-    uncounted: usize,
+    uncounted: usize, // dropped for want of room
 }
 
 /// All that waits.
 pub struct Outbox {
     clock: Instant,
-    /// The next one's turn is in front.
-    queues: VecDeque<Queue>,
-    /// Handed to the socket, but the connection has not answered since.
-    unconfirmed: VecDeque<(u64, Announcement)>,
+    queues: VecDeque<Queue>,                    // the next one's turn is in front
+    unconfirmed: VecDeque<(u64, Announcement)>, // sent, but the connection has not answered since
     sent: u64,
 }
 
 /// How a target can be reached now.
 pub struct Route {
-    /// Bytes of text that fit into one line.
-    pub budget: usize,
+    pub budget: usize, // bytes of text that fit into one line
     pub notice: bool,
 }
 
 impl Outbox {
-    /// An empty outbox.
     pub fn new(now: Instant) -> Outbox {
         Outbox { clock: now, queues: VecDeque::new(), unconfirmed: VecDeque::new(), sent: 0 }
     }
@@ -88,22 +66,21 @@ impl Outbox {
         if queue.replies.len() > PATIENCE {
             return false;
         }
-        let mut pieces: Vec<&str> = lines.iter().flat_map(|l| split(l, route.budget)).collect();
-        let more = match is_channel(target) && pieces.len() > CHANNEL_LINES {
-            true => format!("… and {} more, ask in private", pieces.drain(CHANNEL_LINES..).count()),
-            false => String::new(),
-        };
-        pieces.extend(Some(more.as_str()).filter(|m| !m.is_empty()));
-        queue.replies.extend(pieces.iter().map(|p| ((*p).to_owned(), route.notice)));
+        let pieces: Vec<&str> = lines.iter().flat_map(|l| split(l, route.budget)).collect();
+        let shown = if is_channel(target) { pieces.len().min(CHANNEL_LINES) } else { pieces.len() };
+        queue.replies.extend(pieces[..shown].iter().map(|p| ((*p).to_owned(), route.notice)));
+        if shown < pieces.len() {
+            let hint = format!("… and {} more, ask in private", pieces.len() - shown);
+            queue.replies.push_back((hint, route.notice));
+        }
         true
     }
 
-    /// Queues an announcement.
     pub fn announce(&mut self, announcement: Announcement) {
         let queue = self.queue(&announcement.target);
         queue.news.push_back(announcement);
         if queue.news.len() > WAITING {
-            let least = (0..queue.news.len()).max_by_key(|&i| (rank(&queue.news[i]), usize::MAX - i));
+            let least = (0..queue.news.len()).rev().max_by_key(|&i| rank(&queue.news[i]));
             queue.news.remove(least.unwrap_or(0));
             queue.uncounted += 1;
         }
@@ -123,9 +100,8 @@ impl Outbox {
 
     /// When the next line may go, if one waits for a target that `route` can reach.
     pub fn deadline(&self, route: &dyn Fn(&str) -> Option<Route>) -> Option<Instant> {
-        let waits = |q: &&Queue| !(q.replies.is_empty() && q.news.is_empty());
-        let any = self.queues.iter().filter(waits).any(|q| route(&q.target).is_some());
-        any.then(|| self.clock.checked_sub(AHEAD).unwrap_or(self.clock))
+        let waits = |q: &Queue| !(q.replies.is_empty() && q.news.is_empty()) && route(&q.target).is_some();
+        self.queues.iter().any(waits).then(|| self.clock.checked_sub(AHEAD).unwrap_or(self.clock))
     }
 
     /// The next line, if one waits and the clock allows it. Announcements older than `oldest`
@@ -134,24 +110,17 @@ impl Outbox {
         if self.clock > now + AHEAD {
             return None;
         }
-        let reachable = |q: &Queue| route(&q.target).is_some();
-        let at = self
-            .queues
-            .iter()
-            .position(|q| !q.replies.is_empty() && reachable(q))
-            .or_else(|| self.queues.iter().position(|q| !q.news.is_empty() && reachable(q)))?;
+        let first = |has: fn(&Queue) -> bool| self.queues.iter().position(|q| has(q) && route(&q.target).is_some());
+        let at = first(|q| !q.replies.is_empty()).or_else(|| first(|q| !q.news.is_empty()))?;
         let mut queue = self.queues.remove(at)?;
         let target = queue.target.clone();
         let route = route(&target)?;
-        let (text, notice) = match queue.replies.pop_front() {
-            Some(reply) => reply,
-            None => {
-                let (text, told) = queue.take(oldest, route.budget);
-                self.sent += 1;
-                self.unconfirmed.extend(told.into_iter().map(|a| (self.sent, a)));
-                (text, route.notice)
-            }
-        };
+        let (text, notice) = queue.replies.pop_front().unwrap_or_else(|| {
+            let (text, told) = queue.take(oldest, route.budget);
+            self.sent += 1;
+            self.unconfirmed.extend(told.into_iter().map(|a| (self.sent, a)));
+            (text, route.notice)
+        });
         if !(queue.replies.is_empty() && queue.news.is_empty()) {
             self.queues.push_back(queue);
         }
@@ -181,11 +150,9 @@ impl Outbox {
     /// will be said again.
     pub fn lost(&mut self, now: Instant) {
         self.clock = now;
-        for queue in &mut self.queues {
-            queue.replies.clear();
-        }
+        self.queues.iter_mut().for_each(|q| q.replies.clear());
         while let Some((_, announcement)) = self.unconfirmed.pop_back() {
-            self.queue(&announcement.target.clone()).news.push_front(announcement);
+            self.queue(&announcement.target).news.push_front(announcement);
         }
         self.queues.retain(|q| !q.news.is_empty());
     }
@@ -200,53 +167,50 @@ impl Outbox {
 impl Queue {
     /// Takes what is to be said next: one announcement, or a summary of several.
     fn take(&mut self, oldest: i64, budget: usize) -> (String, Vec<Announcement>) {
-        let (old, fresh): (Vec<_>, Vec<_>) = self.news.drain(..).partition(|a| a.at < oldest);
-        if old.len() > 1 || (!old.is_empty() && self.uncounted > 0) {
-            self.news.extend(fresh);
-            let more = std::mem::take(&mut self.uncounted);
-            let (mut text, rest) = summary("missed while away", &old, budget);
-            if rest + more > 0 {
-                text += &format!(" and {} more", rest + more);
+        let (mut pile, fresh): (Vec<_>, Vec<_>) = self.news.drain(..).partition(|a| a.at < oldest);
+        let missed = pile.len() > 1 || (!pile.is_empty() && self.uncounted > 0);
+        self.news.extend(fresh);
+        if !missed {
+            pile.extend(self.news.drain(..));
+            if pile.len() < PILE && self.uncounted == 0 {
+                self.news.extend(pile.drain(1..));
+                return (split(&pile[0].text, budget).first().map_or(String::new(), |t| (*t).to_owned()), pile);
             }
-            return (text, old);
         }
-        self.news.extend(old.into_iter().chain(fresh));
-        if self.news.len() < PILE && self.uncounted == 0 {
-            let first: Vec<Announcement> = self.news.drain(..1).collect();
-            let text = split(&first[0].text, budget).first().map_or(String::new(), |t| (*t).to_owned());
-            return (text, first);
-        }
-        let mut pile: Vec<Announcement> = self.news.drain(..).collect();
         pile.sort_by_key(rank);
-        let (mut text, rest) = summary("meanwhile", &pile, budget);
-        let told = pile.drain(..pile.len() - rest).collect();
-        self.news.extend(pile);
-        if self.news.is_empty() && self.uncounted > 0 {
-            text += &format!(" and {} more", std::mem::take(&mut self.uncounted));
+        let (mut text, told) = summary(if missed { "missed while away" } else { "meanwhile" }, &pile, budget);
+        // What was missed is told once, even if only its number is.
+        let mut more = if missed { pile.len() - told } else { 0 };
+        if !missed {
+            self.news.extend(pile.drain(told..));
         }
-        (text, told)
+        if missed || self.news.is_empty() {
+            more += take(&mut self.uncounted);
+        }
+        if more > 0 {
+            text += &format!(" and {more} more");
+        }
+        (text, pile)
     }
 }
 
-/// One line that names as many as fit, by result; and how many are left over. The list is sorted
-/// by importance here, so the ones left over are its least important.
-fn summary(lead: &str, list: &[Announcement], budget: usize) -> (String, usize) {
-    let mut sorted: Vec<&Announcement> = list.iter().collect();
-    sorted.sort_by_key(|a| rank(a));
+/// One line that names as many as fit, by result; and how many these are.
+fn summary(lead: &str, sorted: &[Announcement], budget: usize) -> (String, usize) {
     let mut text = format!("{lead}:");
     for (i, a) in sorted.iter().enumerate() {
-        let word = a.outcome.map_or("also", Outcome::word);
-        let item = match i > 0 && sorted[i - 1].outcome == a.outcome {
-            true => format!(", {}", a.label),
-            false if i > 0 => format!("; {word} {}", a.label),
-            false => format!(" {word} {}", a.label),
+        let item = match i.checked_sub(1).map(|before| sorted[before].outcome == a.outcome) {
+            Some(true) => format!(", {}", a.label),
+            other => {
+                let semicolon = if other.is_some() { ";" } else { "" };
+                format!("{semicolon} {} {}", a.outcome.map_or("also", Outcome::word), a.label)
+            }
         };
         if i > 0 && text.len() + item.len() + SPARE > budget {
-            return (text, sorted.len() - i);
+            return (text, i);
         }
         text += &item;
     }
-    (text, 0)
+    (text, sorted.len())
 }
 
 #[cfg(test)]

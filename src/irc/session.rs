@@ -1,13 +1,11 @@
 //! The conversation with an IRC server: registration, CAP, SASL, NickServ, our nick, channels,
-//! liveness and back-off.
-//!
-//! Pure: it takes messages and `now`, and leaves actions and a deadline. The main thread owns it.
+//! liveness and back-off. Pure: it takes messages and `now`, and leaves actions and a deadline.
 
 use super::wire::{Casemapping, Line, Message, addressed, is_channel};
 use crate::command::{Account, Ask};
-use crate::config::{Channel, Irc, Sasl};
+use crate::config::{Irc, Sasl};
 use crate::text::{base64, clean, plain};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::mem::take;
 use std::time::{Duration, Instant};
 
@@ -15,50 +13,36 @@ const fn seconds(n: u64) -> Duration {
     Duration::from_secs(n)
 }
 
-/// Name lookup, all addresses and the TLS hand-shake.
-const CONNECT: Duration = seconds(120);
+const CONNECT: Duration = seconds(120); // name lookup, all addresses and the TLS hand-shake
 const REGISTRATION: Duration = seconds(60);
-/// SASL, services and the message of the day may each take so long.
-const STEP: Duration = seconds(20);
+const STEP: Duration = seconds(20); // SASL, services and the message of the day may each take so long
 /// First wait before a new connection (a restarted server sees us soon), doubling up to the second;
 /// a connection that lasted longer than the third starts anew.
 const BACK_OFF: (Duration, Duration, Duration) = (seconds(4), seconds(300), seconds(120));
-/// The least wait when the server says that we come too often.
-const THROTTLED: Duration = seconds(120);
-/// The least wait for what only an operator or time can mend.
-const SLOW: Duration = seconds(300);
-/// Tries to get our nick back: first, doubling up to the second.
-const REGAIN: (Duration, Duration) = (seconds(15), seconds(600));
-/// A refused JOIN is tried again after so many seconds, the last for ever.
-const REJOIN: [u64; 4] = [30, 60, 120, 300];
-/// After so many kicks in a row we wait for an INVITE. A calm hour forgets them.
-const KICKS: (u32, Duration) = (5, seconds(3600));
-/// Channels and bytes in one JOIN.
-const JOINS: (usize, usize) = (10, 400);
-/// Bytes of `user@host` until the server has shown us ours: a tilde, and a host of 63.
-const UNKNOWN_HOST: usize = 65;
+const THROTTLED: Duration = seconds(120); // the least wait when the server says that we come too often
+const SLOW: Duration = seconds(300); // the least wait for what only an operator or time can mend
+const REGAIN: (Duration, Duration) = (seconds(15), seconds(600)); // asking for our nick: first, doubling up to
+const REJOIN: [u64; 4] = [30, 60, 120, 300]; // seconds until a refused JOIN is tried again, the last for ever
+const KICKS: (u32, Duration) = (5, seconds(3600)); // so many in a row: wait for an INVITE; a calm hour forgets them
+const JOINS: (usize, usize) = (10, 400); // channels and bytes in one JOIN
+const UNKNOWN_HOST: usize = 65; // our `user@host` until the server has shown it: a tilde, and a host of 63
+const NICK_REFUSED: [&str; 5] = ["432", "433", "436", "437", "447"]; // 437 is for either
+const JOIN_REFUSED: [&str; 11] = ["403", "405", "437", "471", "473", "474", "475", "476", "477", "489", "520"];
 
 /// What the session wants done.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Action {
     Connect,
-    /// Drop the connection, for this reason.
-    Close(String),
-    /// Send this at once.
-    Send(Line),
-    /// Someone talks to us.
+    Close(String), // drop the connection, for this reason
+    Send(Line),    // at once
     Command(Ask),
-    /// Answer this nick in private with a NOTICE (CTCP).
-    Notice(String, String),
-    /// The server has answered the PING with this token.
-    Pong(String),
-    /// Who a nick is, after [`Session::whois`].
-    Account(String, Account),
-    /// No retry mends this.
-    Fatal(String),
+    Notice(String, String),   // the answer to this nick's CTCP, in private
+    Pong(String),             // the server has answered the PING with this token
+    Account(String, Account), // who a nick is, after Session::whois
+    Fatal(String),            // no retry mends this
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 enum Phase {
     Waiting,
     Connecting,
@@ -68,46 +52,37 @@ enum Phase {
 }
 
 /// A channel that we are in or want to be in.
-#[derive(Debug, Default)]
+#[derive(Default)]
 struct Place {
     name: String,
     key: String,
     joined: Option<Instant>,
-    /// When to try next; never, when kicked too often.
-    retry: Option<Instant>,
+    retry: Option<Instant>, // never, when kicked too often
     tries: usize,
     kicks: u32,
     refusal: String,
-    /// The PREFIX letters of those who have any, by folded nick.
-    ranks: BTreeMap<String, String>,
+    ranks: BTreeMap<String, String>, // PREFIX letters by folded nick
 }
 
 /// What is known of one connection and forgotten with it.
-#[derive(Debug, Default)]
+#[derive(Default)]
 struct Link {
     nick: String,
-    /// Bytes of our `user@host` as others see it.
-    user_host: Option<usize>,
-    tried: usize,
+    user_host: Option<usize>, // bytes of ours as others see it
+    tried: usize,             // nicks other than the first
     welcomed: bool,
     logged_in: bool,
-    offered: Vec<String>,
-    caps: BTreeSet<String>,
+    offered: String, // capabilities, each behind a blank
+    account_tag: bool,
     mapping: Casemapping,
-    /// PREFIX: mode letters and their signs, highest first.
-    prefix: (String, String),
-    /// CHANMODES: those that always take a parameter, and those that do when set.
-    modes: (String, String),
+    prefix: (String, String), // PREFIX: mode letters and their signs, highest first
+    modes: (String, String),  // CHANMODES: always with a parameter, and only when set
     monitor: bool,
     bot_mode: Option<String>,
-    /// A PING is on its way.
-    asked: bool,
-    /// When to ask for our nick again, and how long to wait then.
-    regain: Option<(Instant, Duration)>,
-    /// The words to try on NickServ.
-    recoveries: &'static [&'static str],
-    /// Nick → the `user@host` that it must have, and what is known so far.
-    whois: BTreeMap<String, (String, Account)>,
+    asked: bool,                                // a PING is on its way
+    regain: Option<(Instant, Duration)>,        // when to ask for our nick again, and how long to wait then
+    recoveries: &'static [&'static str],        // the words to try on NickServ
+    whois: BTreeMap<String, (String, Account)>, // by folded nick: the `user@host` it must have, and what is known
 }
 
 /// The session; it outlives connections.
@@ -115,30 +90,33 @@ pub struct Session {
     irc: Irc,
     actions: Vec<Action>,
     phase: Phase,
-    /// When the phase is over, one way or the other.
-    until: Instant,
+    until: Instant, // when the phase is over, one way or the other
     heard: Instant,
     back_off: Duration,
     least_wait: Duration,
     random: u64,
-    online_once: bool,
-    online_since: Option<Instant>,
+    last_online: Option<Instant>,
     link: Link,
     places: Vec<Place>,
 }
 
 impl Session {
-    /// A session that connects at once.
     pub fn new(irc: Irc, now: Instant, seed: u64) -> Session {
-        let (actions, link, places) = (Vec::new(), Link::default(), Vec::new());
-        let (until, heard, back_off, least_wait) = (now, now, BACK_OFF.0, Duration::ZERO);
-        let (phase, random, online_once, online_since) = (Phase::Waiting, seed | 1, false, None);
-        #[rustfmt::skip]
         let mut session = Session {
-            irc, actions, phase, until, heard, back_off, least_wait, random, online_once, online_since, link, places,
+            irc,
+            actions: Vec::new(),
+            phase: Phase::Waiting,
+            until: now,
+            heard: now,
+            back_off: BACK_OFF.0,
+            least_wait: Duration::ZERO,
+            random: seed | 1,
+            last_online: None,
+            link: Link::default(),
+            places: Vec::new(),
         };
-        for Channel { name, key, .. } in session.irc.channels.clone() {
-            session.join(&name, key.as_ref().map_or("", |k| &k.0), now);
+        for channel in session.irc.channels.clone() {
+            session.join(&channel.name, channel.key.as_ref().map_or("", |k| &k.0), now);
         }
         session
     }
@@ -148,7 +126,6 @@ impl Session {
         take(&mut self.actions)
     }
 
-    /// Our nick, as the server has it.
     pub fn nick(&self) -> &str {
         &self.link.nick
     }
@@ -178,62 +155,57 @@ impl Session {
         retries.chain(self.link.regain.map(|r| r.0)).fold(alive, Instant::min)
     }
 
-    /// Does what is due.
     pub fn tick(&mut self, now: Instant) {
+        let (silence, limit) = (now.saturating_duration_since(self.heard), self.irc.ping_timeout);
         match self.phase {
-            Phase::Online => self.keep_up(now),
+            Phase::Online if silence >= limit => {
+                self.close("the server has gone silent and does not answer PING", None);
+            }
+            Phase::Online => {
+                if silence >= limit * 3 / 5 && !self.link.asked {
+                    self.link.asked = true;
+                    self.send(Line::new("PING", &[], Some("alive")));
+                }
+                if let Some((_, wait)) = self.link.regain.filter(|r| r.0 <= now) {
+                    self.link.regain = Some((now + wait, (wait * 2).min(REGAIN.1)));
+                    self.want_nick();
+                }
+                self.join_due(now);
+            }
             _ if now < self.until => {}
             Phase::Waiting => {
                 (self.phase, self.until) = (Phase::Connecting, now + CONNECT);
                 self.actions.push(Action::Connect);
             }
-            Phase::Connecting => self.close("no connection within two minutes"),
+            Phase::Connecting => self.close("no connection within two minutes", None),
             Phase::Registering if self.link.welcomed => self.identify(now),
-            Phase::Registering => self.close("registration took too long (is this a TLS port? use_ssl = yes)"),
+            Phase::Registering => self.close("registration took too long (is this a TLS port? use_ssl = yes)", None),
             Phase::Identifying => self.online(now),
         }
-    }
-
-    fn keep_up(&mut self, now: Instant) {
-        let silence = now.saturating_duration_since(self.heard);
-        if silence >= self.irc.ping_timeout {
-            return self.close("the server has gone silent and does not answer PING");
-        }
-        if silence >= self.irc.ping_timeout * 3 / 5 && !self.link.asked {
-            self.link.asked = true;
-            self.send("PING", &[], Some("alive"));
-        }
-        if let Some((_, wait)) = self.link.regain.filter(|r| r.0 <= now) {
-            self.link.regain = Some((now + wait, (wait * 2).min(REGAIN.1)));
-            self.want_nick();
-        }
-        self.join_due(now);
     }
 
     /// The connection stands.
     pub fn up(&mut self, now: Instant) {
         (self.phase, self.until, self.heard) = (Phase::Registering, now + REGISTRATION, now);
-        let prefix = ("ov".into(), "@+".into());
-        let modes = ("beIk".into(), "l".into());
-        let Irc { nick, username, realname, server_password, .. } = self.irc.clone();
-        if let Some(password) = server_password {
-            self.actions.push(Action::Send(Line::secret("PASS", &[], Some(&password.0))));
+        let (prefix, modes) = (("ov".into(), "@+".into()), ("beIk".into(), "l".into()));
+        self.link = Link { nick: self.irc.nick.clone(), prefix, modes, ..Link::default() };
+        if let Some(password) = &self.irc.server_password {
+            self.send(Line::secret("PASS", &[], Some(&password.0)));
         }
-        self.send("CAP", &["LS", "302"], None);
-        self.send("NICK", &[&nick], None);
-        self.send("USER", &[&username, "0", "*"], Some(&realname));
-        self.link = Link { nick, prefix, modes, ..Link::default() };
+        self.send(Line::new("CAP", &["LS", "302"], None));
+        self.send(Line::new("NICK", &[&self.irc.nick], None));
+        self.send(Line::new("USER", &[&self.irc.username, "0", "*"], Some(&self.irc.realname)));
     }
 
     /// The connection is gone, or could not be made.
     pub fn down(&mut self, why: &str, now: Instant) {
-        if self.online_since.take().is_some_and(|at| now >= at + BACK_OFF.2) {
+        if self.phase == Phase::Online && self.last_online.is_some_and(|at| now >= at + BACK_OFF.2) {
             self.back_off = BACK_OFF.0;
         }
+        // Xorshift; up to a quarter more or less, so that many bots do not come back at once.
         self.random ^= self.random << 13;
         self.random ^= self.random >> 7;
         self.random ^= self.random << 17;
-        // Up to a quarter more or less, so that many bots do not come back at once.
         let wait = self.back_off.mul_f64(0.75 + (self.random % 1000) as f64 / 2000.0).max(take(&mut self.least_wait));
         log!(Warning, "IRC: {}; next try in {} s", clean(why), wait.as_secs());
         self.back_off = (self.back_off * 2).min(BACK_OFF.1);
@@ -245,12 +217,10 @@ impl Session {
 
     /// Wants to be in a channel, from now on.
     pub fn join(&mut self, name: &str, key: &str, now: Instant) {
+        let (key, retry) = (key.to_owned(), Some(now));
         match self.place(name) {
-            Some(place) => (place.key, place.retry, place.kicks) = (key.to_owned(), Some(now), 0),
-            None => {
-                let (name, key) = (name.to_owned(), key.to_owned());
-                self.places.push(Place { name, key, retry: Some(now), ..Place::default() });
-            }
+            Some(place) => (place.key, place.retry, place.kicks) = (key, retry, 0),
+            None => self.places.push(Place { name: name.to_owned(), key, retry, ..Place::default() }),
         }
         self.join_due(now);
     }
@@ -258,17 +228,16 @@ impl Session {
     /// Wants to be in a channel no more.
     pub fn leave(&mut self, name: &str) {
         if self.reaches(name) {
-            self.send("PART", &[name], None);
+            self.send(Line::new("PART", &[name], None));
         }
-        let mapping = self.link.mapping;
-        self.places.retain(|p| !mapping.same(&p.name, name));
+        self.places.retain(|p| !self.link.mapping.same(&p.name, name));
     }
 
     /// Asks the server who a nick is. What it says counts only for the one with this mask.
     pub fn whois(&mut self, nick: &str, mask: &str) {
         let user_host = mask.split_once('!').map_or("", |(_, rest)| rest).to_owned();
         if self.link.whois.insert(self.fold(nick), (user_host, Account::Unknown)).is_none() {
-            self.send("WHOIS", &[nick], None);
+            self.send(Line::new("WHOIS", &[nick], None));
         }
     }
 
@@ -277,85 +246,95 @@ impl Session {
     pub fn message(&mut self, m: &Message, now: Instant) {
         (self.heard, self.link.asked) = (now, false);
         let params: Vec<&str> = m.params.iter().map(String::as_str).collect();
+        let sasl = self.irc.sasl != Sasl::No;
         match (m.command.as_str(), &params[..]) {
-            ("PING", [.., token]) => self.send("PONG", &[], Some(token)),
+            ("PING", [.., token]) => self.send(Line::new("PONG", &[], Some(token))),
             ("PONG", [.., token]) => self.actions.push(Action::Pong((*token).to_owned())),
-            ("ERROR", [.., why]) => self.on_error(why),
-            ("CAP", [_, what, middle @ .., caps]) => self.on_cap(what, middle, caps, now),
+            ("ERROR", [.., why]) => {
+                let said = why.to_ascii_lowercase();
+                let throttled = ["throttl", "too fast", "too many"].iter().any(|w| said.contains(w));
+                let why = format!("the server closes the connection: {}", clean(why));
+                self.close(&why, throttled.then_some(THROTTLED));
+            }
+            ("CAP", [_, "LS", more @ .., caps]) => self.on_offer(caps, *more == ["*"]),
+            ("CAP", [_, "ACK", .., caps]) => {
+                self.link.account_tag |= caps.split_whitespace().any(|c| c == "account-tag");
+                if sasl && !self.link.logged_in {
+                    self.until = self.until.min(now + STEP);
+                    self.send(Line::new("AUTHENTICATE", &[self.mechanism()], None));
+                } else {
+                    self.send(Line::new("CAP", &["END"], None));
+                }
+            }
+            ("CAP", [_, "NAK", .., _]) if sasl => self.no_sasl("the server refuses it"),
+            ("CAP", [_, "NAK", .., _]) => self.send(Line::new("CAP", &["END"], None)),
             ("AUTHENTICATE", ["+"]) => self.authenticate(),
-            ("001", [nick, ..]) => self.on_welcome(nick, now),
+            ("001", [_, ..]) if sasl && !self.link.logged_in => self.no_sasl("the server let us in before it"),
+            ("001", [nick, ..]) => {
+                (self.link.nick, self.link.welcomed, self.until) = ((*nick).to_owned(), true, now + STEP);
+            }
             ("005", tokens) => tokens.iter().for_each(|token| self.on_isupport(token)),
             ("376" | "422", _) if self.phase == Phase::Registering => self.identify(now),
             ("396", [_, host, ..]) => self.link.user_host = Some(self.irc.username.len() + 2 + host.len()),
-            ("900", _) => self.identified(now),
+            ("900", _) => self.identified(true, now),
             ("903" | "907", _) => {
                 self.link.logged_in = true;
-                self.send("CAP", &["END"], None);
+                self.send(Line::new("CAP", &["END"], None));
             }
             ("902" | "904" | "905", [.., why]) => self.refuse(&format!("SASL failed: {}", clean(why))),
             ("906", _) => self.no_sasl("it was aborted"),
-            ("421", [_, "CAP", ..]) if self.irc.sasl != Sasl::No => self.no_sasl("the server knows no CAP"),
+            ("421", [_, "CAP", ..]) if sasl => self.no_sasl("the server knows no CAP"),
             ("464", [.., why]) => self.refuse(&format!("server_password is refused: {}", clean(why))),
-            ("465", [.., why]) => self.close_slowly(&format!("banned from this server: {}", clean(why)), SLOW),
-            ("432" | "433" | "436" | "437" | "447", [_, nick, .., why]) if !is_channel(nick) => {
-                self.on_nick_refused(&m.command, nick, why);
+            ("465", [.., why]) => self.close(&format!("banned from this server: {}", clean(why)), Some(SLOW)),
+            (n, [_, nick, .., why]) if NICK_REFUSED.contains(&n) && !is_channel(nick) => {
+                self.on_nick_refused(&format!("nick {}: {} ({n})", clean(nick), clean(why)), n == "432");
             }
-            (
-                "403" | "405" | "437" | "471" | "473" | "474" | "475" | "476" | "477" | "489" | "520",
-                [_, channel, .., why],
-            ) => {
-                self.on_join_refused(&m.command, channel, why, now);
-            }
+            (n, [_, channel, why @ ..]) if JOIN_REFUSED.contains(&n) => self.on_channel(m, channel, why, now),
             ("404", [_, channel, .., why]) => log!(Warning, "IRC: cannot speak in {}: {}", clean(channel), clean(why)),
-            ("353", [_, _, channel, names]) => self.on_names(channel, names),
+            ("353", [_, _, channel, names]) => self.on_channel(m, channel, &[names], now),
             ("731", [.., nicks]) if nicks.split(',').any(|n| self.is_wanted(n)) => self.want_nick(),
-            ("311", [_, nick, user, host, ..]) => self.on_whois(nick, |expected, _| {
-                // Someone else may have taken the nick since: then none of this counts.
-                if *expected != format!("{user}@{host}") {
-                    expected.clear();
-                }
-            }),
-            ("330", [_, nick, account, ..]) => self.on_whois(nick, |_, a| *a = Account::Is((*account).to_owned())),
-            ("307", [_, nick, ..]) => self.on_whois(nick, |_, account| {
-                if *account == Account::Unknown {
-                    *account = Account::Is((*nick).to_owned());
-                }
-            }),
+            ("307" | "311" | "330", [_, nick, rest @ ..]) => self.on_whois(&m.command, nick, rest),
             ("318" | "401", [_, nick, ..]) => self.end_of_whois(nick, true),
             ("PRIVMSG", [target, text]) => self.on_privmsg(m, target, text),
             ("NOTICE", [_, text]) => self.on_notice(m.nick(), text, now),
-            ("NICK", [new, ..]) => self.on_nick(m.nick(), new),
-            ("JOIN", [channel, ..]) if self.is_me(m.nick()) => self.on_join(m, channel, now),
-            ("PART", [channel, ..]) => self.on_gone(m, channel, m.nick(), now),
-            ("KICK", [channel, nick, ..]) => self.on_gone(m, channel, nick, now),
-            ("QUIT", _) => self.on_quit(m.nick()),
-            ("INVITE", [_, channel]) => self.on_invite(channel, now),
-            ("MODE", [target, modes, ..]) if self.is_me(target) && modes.starts_with('+') && modes.contains('r') => {
-                self.identified(now);
+            ("NICK", [new, ..]) => self.on_nick(m.nick(), Some(new)),
+            ("QUIT", _) => self.on_nick(m.nick(), None),
+            ("JOIN", [channel, ..]) if self.is_me(m.nick()) => {
+                self.link.user_host = m.source.split_once('!').map(|(_, rest)| rest.len());
+                self.on_channel(m, channel, &[], now);
             }
-            ("MODE", [channel, modes, rest @ ..]) => self.on_mode(channel, modes, rest),
+            ("PART", [channel, ..]) => {
+                self.end_of_whois(m.nick(), false);
+                self.on_channel(m, channel, &[m.nick()], now);
+            }
+            ("KICK", [channel, nick, ..]) => {
+                self.end_of_whois(nick, false);
+                self.on_channel(m, channel, &[nick], now);
+            }
+            ("INVITE", [_, channel]) => self.on_channel(m, channel, &[], now),
+            ("MODE", [target, modes, ..]) if self.is_me(target) && modes.starts_with('+') && modes.contains('r') => {
+                self.identified(true, now);
+            }
+            ("MODE", [channel, changes @ ..]) => self.on_channel(m, channel, changes, now),
             _ => {}
         }
     }
 
-    fn send(&mut self, command: &str, middle: &[&str], trailing: Option<&str>) {
-        self.actions.push(Action::Send(Line::new(command, middle, trailing)));
+    fn send(&mut self, line: Line) {
+        self.actions.push(Action::Send(line));
     }
 
-    fn close(&mut self, why: &str) {
+    /// Ends the connection; the next one waits for `least`, if given.
+    fn close(&mut self, why: &str, least: Option<Duration>) {
+        self.least_wait = least.unwrap_or(self.least_wait);
         self.actions.push(Action::Close(why.to_owned()));
-    }
-
-    fn close_slowly(&mut self, why: &str, least: Duration) {
-        self.least_wait = least;
-        self.close(why);
     }
 
     /// A refusal that an operator must mend: the end, unless things once were different.
     fn refuse(&mut self, why: &str) {
-        match self.online_once {
-            true => self.close_slowly(why, SLOW),
-            false => self.actions.push(Action::Fatal(why.to_owned())),
+        match self.last_online {
+            Some(_) => self.close(why, Some(SLOW)),
+            None => self.actions.push(Action::Fatal(why.to_owned())),
         }
     }
 
@@ -364,8 +343,7 @@ impl Session {
     }
 
     fn place(&mut self, name: &str) -> Option<&mut Place> {
-        let mapping = self.link.mapping;
-        self.places.iter_mut().find(|p| mapping.same(&p.name, name))
+        self.places.iter_mut().find(|p| self.link.mapping.same(&p.name, name))
     }
 
     fn is_me(&self, nick: &str) -> bool {
@@ -377,57 +355,29 @@ impl Session {
         self.link.mapping.same(nick.split('!').next().unwrap_or(""), &self.irc.nick)
     }
 
-    fn on_error(&mut self, why: &str) {
-        let said = why.to_ascii_lowercase();
-        if ["throttl", "too fast", "too many"].iter().any(|w| said.contains(w)) {
-            self.least_wait = THROTTLED;
+    /// The server says what it is capable of; when there is no `more` to come, we say what we want.
+    fn on_offer(&mut self, caps: &str, more: bool) {
+        self.link.offered += &format!(" {caps}");
+        if more || self.link.welcomed {
+            return;
         }
-        self.close(&format!("the server closes the connection: {}", clean(why)));
-    }
-
-    fn on_cap(&mut self, what: &str, middle: &[&str], caps: &str, now: Instant) {
-        let caps = caps.split_whitespace().map(str::to_owned);
-        match what {
-            "LS" => {
-                self.link.offered.extend(caps);
-                // A star says that more lines follow.
-                if middle != ["*"] && !self.link.welcomed {
-                    self.request_caps();
-                }
+        let (link, sasl) = (&self.link, self.irc.sasl != Sasl::No);
+        let offer = |name: &str| link.offered.split_whitespace().find(|c| c.split('=').next() == Some(name));
+        let listed = offer("sasl").map(|c| c.split_once('=').map_or("", |(_, mechanisms)| mechanisms));
+        match listed.filter(|l| !l.is_empty()) {
+            _ if !sasl => {}
+            None if listed.is_none() => return self.no_sasl("the server does not offer it (services down?)"),
+            Some(l) if l.split(',').all(|m| m != self.mechanism()) => {
+                return self.no_sasl(&format!("the server offers only {l}"));
             }
-            "ACK" => {
-                self.link.caps.extend(caps);
-                if self.irc.sasl != Sasl::No && !self.link.logged_in {
-                    self.until = self.until.min(now + STEP);
-                    self.send("AUTHENTICATE", &[self.mechanism()], None);
-                } else {
-                    self.send("CAP", &["END"], None);
-                }
-            }
-            "NAK" if self.irc.sasl != Sasl::No => self.no_sasl("the server refuses it"),
-            "NAK" => self.send("CAP", &["END"], None),
             _ => {}
         }
-    }
-
-    fn request_caps(&mut self) {
-        let offers = |name: &str| self.link.offered.iter().find(|c| c.split('=').next() == Some(name));
-        let mut wanted = vec!["account-tag", "message-tags", "multi-prefix"];
-        wanted.retain(|name| offers(name).is_some());
-        if self.irc.sasl != Sasl::No {
-            let Some(sasl) = offers("sasl") else {
-                return self.no_sasl("the server does not offer it (services down?)");
-            };
-            let listed = sasl.split_once('=').map_or("", |(_, mechanisms)| mechanisms);
-            if !listed.is_empty() && listed.split(',').all(|m| m != self.mechanism()) {
-                return self.no_sasl(&format!("the server offers only {listed}"));
-            }
-            wanted.push("sasl");
-        }
-        match wanted.is_empty() {
-            true => self.send("CAP", &["END"], None),
-            false => self.send("CAP", &["REQ"], Some(&wanted.join(" "))),
-        }
+        let mut wanted = vec!["account-tag", "message-tags", "multi-prefix", "sasl"];
+        wanted.retain(|&name| offer(name).is_some() && (sasl || name != "sasl"));
+        self.send(match wanted.is_empty() {
+            true => Line::new("CAP", &["END"], None),
+            false => Line::new("CAP", &["REQ"], Some(&wanted.join(" "))),
+        });
     }
 
     fn mechanism(&self) -> &'static str {
@@ -436,96 +386,77 @@ impl Session {
 
     /// SASL was asked for and cannot be had now. We never go on without it.
     fn no_sasl(&mut self, why: &str) {
-        self.close_slowly(&format!("no SASL {}: {}; not going on without", self.mechanism(), clean(why)), THROTTLED);
+        let why = format!("no SASL {}: {}; not going on without", self.mechanism(), clean(why));
+        self.close(&why, Some(THROTTLED));
     }
 
     fn authenticate(&mut self) {
-        let Irc { account, password, .. } = &self.irc;
-        let secret = match (self.irc.sasl, password) {
-            (Sasl::Plain, Some(p)) => base64(format!("{account}\0{account}\0{}", p.0).as_bytes()),
+        let Irc { sasl, account, password, .. } = &self.irc;
+        let secret = match password {
+            Some(p) if *sasl == Sasl::Plain => base64(format!("{account}\0{account}\0{}", p.0).as_bytes()),
             _ => String::new(),
         };
         // Pieces of 400 bytes; a full last one is followed by an empty one (IRCv3 sasl-3.1).
-        let mut pieces: Vec<&str> = secret.as_bytes().chunks(400).filter_map(|c| str::from_utf8(c).ok()).collect();
-        if secret.len() % 400 == 0 {
-            pieces.push("+");
+        for at in (0..=secret.len()).step_by(400) {
+            let piece = if at < secret.len() { &secret[at..secret.len().min(at + 400)] } else { "+" };
+            self.send(Line::secret("AUTHENTICATE", &[piece], None));
         }
-        self.actions.extend(pieces.iter().map(|p| Action::Send(Line::secret("AUTHENTICATE", &[p], None))));
-    }
-
-    fn on_welcome(&mut self, nick: &str, now: Instant) {
-        if self.irc.sasl != Sasl::No && !self.link.logged_in {
-            return self.no_sasl("the server let us in before it");
-        }
-        (self.link.nick, self.link.welcomed, self.until) = (nick.to_owned(), true, now + STEP);
     }
 
     fn on_isupport(&mut self, token: &str) {
         let (name, value) = token.split_once('=').unwrap_or((token, ""));
-        match name {
-            "CASEMAPPING" => self.link.mapping = Casemapping::named(value),
-            "MONITOR" => self.link.monitor = true,
-            "BOT" if value.len() == 1 => self.link.bot_mode = Some(format!("+{value}")),
-            "PREFIX" => {
-                if let Some((letters, signs)) = value.strip_prefix('(').and_then(|v| v.split_once(')')) {
-                    self.link.prefix = (letters.to_owned(), signs.to_owned());
-                }
-            }
-            "CHANMODES" => {
-                let kinds: Vec<&str> = value.split(',').collect();
-                if let [lists, always, when_set, ..] = kinds[..] {
-                    self.link.modes = (format!("{lists}{always}"), when_set.to_owned());
-                }
+        let prefix = value.strip_prefix('(').and_then(|v| v.split_once(')'));
+        match (name, prefix, &value.split(',').collect::<Vec<_>>()[..]) {
+            ("CASEMAPPING", ..) => self.link.mapping = Casemapping::named(value),
+            ("MONITOR", ..) => self.link.monitor = true,
+            ("BOT", ..) if value.len() == 1 => self.link.bot_mode = Some(format!("+{value}")),
+            ("PREFIX", Some((letters, signs)), _) => self.link.prefix = (letters.to_owned(), signs.to_owned()),
+            ("CHANMODES", _, [lists, always, when_set, ..]) => {
+                self.link.modes = (format!("{lists}{always}"), (*when_set).to_owned());
             }
             _ => {}
         }
     }
 
     /// While registering, the next name; later, the next try will come.
-    fn on_nick_refused(&mut self, numeric: &str, nick: &str, why: &str) {
+    fn on_nick_refused(&mut self, why: &str, erroneous: bool) {
         if self.link.welcomed {
             return;
         }
         let wanted = &self.irc.nick;
-        // Servers that allow only nine characters refuse a longer name altogether.
-        let short: String = wanted.chars().take(8).collect();
         let more = [format!("{wanted}_"), format!("{wanted}__")];
-        let candidates = self.irc.alt_nicks.iter().cloned().chain(more).chain((1..10).map(|i| format!("{short}{i}")));
-        let next = candidates.skip(self.link.tried).next();
-        let why = format!("nick {}: {} ({numeric})", clean(nick), clean(why));
-        match next {
+        // Servers that allow only nine characters refuse a longer name altogether.
+        let short = (1..10).map(|i| format!("{wanted:.8}{i}"));
+        match self.irc.alt_nicks.iter().cloned().chain(more).chain(short).nth(self.link.tried) {
             Some(next) => {
                 log!(Warning, "IRC: {why}; trying {next}");
                 self.link.tried += 1;
-                self.send("NICK", &[&next], None);
+                self.send(Line::new("NICK", &[&next], None));
                 self.link.nick = next;
             }
-            None if numeric == "432" => self.refuse(&why),
-            None => self.close(&why),
+            None if erroneous => self.refuse(why),
+            None => self.close(why, None),
         }
     }
 
     /// Registered: tell services who we are, and join when they believe it.
     fn identify(&mut self, now: Instant) {
-        let nick = self.link.nick.clone();
-        if let Some(mode) = self.link.bot_mode.clone() {
-            self.send("MODE", &[&nick, &mode], None);
+        if let Some(mode) = &self.link.bot_mode {
+            self.send(Line::new("MODE", &[&self.link.nick, mode], None));
         }
-        let Some(password) = self.irc.password.clone().filter(|_| !self.link.logged_in) else {
+        let Irc { account, password: Some(password), nickserv, .. } = &self.irc else { return self.online(now) };
+        if self.link.logged_in {
             return self.online(now);
-        };
+        }
         (self.phase, self.until) = (Phase::Identifying, now + STEP);
         // With the password alone, services take the account of the nick that we have.
-        let account = Some(&self.irc.account).filter(|a| !self.is_me(a)).map_or(String::new(), |a| format!("{a} "));
-        self.tell_nickserv(&format!("IDENTIFY {account}{}", password.0));
+        let account = if self.is_me(account) { String::new() } else { format!("{account} ") };
+        self.send(Line::secret("PRIVMSG", &[nickserv], Some(&format!("IDENTIFY {account}{}", password.0))));
     }
 
-    fn tell_nickserv(&mut self, text: &str) {
-        self.actions.push(Action::Send(Line::secret("PRIVMSG", &[&self.irc.nickserv], Some(text))));
-    }
-
-    fn identified(&mut self, now: Instant) {
-        self.link.logged_in = true;
+    /// Services have answered; `proved`: they believe us.
+    fn identified(&mut self, proved: bool, now: Instant) {
+        self.link.logged_in |= proved;
         if self.phase == Phase::Identifying {
             self.online(now);
         }
@@ -533,11 +464,11 @@ impl Session {
 
     fn online(&mut self, now: Instant) {
         log!(Info, "IRC: online as {}", self.link.nick);
-        (self.phase, self.online_once, self.online_since) = (Phase::Online, true, Some(now));
+        (self.phase, self.last_online) = (Phase::Online, Some(now));
         if !self.is_wanted(&self.link.nick) {
             self.link.regain = Some((now + REGAIN.0, REGAIN.0 * 2));
             if self.link.monitor {
-                self.send("MONITOR", &["+", &self.irc.nick.clone()], None);
+                self.send(Line::new("MONITOR", &["+", &self.irc.nick], None));
             }
             self.link.recoveries = &["REGAIN", "RECOVER", "GHOST"];
             self.recover();
@@ -548,15 +479,15 @@ impl Session {
 
     /// Services differ in their word for "give me my nick"; one that is wrong is answered as such.
     fn recover(&mut self) {
-        if let (Some(password), [word, rest @ ..]) = (self.irc.password.clone(), self.link.recoveries) {
+        if let (Irc { nick, password: Some(p), nickserv, .. }, [word, rest @ ..]) = (&self.irc, self.link.recoveries) {
             self.link.recoveries = rest;
-            self.tell_nickserv(&format!("{word} {} {}", self.irc.nick, password.0));
+            self.send(Line::secret("PRIVMSG", &[nickserv], Some(&format!("{word} {nick} {}", p.0))));
         }
     }
 
     fn want_nick(&mut self) {
         if self.phase == Phase::Online && !self.is_wanted(&self.link.nick) {
-            self.send("NICK", &[&self.irc.nick.clone()], None);
+            self.send(Line::new("NICK", &[&self.irc.nick], None));
         }
     }
 
@@ -566,52 +497,37 @@ impl Session {
             return;
         }
         let text = plain(text).to_ascii_lowercase();
-        let says = |words: &[&str]| words.iter().any(|w| text.contains(w));
-        if says(&["unknown command", "invalid command"]) {
+        let says = |words: &str| words.split('|').any(|w| text.contains(w));
+        if says("unknown command|invalid command") {
             self.recover();
-        } else if says(&[
-            "now recognized",
-            "now identified",
-            "already identified",
-            "now logged in",
-            "password accepted",
-        ]) {
-            self.identified(now);
-        } else if says(&["incorrect", "invalid password", "not registered", "isn't registered"]) {
+        } else if says("now recognized|now identified|already identified|now logged in|password accepted") {
+            self.identified(true, now);
+        } else if says("incorrect|invalid password|not registered|isn't registered") {
             log!(Warning, "IRC: {}: {}", clean(nick), clean(&text));
-            if self.phase == Phase::Identifying {
-                self.online(now);
-            }
-        } else if says(&["ghost", "killed", "recovered", "regained", "released"]) {
+            self.identified(false, now);
+        } else if says("ghost|killed|recovered|regained|released") {
             self.want_nick();
         }
     }
 
-    fn on_nick(&mut self, old: &str, new: &str) {
+    /// Someone has another nick, or none any more (QUIT).
+    fn on_nick(&mut self, old: &str, new: Option<&str>) {
         self.end_of_whois(old, false);
-        let (from, to) = (self.fold(old), self.fold(new));
+        let (from, to) = (self.fold(old), new.map(|n| self.fold(n)));
         for place in &mut self.places {
-            if let Some(ranks) = place.ranks.remove(&from) {
-                place.ranks.insert(to.clone(), ranks);
-            }
+            let ranks = place.ranks.remove(&from);
+            place.ranks.extend(to.clone().zip(ranks));
         }
-        if self.is_me(old) {
-            log!(Info, "IRC: our nick is now {}", clean(new));
-            self.link.nick = new.to_owned();
-            if self.is_wanted(new) && self.link.regain.take().is_some() && self.link.monitor {
-                self.send("MONITOR", &["-", new], None);
+        match new {
+            Some(new) if self.is_me(old) => {
+                log!(Info, "IRC: our nick is now {}", clean(new));
+                self.link.nick = new.to_owned();
+                if self.is_wanted(new) && self.link.regain.take().is_some() && self.link.monitor {
+                    self.send(Line::new("MONITOR", &["-", new], None));
+                }
             }
-        } else if self.is_wanted(old) {
-            self.want_nick();
-        }
-    }
-
-    fn on_quit(&mut self, nick: &str) {
-        self.end_of_whois(nick, false);
-        let folded = self.fold(nick);
-        self.places.iter_mut().for_each(|p| drop(p.ranks.remove(&folded)));
-        if self.is_wanted(nick) {
-            self.want_nick();
+            _ if self.is_wanted(old) => self.want_nick(),
+            _ => {}
         }
     }
 
@@ -621,12 +537,10 @@ impl Session {
             return;
         }
         let mut due: Vec<(String, String)> = Vec::new();
-        for place in &mut self.places {
-            if place.joined.is_none() && place.retry.is_some_and(|at| at <= now) {
-                // If the server does not say anything at all, we try again then.
-                place.retry = Some(now + SLOW);
-                due.push((place.name.clone(), place.key.clone()));
-            }
+        for place in self.places.iter_mut().filter(|p| p.joined.is_none() && p.retry.is_some_and(|at| at <= now)) {
+            // If the server does not say anything at all, we try again then.
+            place.retry = Some(now + SLOW);
+            due.push((place.name.clone(), place.key.clone()));
         }
         due.sort_by_key(|(_, key)| key.is_empty());
         while !due.is_empty() {
@@ -638,97 +552,77 @@ impl Session {
             let count = fits.count().max(1);
             let (names, mut keys): (Vec<String>, Vec<String>) = due.drain(..count).unzip();
             keys.retain(|k| !k.is_empty());
-            let line = match keys.is_empty() {
+            self.send(match keys.is_empty() {
                 true => Line::new("JOIN", &[&names.join(",")], None),
                 false => Line::secret("JOIN", &[&names.join(","), &keys.join(",")], None),
-            };
-            self.actions.push(Action::Send(line));
+            });
         }
     }
 
-    fn on_join(&mut self, m: &Message, channel: &str, now: Instant) {
-        self.link.user_host = m.source.split_once('!').map(|(_, rest)| rest.len());
-        if let Some(place) = self.place(channel) {
-            log!(Info, "IRC: joined {}", place.name);
-            (place.joined, place.tries) = (Some(now), 0);
-            place.refusal.clear();
-            place.ranks.clear();
-        }
-    }
-
-    /// Someone has left a channel, or was made to.
-    fn on_gone(&mut self, m: &Message, channel: &str, nick: &str, now: Instant) {
-        self.end_of_whois(nick, false);
-        let (me, folded) = (self.is_me(nick), self.fold(nick));
-        let Some(place) = self.place(channel) else { return };
-        place.ranks.remove(&folded);
-        if me {
-            let calm = place.joined.take().is_some_and(|at| now >= at + KICKS.1);
-            place.kicks = if calm { 1 } else { place.kicks + 1 };
-            place.retry = (place.kicks <= KICKS.0).then(|| now + seconds(15 << place.kicks));
-            let next = place.retry.map(|at| format!("back in {} s", (at - now).as_secs()));
-            let next = next.unwrap_or("waiting for an INVITE".into());
-            log!(Warning, "IRC: {} put us out of {}: {}; {next}", clean(m.nick()), place.name, clean(m.text()));
-        }
-    }
-
-    fn on_join_refused(&mut self, numeric: &str, channel: &str, why: &str, now: Instant) {
-        let Some(place) = self.place(channel).filter(|p| p.joined.is_none()) else { return };
-        place.retry = Some(now + seconds(REJOIN[place.tries.min(REJOIN.len() - 1)]));
-        place.tries += 1;
-        if place.refusal != why {
-            log!(Warning, "IRC: cannot join {}: {} ({numeric}); still trying", place.name, clean(why));
-            place.refusal = why.to_owned();
-        }
-    }
-
-    fn on_invite(&mut self, channel: &str, now: Instant) {
-        if let Some(place) = self.place(channel).filter(|p| p.joined.is_none()) {
-            (place.retry, place.kicks) = (Some(now), 0);
-            self.join_due(now);
-        }
-    }
-
-    fn on_names(&mut self, channel: &str, names: &str) {
-        let (mapping, (letters, signs)) = (self.link.mapping, self.link.prefix.clone());
-        let Some(place) = self.place(channel) else { return };
-        for name in names.split_whitespace() {
-            let nick = name.trim_start_matches(|c| signs.contains(c));
-            let shown = name[..name.len() - nick.len()].chars();
-            let ranks: String = shown.filter_map(|c| signs.find(c)).filter_map(|i| letters.chars().nth(i)).collect();
-            place.ranks.remove(&mapping.fold(nick));
-            if !ranks.is_empty() {
-                place.ranks.insert(mapping.fold(nick), ranks);
+    /// What happens in a channel that is ours, or on our way into it.
+    fn on_channel(&mut self, m: &Message, channel: &str, rest: &[&str], now: Instant) {
+        let Session { places, link, .. } = self;
+        let (mapping, (letters, signs)) = (link.mapping, &link.prefix);
+        let Some(place) = places.iter_mut().find(|p| mapping.same(&p.name, channel)) else { return };
+        match (m.command.as_str(), rest) {
+            ("JOIN", _) => {
+                log!(Info, "IRC: joined {}", place.name);
+                (place.joined, place.tries) = (Some(now), 0);
+                place.refusal.clear();
+                place.ranks.clear();
             }
-        }
-    }
-
-    fn on_mode(&mut self, channel: &str, changes: &str, params: &[&str]) {
-        let (mapping, prefix, modes) = (self.link.mapping, self.link.prefix.0.clone(), self.link.modes.clone());
-        let Some(place) = self.place(channel) else { return };
-        let mut params = params.iter();
-        let mut set = true;
-        for mode in changes.chars() {
-            match mode {
-                '+' | '-' => set = mode == '+',
-                rank if prefix.contains(rank) => {
-                    let Some(nick) = params.next() else { return };
-                    let ranks = place.ranks.entry(mapping.fold(nick)).or_default();
-                    ranks.retain(|r| r != rank);
-                    ranks.extend(Some(rank).filter(|_| set));
+            ("PART" | "KICK", [nick, ..]) => {
+                place.ranks.remove(&mapping.fold(nick));
+                if !mapping.same(nick, &link.nick) {
+                    return;
                 }
-                other if modes.0.contains(other) || (set && modes.1.contains(other)) => drop(params.next()),
-                _ => {}
+                let calm = place.joined.take().is_some_and(|at| now >= at + KICKS.1);
+                place.kicks = if calm { 1 } else { place.kicks + 1 };
+                let wait = (place.kicks <= KICKS.0).then(|| 15 << place.kicks);
+                place.retry = wait.map(|secs| now + seconds(secs));
+                let next = wait.map_or("waiting for an INVITE".into(), |secs| format!("back in {secs} s"));
+                log!(Warning, "IRC: {} put us out of {}: {}; {next}", clean(m.nick()), place.name, clean(m.text()));
             }
+            ("353", [names]) => {
+                for name in names.split_whitespace() {
+                    let nick = name.trim_start_matches(|c| signs.contains(c));
+                    let shown = name.chars().map_while(|c| signs.find(c));
+                    place.ranks.insert(mapping.fold(nick), shown.filter_map(|i| letters.chars().nth(i)).collect());
+                }
+            }
+            ("MODE", [changes, params @ ..]) => {
+                let (mut set, mut params) = (true, params.iter());
+                for mode in changes.chars() {
+                    match mode {
+                        '+' | '-' => set = mode == '+',
+                        rank if letters.contains(rank) => {
+                            let Some(nick) = params.next() else { return };
+                            let ranks = place.ranks.entry(mapping.fold(nick)).or_default();
+                            ranks.retain(|r| r != rank);
+                            ranks.extend(set.then_some(rank));
+                        }
+                        other if link.modes.0.contains(other) || (set && link.modes.1.contains(other)) => {
+                            params.next();
+                        }
+                        _ => {}
+                    }
+                }
+            }
+            _ if place.joined.is_some() => {}
+            ("INVITE", _) => {
+                (place.retry, place.kicks) = (Some(now), 0);
+                self.join_due(now);
+            }
+            (numeric, [.., why]) => {
+                place.retry = Some(now + seconds(REJOIN[place.tries.min(REJOIN.len() - 1)]));
+                place.tries += 1;
+                if place.refusal != *why {
+                    log!(Warning, "IRC: cannot join {}: {} ({numeric}); still trying", place.name, clean(why));
+                    place.refusal = (*why).to_owned();
+                }
+            }
+            _ => {}
         }
-    }
-
-    /// Operator or higher: the PREFIX letters up to `o`.
-    fn is_op(&mut self, channel: &str, nick: &str) -> bool {
-        let (nick, letters) = (self.fold(nick), self.link.prefix.0.clone());
-        let high = letters.find('o').map_or("", |o| &letters[..=o]);
-        let ranks = self.place(channel).and_then(|p| p.ranks.get(&nick));
-        ranks.is_some_and(|r| r.contains(|c| high.contains(c)))
     }
 
     fn on_privmsg(&mut self, m: &Message, target: &str, raw: &str) {
@@ -737,41 +631,51 @@ impl Session {
         if self.is_me(m.nick()) || bot || !m.source.contains('!') {
             return;
         }
-        let private = self.is_me(target);
+        let (nick, mask, private) = (m.nick().to_owned(), m.source.clone(), self.is_me(target));
         if let Some(ctcp) = raw.strip_prefix('\u{1}') {
-            let (what, rest) =
-                ctcp.trim_end_matches('\u{1}').split_once(' ').unwrap_or((ctcp.trim_end_matches('\u{1}'), ""));
+            let ctcp = ctcp.trim_end_matches('\u{1}');
+            let (what, rest) = ctcp.split_once(' ').unwrap_or((ctcp, ""));
             let answer = match what {
-                "VERSION" => concat!("buildbot-irc ", env!("CARGO_PKG_VERSION")).to_owned(),
-                "PING" => clean(rest),
+                "VERSION" if private => concat!("buildbot-irc ", env!("CARGO_PKG_VERSION")).to_owned(),
+                "PING" if private => clean(rest),
                 _ => return,
             };
-            if private {
-                self.actions.push(Action::Notice(m.nick().to_owned(), format!("\u{1}{what} {answer}\u{1}")));
-            }
-            return;
+            return self.actions.push(Action::Notice(nick, format!("\u{1}{what} {answer}\u{1}")));
         }
+        let account = match m.tag("account") {
+            _ if !self.link.account_tag => Account::Unknown,
+            Some(account) => Account::Is(account.to_owned()),
+            None => Account::None,
+        };
         let text = plain(raw);
-        let names = [&self.link.nick, &self.irc.nick];
-        let text = match private {
-            true => Some(text.trim()),
-            false => names.iter().find_map(|name| addressed(&text, name, self.link.mapping)),
+        let ours = [&self.link.nick, &self.irc.nick];
+        let command = ours.iter().find_map(|name| addressed(&text, name, self.link.mapping));
+        // Operator or higher: the PREFIX letters up to `o`.
+        let letters = self.link.prefix.0.clone();
+        let high = letters.find('o').map_or("", |o| &letters[..=o]);
+        let folded = self.fold(&nick);
+        let (place, text, op) = match (command, self.place(target)) {
+            _ if private => (nick.clone(), text.trim(), false),
+            (Some(command), Some(place)) => {
+                let op = place.ranks.get(&folded).is_some_and(|r| r.contains(|c| high.contains(c)));
+                (place.name.clone(), command, op)
+            }
+            _ => return,
         };
-        let place = if private { Some(m.nick().to_owned()) } else { self.place(target).map(|p| p.name.clone()) };
-        let (Some(text), Some(place)) = (text.map(str::to_owned), place) else { return };
-        let account = match (self.link.caps.contains("account-tag"), m.tag("account")) {
-            (true, Some(account)) => Account::Is(account.to_owned()),
-            (true, None) => Account::None,
-            _ => Account::Unknown,
-        };
-        let op = !private && self.is_op(target, m.nick());
-        let (nick, mask) = (m.nick().to_owned(), m.source.clone());
-        self.actions.push(Action::Command(Ask { place, nick, mask, text, op, account }));
+        self.actions.push(Action::Command(Ask { place, nick, mask, text: text.to_owned(), op, account }));
     }
 
-    fn on_whois(&mut self, nick: &str, learn: impl Fn(&mut String, &mut Account)) {
-        let nick = self.fold(nick);
-        self.link.whois.get_mut(&nick).into_iter().for_each(|(user_host, account)| learn(user_host, account));
+    /// The server tells something of a nick.
+    fn on_whois(&mut self, numeric: &str, nick: &str, rest: &[&str]) {
+        let folded = self.fold(nick);
+        let Some((user_host, account)) = self.link.whois.get_mut(&folded) else { return };
+        match (numeric, rest) {
+            // Someone else may have taken the nick since: then none of this counts.
+            ("311", [user, host, ..]) if *user_host != format!("{user}@{host}") => user_host.clear(),
+            ("330", [name, ..]) => *account = Account::Is((*name).to_owned()),
+            ("307", _) if *account == Account::Unknown => *account = Account::Is(nick.to_owned()),
+            _ => {}
+        }
     }
 
     /// The answer is complete; or, not `whole`: the nick has gone or changed, which proves nothing.
