@@ -2,6 +2,7 @@
 
 use crate::status::Outcome::{self, Cancelled, Exception, Retry, Skipped, Success};
 use crate::status::{Build, Builder, Kind, News, Settings, Status, Worker};
+use std::{iter::Peekable, str::Chars};
 
 const QUOTE: usize = 120; // characters of one outside text (a reason, a step, a name) in a line
 const NAMES: usize = 6; // of a blame list or of revisions in a line
@@ -26,13 +27,17 @@ fn is_forbidden(c: char) -> bool {
 
 /// Removes IRC formatting from a server's or a person's text, so that it can be compared.
 pub fn plain(text: &str) -> String {
+    fn digits(chars: &mut Peekable<Chars>) -> bool {
+        let first = chars.next_if(char::is_ascii_digit).is_some();
+        first && (chars.next_if(char::is_ascii_digit).is_some() || first)
+    }
     let mut out = String::new();
     let mut chars = text.chars().peekable();
     while let Some(c) = chars.next() {
         if c == '\u{3}' {
             // A colour is one or two digits, perhaps a comma and two more.
-            for _ in 0..2 {
-                chars.next_if(char::is_ascii_digit);
+            if digits(&mut chars) && chars.next_if_eq(&',').is_some() && !digits(&mut chars) {
+                out.push(',');
             }
         } else if !c.is_control() {
             out.push(c);
@@ -306,6 +311,7 @@ mod tests {
         assert_eq!(quoted("a b"), "\"a b\"");
         assert_eq!(quoted("a\"b"), "'a\"b'");
         assert_eq!(plain("\u{2}RECOVER\u{2} \u{3}04red\u{f}"), "RECOVER red");
+        assert_eq!(plain("\u{3}04,01a\u{3}b\u{3}1,c\u{3}"), "ab,c");
     }
 
     #[test]

@@ -29,6 +29,11 @@ const UNKNOWN_HOST: usize = 65; // our `user@host` until the server has shown it
 const NICK_REFUSED: [&str; 5] = ["432", "433", "436", "437", "447"]; // 437 is for either
 const JOIN_REFUSED: [&str; 11] = ["403", "405", "437", "471", "473", "474", "475", "476", "477", "489", "520"];
 
+/// Bytes of offered capabilities, and people with a rank in one channel, that we care to remember: a
+/// server could send more for ever.
+const CAPS: usize = 16 * 1024;
+const RANKED: usize = 10_000;
+
 /// What the session wants done.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Action {
@@ -71,6 +76,7 @@ struct Link {
     user_host: Option<usize>, // bytes of ours as others see it
     tried: usize,             // nicks other than the first
     welcomed: bool,
+    closing: bool, // what still comes is of no interest
     logged_in: bool,
     offered: String, // capabilities, each behind a blank
     account_tag: bool,
@@ -244,6 +250,9 @@ impl Session {
     /// Takes in a message. Each arm holds the parameters that it needs; a message with fewer is odd
     /// and falls through.
     pub fn message(&mut self, m: &Message, now: Instant) {
+        if self.link.closing {
+            return;
+        }
         (self.heard, self.link.asked) = (now, false);
         let params: Vec<&str> = m.params.iter().map(String::as_str).collect();
         let sasl = self.irc.sasl != Sasl::No;
@@ -326,7 +335,8 @@ impl Session {
 
     /// Ends the connection; the next one waits for `least`, if given.
     fn close(&mut self, why: &str, least: Option<Duration>) {
-        self.least_wait = least.unwrap_or(self.least_wait);
+        self.least_wait = self.least_wait.max(least.unwrap_or_default());
+        self.link.closing = true;
         self.actions.push(Action::Close(why.to_owned()));
     }
 
@@ -357,7 +367,9 @@ impl Session {
 
     /// The server says what it is capable of; when there is no `more` to come, we say what we want.
     fn on_offer(&mut self, caps: &str, more: bool) {
-        self.link.offered += &format!(" {caps}");
+        if self.link.offered.len() < CAPS {
+            self.link.offered += &format!(" {caps}");
+        }
         if more || self.link.welcomed {
             return;
         }
@@ -564,6 +576,10 @@ impl Session {
         let Session { places, link, .. } = self;
         let (mapping, (letters, signs)) = (link.mapping, &link.prefix);
         let Some(place) = places.iter_mut().find(|p| mapping.same(&p.name, channel)) else { return };
+        place.ranks.retain(|_, ranks| !ranks.is_empty());
+        if place.ranks.len() > RANKED {
+            place.ranks.clear();
+        }
         match (m.command.as_str(), rest) {
             ("JOIN", _) => {
                 log!(Info, "IRC: joined {}", place.name);
@@ -894,7 +910,9 @@ mod tests {
             let middle = (4.0 * f64::from(1 << i)).min(300.0);
             assert!((middle * 0.75..=middle * 1.25).contains(wait), "{waits:?}");
         }
-        rig.hear("ERROR :Closing link: trying to reconnect too fast (throttled)");
+        rig.hear("ERROR :Closing link: trying to reconnect too fast (throttled)\n:s 001 bot :hi\nERROR :again");
+        rig.said();
+        assert_eq!(rig.others.len(), 3, "what comes after the end is of no interest: {:?}", rig.others);
         rig.session.down("gone", rig.now);
         assert!(rig.session.deadline() >= rig.now + THROTTLED);
     }
