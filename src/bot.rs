@@ -240,13 +240,13 @@ impl Bot {
                             self.dirty = Some(now);
                         }
                     }
-                    Action::Account(nick, account) => self.proved(&nick, &account, now),
+                    Action::Account { nick, mask, account } => self.proved(&nick, &mask, &account, now),
                     Action::Fatal(why) => return Err(Failure(78, format!("IRC: {why}"))),
                 }
             }
         }
         let late: Vec<String> = self.unproved.iter().filter(|p| p.1 <= now).map(|p| p.0.nick.clone()).collect();
-        late.iter().for_each(|nick| self.proved(nick, &Account::None, now));
+        late.iter().for_each(|nick| self.proved(nick, "", &Account::None, now));
         Ok(())
     }
 
@@ -318,14 +318,16 @@ impl Bot {
         }
     }
 
-    fn proved(&mut self, nick: &str, account: &Account, now: Instant) {
+    fn proved(&mut self, nick: &str, mask: &str, account: &Account, now: Instant) {
         let mapping = self.session.mapping();
         let (theirs, others) =
             std::mem::take(&mut self.unproved).into_iter().partition(|p| mapping.same(&p.0.nick, nick));
         self.unproved = others;
         let theirs: Vec<(Ask, Instant)> = theirs;
         for (ask, _) in theirs {
-            self.command(Ask { account: account.clone(), ..ask }, now);
+            // Someone else may have had the nick a moment ago: what was proved is not theirs.
+            let account = if ask.mask == mask { account.clone() } else { Account::None };
+            self.command(Ask { account, ..ask }, now);
         }
     }
 

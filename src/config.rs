@@ -301,7 +301,7 @@ impl<'a> Parser<'a> {
             tls: self.tls(s),
             server_password: self.secret(s, "server_password"),
             alt_nicks: self.get(s, "alt_nicks", |v| list(v, nickname)).unwrap_or_default(),
-            username: self.get(s, "username", one_word).unwrap_or_else(|| nick.clone()),
+            username: self.get(s, "username", one_word).unwrap_or_else(|| user_name(&nick)),
             realname: self.get(s, "realname", text).unwrap_or_else(realname),
             password: self.secret(s, "password"),
             nickserv: self.get(s, "nickserv", one_word).unwrap_or_else(|| "NickServ".into()),
@@ -383,6 +383,12 @@ fn hint<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) -> String {
 
 fn text(v: &str) -> Result<String, String> {
     Ok(v.to_owned())
+}
+
+/// Servers allow little in a user name: the letters and digits of the nick.
+fn user_name(nick: &str) -> String {
+    let name: String = nick.chars().filter(char::is_ascii_alphanumeric).collect();
+    if name.is_empty() { "buildbot".into() } else { name }
 }
 
 fn one_word(v: &str) -> Result<String, String> {

@@ -238,7 +238,7 @@ fn tls_error(text: &str) -> String {
     } else if text.contains("wrong version number") || text.contains("packet length too long") {
         "no TLS is spoken on this port".into()
     } else if text.contains("timed out") {
-        "the TLS hand-shake took too long".into()
+        "the TLS hand-shake took too long (is this a port without TLS?)".into()
     } else {
         format!("TLS: {text}")
     }

@@ -5,7 +5,7 @@ use super::wire::{Casemapping, Line, Message, addressed, is_channel};
 use crate::command::{Account, Ask};
 use crate::config::{Irc, Sasl};
 use crate::text::{base64, clean, plain};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, btree_map::Entry};
 use std::mem::take;
 use std::time::{Duration, Instant};
 
@@ -41,10 +41,10 @@ pub enum Action {
     Close(String), // drop the connection, for this reason
     Send(Line),    // at once
     Command(Ask),
-    Notice(String, String),   // the answer to this nick's CTCP, in private
-    Pong(String),             // the server has answered the PING with this token
-    Account(String, Account), // who a nick is, after Session::whois
-    Fatal(String),            // no retry mends this
+    Notice(String, String), // the answer to this nick's CTCP, in private
+    Pong(String),           // the server has answered the PING with this token
+    Account { nick: String, mask: String, account: Account }, // who the one with this mask is, after Session::whois
+    Fatal(String),          // no retry mends this
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -76,6 +76,7 @@ struct Link {
     user_host: Option<usize>, // bytes of ours as others see it
     tried: usize,             // nicks other than the first
     welcomed: bool,
+    spoken: bool,  // the server has said something
     closing: bool, // what still comes is of no interest
     logged_in: bool,
     offered: String, // capabilities, each behind a blank
@@ -85,10 +86,18 @@ struct Link {
     modes: (String, String),  // CHANMODES: always with a parameter, and only when set
     monitor: bool,
     bot_mode: Option<String>,
-    asked: bool,                                // a PING is on its way
-    regain: Option<(Instant, Duration)>,        // when to ask for our nick again, and how long to wait then
-    recoveries: &'static [&'static str],        // the words to try on NickServ
-    whois: BTreeMap<String, (String, Account)>, // by folded nick: the `user@host` it must have, and what is known
+    asked: bool,                         // a PING is on its way
+    regain: Option<(Instant, Duration)>, // when to ask for our nick again, and how long to wait then
+    recoveries: &'static [&'static str], // the words to try on NickServ
+    whois: BTreeMap<String, Proof>,      // by folded nick
+}
+
+/// What WHOIS has said so far of the one with this mask.
+#[derive(Debug, Default)]
+struct Proof {
+    mask: String,
+    same: bool, // the one who has the nick now is the one who asked
+    account: Account,
 }
 
 /// The session; it outlives connections.
@@ -185,7 +194,7 @@ impl Session {
             }
             Phase::Connecting => self.close("no connection within two minutes", None),
             Phase::Registering if self.link.welcomed => self.identify(now),
-            Phase::Registering => self.close("registration took too long (is this a TLS port? use_ssl = yes)", None),
+            Phase::Registering => self.close("registration took too long", None),
             Phase::Identifying => self.online(now),
         }
     }
@@ -208,16 +217,18 @@ impl Session {
         if self.phase == Phase::Online && self.last_online.is_some_and(|at| now >= at + BACK_OFF.2) {
             self.back_off = BACK_OFF.0;
         }
+        let silent = self.phase == Phase::Registering && !self.link.spoken && !self.irc.use_ssl;
+        let hint = if silent { " (is this a TLS port? use_ssl = yes)" } else { "" };
         // Xorshift; up to a quarter more or less, so that many bots do not come back at once.
         self.random ^= self.random << 13;
         self.random ^= self.random >> 7;
         self.random ^= self.random << 17;
         let wait = self.back_off.mul_f64(0.75 + (self.random % 1000) as f64 / 2000.0).max(take(&mut self.least_wait));
-        log!(Warning, "IRC: {}; next try in {} s", clean(why), wait.as_secs());
+        log!(Warning, "IRC: {why}{hint}; next try in {} s", wait.as_secs());
         self.back_off = (self.back_off * 2).min(BACK_OFF.1);
         (self.phase, self.until) = (Phase::Waiting, now + wait);
-        let unknown = take(&mut self.link.whois).into_keys();
-        self.actions.extend(unknown.map(|nick| Action::Account(nick, Account::None)));
+        let unknown: Vec<String> = self.link.whois.keys().cloned().collect();
+        unknown.iter().for_each(|nick| self.end_of_whois(nick, false));
         self.places.iter_mut().for_each(|p| (p.joined, p.tries) = (None, 0));
     }
 
@@ -241,8 +252,8 @@ impl Session {
 
     /// Asks the server who a nick is. What it says counts only for the one with this mask.
     pub fn whois(&mut self, nick: &str, mask: &str) {
-        let user_host = mask.split_once('!').map_or("", |(_, rest)| rest).to_owned();
-        if self.link.whois.insert(self.fold(nick), (user_host, Account::Unknown)).is_none() {
+        if let Entry::Vacant(entry) = self.link.whois.entry(self.link.mapping.fold(nick)) {
+            entry.insert(Proof { mask: mask.to_owned(), ..Proof::default() });
             self.send(Line::new("WHOIS", &[nick], None));
         }
     }
@@ -253,7 +264,7 @@ impl Session {
         if self.link.closing {
             return;
         }
-        (self.heard, self.link.asked) = (now, false);
+        (self.heard, self.link.asked, self.link.spoken) = (now, false, true);
         let params: Vec<&str> = m.params.iter().map(String::as_str).collect();
         let sasl = self.irc.sasl != Sasl::No;
         match (m.command.as_str(), &params[..]) {
@@ -261,6 +272,10 @@ impl Session {
             ("PONG", [.., token]) => self.actions.push(Action::Pong((*token).to_owned())),
             ("ERROR", [.., why]) => {
                 let said = why.to_ascii_lowercase();
+                // ngIRCd has no 464 for a wrong server password.
+                if said.contains("bad password") && !self.link.welcomed {
+                    return self.refuse(&format!("server_password is refused: {}", clean(why)));
+                }
                 let throttled = ["throttl", "too fast", "too many"].iter().any(|w| said.contains(w));
                 let why = format!("the server closes the connection: {}", clean(why));
                 self.close(&why, throttled.then_some(THROTTLED));
@@ -286,7 +301,7 @@ impl Session {
             ("376" | "422", _) if self.phase == Phase::Registering => self.identify(now),
             ("396", [_, host, ..]) => self.link.user_host = Some(self.irc.username.len() + 2 + host.len()),
             ("900", _) => self.identified(true, now),
-            ("903" | "907", _) => {
+            ("903" | "907", _) if !self.link.welcomed => {
                 self.link.logged_in = true;
                 self.send(Line::new("CAP", &["END"], None));
             }
@@ -684,10 +699,10 @@ impl Session {
     /// The server tells something of a nick.
     fn on_whois(&mut self, numeric: &str, nick: &str, rest: &[&str]) {
         let folded = self.fold(nick);
-        let Some((user_host, account)) = self.link.whois.get_mut(&folded) else { return };
+        let Some(Proof { mask, same, account }) = self.link.whois.get_mut(&folded) else { return };
         match (numeric, rest) {
             // Someone else may have taken the nick since: then none of this counts.
-            ("311", [user, host, ..]) if *user_host != format!("{user}@{host}") => user_host.clear(),
+            ("311", [user, host, ..]) => *same = mask.ends_with(&format!("!{user}@{host}")),
             ("330", [name, ..]) => *account = Account::Is((*name).to_owned()),
             ("307", _) if *account == Account::Unknown => *account = Account::Is(nick.to_owned()),
             _ => {}
@@ -696,9 +711,10 @@ impl Session {
 
     /// The answer is complete; or, not `whole`: the nick has gone or changed, which proves nothing.
     fn end_of_whois(&mut self, nick: &str, whole: bool) {
-        if let Some((user_host, account)) = self.link.whois.remove(&self.fold(nick)) {
-            let proved = whole && !user_host.is_empty() && account != Account::Unknown;
-            self.actions.push(Action::Account(nick.to_owned(), if proved { account } else { Account::None }));
+        if let Some(Proof { mask, same, account }) = self.link.whois.remove(&self.fold(nick)) {
+            let proved = whole && same && account != Account::Unknown;
+            let account = if proved { account } else { Account::None };
+            self.actions.push(Action::Account { nick: nick.to_owned(), mask, account });
         }
     }
 }
@@ -979,6 +995,7 @@ mod tests {
             ),
             (":s 311 bot joe u h * :x\n:s 318 bot joe :end".into(), Account::None),
             (":s 401 bot joe :no such nick".into(), Account::None),
+            (whois.trim().into(), Account::None),
             (format!(":joe!u@h NICK :x{whois}"), Account::None),
             (format!(":joe!u@h QUIT :x{whois}"), Account::None),
         ] {
@@ -987,7 +1004,8 @@ mod tests {
             assert_eq!(rig.said(), ["WHOIS joe"]);
             rig.hear(&answer);
             rig.said();
-            assert_eq!(rig.others[1..], [Action::Account("joe".into(), expected)], "{answer}");
+            let proof = Action::Account { nick: "joe".into(), mask: "joe!u@h".into(), account: expected };
+            assert_eq!(rig.others[1..], [proof], "{answer}");
         }
     }
 

@@ -333,7 +333,7 @@ pub fn listen(config: &Buildbot, notes: &SyncSender<Note>) -> Result<(), String>
         if stood && notes.send(Note::StreamDown).is_err() {
             return Ok(());
         }
-        std::thread::sleep(if matches!(ended, Err(Error::Refused(..))) { NO_STREAM } else { wait });
+        std::thread::sleep(if matches!(ended, Err(Error::Refused(..499, _))) { NO_STREAM } else { wait });
         wait = (wait * 2).min(AWAY);
     }
 }
