@@ -387,7 +387,7 @@ impl Bot {
                 self.speak(now);
                 self.state.joined.remove(&channel);
                 self.state.left.insert(channel.clone());
-                self.session.leave(&channel);
+                self.session.leave(&channel, "");
                 self.outbox.forget(&channel);
                 lock(&self.status).targets.retain(|t| t.name != channel);
             }
@@ -437,7 +437,7 @@ impl Bot {
             });
         }
         joined.iter().for_each(|(channel, key)| self.session.join(channel, key, now));
-        left.iter().for_each(|channel| self.session.leave(channel));
+        left.iter().for_each(|channel| self.session.leave(channel, ""));
         pending.into_iter().for_each(|p| self.outbox.announce(p));
         let mut status = lock(&self.status);
         status.mark = mark;
@@ -462,7 +462,7 @@ impl Bot {
         }
         let has = |irc: &Irc, name: &str| irc.channels.iter().any(|c| c.name == name);
         let gone: Vec<String> = self.irc.channels.iter().map(|c| c.name.clone()).filter(|n| !has(&irc, n)).collect();
-        gone.iter().for_each(|name| self.session.leave(name));
+        gone.iter().for_each(|name| self.session.leave(name, ""));
         lock(&self.status).targets.retain(|t| !gone.contains(&t.name));
         for channel in &irc.channels {
             self.session.join(&channel.name, channel.key.as_ref().map_or("", |k| &k.0), now);

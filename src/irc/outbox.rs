@@ -76,6 +76,11 @@ impl Outbox {
         true
     }
 
+    /// Whether a reply to this target would still be taken.
+    pub fn takes(&self, target: &str) -> bool {
+        self.queues.iter().all(|q| q.target != target || q.replies.len() <= PATIENCE)
+    }
+
     pub fn announce(&mut self, announcement: Announcement) {
         let queue = self.queue(&announcement.target);
         queue.news.push_back(announcement);

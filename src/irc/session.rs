@@ -242,12 +242,18 @@ impl Session {
         self.join_due(now);
     }
 
-    /// Wants to be in a channel no more.
-    pub fn leave(&mut self, name: &str) {
+    /// Wants to be in a channel no more, and says there why.
+    pub fn leave(&mut self, name: &str, why: &str) {
         if self.reaches(name) {
-            self.send(Line::new("PART", &[name], None));
+            self.send(Line::new("PART", &[name], Some(why)));
         }
         self.places.retain(|p| !self.link.mapping.same(&p.name, name));
+    }
+
+    /// A channel of ours as we spell it; any other name as it is.
+    pub fn spelled(&self, name: &str) -> String {
+        let ours = self.places.iter().find(|p| self.link.mapping.same(&p.name, name));
+        ours.map_or(name, |p| &p.name).to_owned()
     }
 
     /// Asks the server who a nick is. What it says counts only for the one with this mask.
@@ -686,7 +692,8 @@ impl Session {
         let high = letters.find('o').map_or("", |o| &letters[..=o]);
         let folded = self.fold(&nick);
         let (place, text, op) = match (command, self.place(target)) {
-            _ if private => (nick.clone(), text.trim(), false),
+            // Some address us by habit even there.
+            _ if private => (nick.clone(), command.unwrap_or(text.trim()), false),
             (Some(command), Some(place)) => {
                 let op = place.ranks.get(&folded).is_some_and(|r| r.contains(|c| high.contains(c)));
                 (place.name.clone(), command, op)
@@ -955,6 +962,7 @@ mod tests {
             (":admin!u@h PRIVMSG #a :\u{2}bot\u{2}, help", got("#a", true, Account::None)),
             (":half!u@h PRIVMSG #a :bot: help", got("#a", false, Account::None)),
             (":voice!u@h PRIVMSG bot :help", got("voice", false, Account::None)),
+            (":voice!u@h PRIVMSG bot :Bot: help", got("voice", false, Account::None)),
             (":op!u@h PRIVMSG bot :help", got("op", false, Account::None)),
             (":op!u@h PRIVMSG #a :help", None),
             (":op!u@h PRIVMSG #elsewhere :bot: help", None),

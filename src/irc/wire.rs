@@ -80,14 +80,30 @@ impl Message {
         (!message.command.is_empty()).then_some(message)
     }
 
+    /// The message as the log may show it: without channel keys, which people and servers tell us.
+    pub fn shown(&self) -> String {
+        let mut params = self.params.join(" ");
+        let key = match self.command.as_str() {
+            "MODE" if self.params.get(1).is_some_and(|modes| modes.contains('k')) => {
+                Some(self.params[0].len() + 1 + self.params[1].len())
+            }
+            "PRIVMSG" => {
+                let join = params.to_ascii_lowercase().find("join ").map(|i| i + "join ".len());
+                join.and_then(|i| {
+                    params[i..].trim_start().find(' ').map(|end| params.len() - params[i..].trim_start().len() + end)
+                })
+            }
+            _ => None,
+        };
+        if let Some(end) = key.filter(|&end| end < params.len()) {
+            params.replace_range(end.., " ***");
+        }
+        format!("{} {} {params}", self.source, self.command)
+    }
+
     /// The nick of the source, or a server's name.
     pub fn nick(&self) -> &str {
         self.source.split(['!', '@']).next().unwrap_or("")
-    }
-
-    /// Parameter `i`, or nothing.
-    pub fn param(&self, i: usize) -> &str {
-        self.params.get(i).map_or("", String::as_str)
     }
 
     /// The last parameter, which is where servers put text for people.
@@ -278,7 +294,7 @@ mod tests {
         assert_eq!(m.tag("a"), Some("b c"));
         assert_eq!(m.tag("+x"), Some(""));
         assert_eq!((m.nick(), m.source.as_str()), ("n", "n!u@h"));
-        assert_eq!((m.param(0), m.param(1), m.param(2)), ("#c", "a :b", ""));
+        assert_eq!(m.params, ["#c", "a :b"]);
         let m = Message::parse(":irc.example 353 bot = #x:y :@a +b").unwrap();
         assert_eq!(m.params, ["bot", "=", "#x:y", "@a +b"]);
         assert_eq!(Message::parse("ping").unwrap().command, "PING");
@@ -300,6 +316,19 @@ mod tests {
     fn a_secret_line_shows_its_command_only() {
         assert_eq!(Line::secret("PASS", &["hunter2"], None).shown(), "PASS ***");
         assert_eq!(Line::secret("PASS", &["hunter2"], None).bytes(), b"PASS hunter2\r\n");
+    }
+
+    #[test]
+    fn keys_that_we_are_told_are_not_shown() {
+        for (line, shown) in [
+            (":s MODE #c +kl key 5", ":s MODE #c +kl ***"),
+            (":s MODE #c +o joe", ":s MODE #c +o joe"),
+            (":a!b@c PRIVMSG bot :Join  #c key more", "PRIVMSG bot Join  #c ***"),
+            (":a!b@c PRIVMSG #x :bot: join #c", "PRIVMSG #x bot: join #c"),
+        ] {
+            let shown = shown.trim_start_matches(":s ");
+            assert!(Message::parse(line).unwrap().shown().ends_with(shown), "{line}");
+        }
     }
 
     #[test]
