@@ -178,7 +178,10 @@ impl Bot {
             Event::Stop => self.stopping = Some(now + FAREWELL),
             Event::Reload => match (self.reload)() {
                 Ok(config) => self.reconfigure(config, now),
-                Err(why) => log!(Error, "{why}\nthe old configuration stays"),
+                Err(why) => {
+                    why.lines().for_each(|line| log!(Error, "{line}"));
+                    log!(Error, "the old configuration stays");
+                }
             },
         }
     }
@@ -192,11 +195,9 @@ impl Bot {
         for line in self.lines.feed(&text) {
             match line {
                 Ok(line) => {
-                    log!(Debug, "<< {line}");
-                    match Message::parse(&line) {
-                        Some(message) => self.session.message(&message, now),
-                        None => log!(Debug, "not an IRC message"),
-                    }
+                    let Some(message) = Message::parse(&line) else { continue };
+                    log!(Debug, "<< {}", message.shown());
+                    self.session.message(&message, now);
                 }
                 Err(_) => log!(Warning, "IRC: dropped a line that was too long"),
             }
@@ -262,7 +263,9 @@ impl Bot {
             log!(Debug, ">> {}", line.shown());
             self.unsent = line.bytes();
         }
-        if let Some(last) = self.outbox.unconfirmed().filter(|&n| n > self.pinged && self.outbox.is_idle()) {
+        if let Some(last) =
+            self.outbox.unconfirmed().filter(|&n| n > self.pinged && self.outbox.deadline(&|t| self.route(t)).is_none())
+        {
             self.pinged = last;
             self.send(&Line::new("PING", &[], Some(&format!("told-{last}"))), now);
         }
@@ -302,9 +305,15 @@ impl Bot {
 
     /// Someone has asked something: may they?
     fn command(&mut self, ask: Ask, now: Instant) {
-        let (name, _) = command::name(&ask.text);
+        let ask = Ask { place: self.spelled(&ask.place), ..ask };
+        if !self.outbox.takes(&ask.place) {
+            return log!(Debug, "{}: too much waits to be said there, not answering", ask.place);
+        }
+        let (name, rest) = command::name(&ask.text);
         let verdict = command::may(&self.config.authorization, &name, &ask, self.session.mapping());
-        log!(Info, "{} ({:?}) in {}: {}: {verdict:?}", ask.mask, ask.account, ask.place, text::clean(&ask.text));
+        // The key of a channel is nobody else's business.
+        let shown = if name == "join" { rest.split(' ').next().unwrap_or("") } else { rest };
+        log!(Info, "{} ({:?}) in {}: {name} {}: {verdict:?}", ask.mask, ask.account, ask.place, text::clean(shown));
         match verdict {
             Verdict::Yes => self.answer(&ask, false, now),
             Verdict::No => self.reply(&ask.place, &[format!("sorry, {}, `{name}` is not for you", ask.nick)]),
@@ -316,6 +325,13 @@ impl Bot {
                 self.unproved.push((ask, now + PROOF));
             }
         }
+    }
+
+    /// A target as we spell it: names that the server takes for one are one.
+    fn spelled(&self, name: &str) -> String {
+        let mapping = self.session.mapping();
+        let known = lock(&self.status).targets.iter().find(|t| mapping.same(&t.name, name)).map(|t| t.name.clone());
+        known.unwrap_or_else(|| self.session.spelled(name))
     }
 
     fn proved(&mut self, nick: &str, mask: &str, account: &Account, now: Instant) {
@@ -376,6 +392,7 @@ impl Bot {
                 over.iter().for_each(|news| self.tell(news));
             }
             Effect::Join(channel, key) => {
+                let channel = self.spelled(&channel);
                 self.state.left.remove(&channel);
                 if !self.irc.channels.iter().any(|c| c.name == channel) {
                     self.state.joined.insert(channel.clone(), key.clone());
@@ -384,10 +401,10 @@ impl Bot {
                 self.target(&channel, |_| {});
             }
             Effect::Leave(channel) => {
-                self.speak(now);
+                let channel = self.spelled(&channel);
                 self.state.joined.remove(&channel);
                 self.state.left.insert(channel.clone());
-                self.session.leave(&channel, "");
+                self.session.leave(&channel, &format!("leaving, as {} asks", ask.nick));
                 self.outbox.forget(&channel);
                 lock(&self.status).targets.retain(|t| t.name != channel);
             }
@@ -506,7 +523,7 @@ fn route(session: &Session, irc: &Irc, target: &str) -> Option<Route> {
 fn configured(irc: &Irc, name: &str) -> Settings {
     let section = irc.channels.iter().find(|c| c.name.eq_ignore_ascii_case(name));
     let settings = section.map_or(&irc.defaults, |c| &c.settings).clone();
-    match is_channel(name) || irc.pm_to_nicks.iter().any(|n| n == name) {
+    match is_channel(name) || irc.pm_to_nicks.iter().any(|n| n.eq_ignore_ascii_case(name)) {
         true => settings,
         false => Settings { events: Events::default(), ..settings },
     }

@@ -6,7 +6,7 @@
 use crate::config::{self, Who};
 use crate::irc::wire::{Casemapping, is_channel};
 use crate::master::worker::{Job, Order};
-use crate::status::{Build, Builder, EVENT_NAMES, Events, Settings, Status, glob};
+use crate::status::{Build, Builder, EVENT_NAMES, Events, Settings, Status, Worker, glob};
 use crate::text::{self, clean, nearest, quoted};
 use std::collections::BTreeMap;
 
@@ -297,7 +297,9 @@ fn list(rest: &str, _: &Ask, view: &View) -> Answer {
             (builders.len(), items.clone(), builders.len() - items.len())
         }
         "workers" => {
-            let workers = view.status.workers.values();
+            let mut workers: Vec<&Worker> = view.status.workers.values().collect();
+            workers.sort_by(|a, b| a.name.cmp(&b.name));
+            let workers = workers.iter();
             let items = workers
                 .map(|w| marked(&w.name, &[(!w.online, "offline"), (w.missing, "missing"), (w.paused, "paused")]));
             (view.status.workers.len(), items.collect(), 0)
@@ -405,7 +407,9 @@ fn leave(rest: &str, ask: &Ask, _: &View) -> Answer {
     if !is_channel(channel) {
         return Answer::Wrong("leave: which channel? It is written #name".into());
     }
-    doing(Effect::Leave(channel.to_owned()), format!("leaving {}", clean(channel)))
+    // Whoever is there sees us go, and why.
+    let lines = if *channel == *ask.place { vec![] } else { vec![format!("leaving {}", clean(channel))] };
+    Answer::Say(lines, Some(Effect::Leave(channel.to_owned())))
 }
 
 /// The builder that comes first in a text, and what stands behind it.

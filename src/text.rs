@@ -29,7 +29,10 @@ fn is_forbidden(c: char) -> bool {
 pub fn plain(text: &str) -> String {
     fn digits(chars: &mut Peekable<Chars>) -> bool {
         let first = chars.next_if(char::is_ascii_digit).is_some();
-        first && (chars.next_if(char::is_ascii_digit).is_some() || first)
+        if first {
+            chars.next_if(char::is_ascii_digit);
+        }
+        first
     }
     let mut out = String::new();
     let mut chars = text.chars().peekable();

@@ -12,6 +12,7 @@ use native_tls::TlsConnector;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
+use std::cmp::Reverse;
 use std::fmt;
 use std::io;
 use std::time::Duration;
@@ -124,11 +125,12 @@ pub struct Request {
 /// A change, of which everything but the author may be missing.
 #[derive(Debug, Deserialize)]
 pub struct Change {
+    #[serde(rename = "changeid", default)]
+    pub id: u64,
     pub author: String,
     pub revision: Option<String>,
     pub comments: Option<String>,
     pub branch: Option<String>,
-    pub when_timestamp: Option<f64>,
 }
 
 /// A scheduler that starts builds on demand.
@@ -283,17 +285,17 @@ impl Master {
 
     /// The changes of a build: since its builder's last success, newest first.
     pub fn changes_of(&mut self, build: u64) -> Result<Vec<Change>, Error> {
-        let query = "field=author&field=revision&field=comments&field=branch&field=when_timestamp&limit=50";
+        let query = "field=author&field=revision&field=comments&field=branch&limit=50";
         self.get(&format!("/builds/{build}/changes?{query}"))
     }
 
     /// The newest changes that the master knows, newest first.
     pub fn changes(&mut self, count: usize) -> Result<Vec<Change>, Error> {
-        let query = "field=changeid&field=author&field=revision&field=comments&field=branch&field=when_timestamp";
+        let query = "field=changeid&field=author&field=revision&field=comments&field=branch";
         let mut changes: Vec<Change> =
             self.get(&format!("/changes?{query}&order=-changeid&limit={}", count.min(PAGE)))?;
         // This one list comes backwards, whatever the order asked for.
-        changes.sort_by(|a, b| b.when_timestamp.unwrap_or(0.0).total_cmp(&a.when_timestamp.unwrap_or(0.0)));
+        changes.sort_by_key(|c| Reverse(c.id));
         Ok(changes)
     }
 
