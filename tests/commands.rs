@@ -377,7 +377,7 @@ fn authorization_refuses_and_lets_join_and_leave() {
     joe.send("MODE #key +k sesame");
     let rules = "[authorization]\njoin = op\nleave = mask:ANN!*@127.0.0.1\nmute = nobody\nlast = account:joe";
     let _bot = start(&lab().master, &irc, "door", "#door", rules);
-    let [door, more, key] = ["#door", "#more", "#key"].map(|channel| Ear::new(&ann, channel));
+    let [door, more] = ["#door", "#more"].map(|channel| Ear::new(&ann, channel));
     let ask = |who: &Client, text: &str, answer: &str| {
         who.say("#door", &format!("door: {text}"));
         if who.nick == "joe" {
@@ -404,8 +404,8 @@ fn authorization_refuses_and_lets_join_and_leave() {
     ask(&ann, "leave #MORE", "leaving #MORE");
     ann.expect_contains(":door!~door@127.0.0.1 PART #more");
     ann.say("#key", "door: leave");
-    key.hear("<door> leaving #key");
-    ann.expect_contains(":door!~door@127.0.0.1 PART #key");
+    // The answer is the reason that it leaves with, so that the farewell needs no turn of its own.
+    ann.expect_contains(":door!~door@127.0.0.1 PART #key :leaving, as ann asks");
 }
 
 #[test]

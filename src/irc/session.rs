@@ -245,7 +245,7 @@ impl Session {
     /// Wants to be in a channel no more, and says there why.
     pub fn leave(&mut self, name: &str, why: &str) {
         if self.reaches(name) {
-            self.send(Line::new("PART", &[name], Some(why)));
+            self.send(Line::new("PART", &[name], Some(why).filter(|w| !w.is_empty())));
         }
         self.places.retain(|p| !self.link.mapping.same(&p.name, name));
     }
