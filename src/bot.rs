@@ -16,9 +16,10 @@ use crate::status::{Events, News, Settings, Status, Target, Watch};
 use crate::store::{Announcement, State};
 use crate::text;
 use native_tls::TlsConnector;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::io::{self, Write};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender};
+use std::mem::take;
+use std::sync::mpsc::{Receiver, SyncSender};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -28,7 +29,7 @@ const PROOF: Duration = Duration::from_secs(10);
 const FAREWELL: Duration = Duration::from_secs(3);
 /// A state file that cannot be written is tried again after so long.
 const SAVE_AGAIN: Duration = Duration::from_secs(60);
-/// Commands that wait for a proof or for the master; more are "busy".
+/// Commands that wait for a proof; more are "busy".
 const WAITING: usize = 32;
 
 /// What other threads bring.
@@ -36,8 +37,8 @@ pub enum Event {
     /// From the reader of connection number so-and-so.
     Link(u64, Link),
     Heard(Heard),
-    /// The worker's reply for a ticket, and a build request whose end is to be told there.
-    Done(u64, Vec<String>, Option<u64>),
+    /// The worker's reply to a command, and a build request whose end is to be told there.
+    Done(Ask, Vec<String>, Option<u64>),
     Stop,
     Reload,
 }
@@ -46,72 +47,61 @@ pub enum Event {
 #[derive(Debug)]
 pub struct Failure(pub u8, pub String);
 
+/// What ties the bot to the rest of the program.
+pub struct Ties {
+    pub status: Arc<Mutex<Status>>,
+    /// For the readers of connections.
+    pub events: SyncSender<Event>,
+    pub jobs: SyncSender<(Ask, Job)>,
+    pub reload: Box<dyn Fn() -> Result<Config, String>>,
+}
+
+/// A connection, and what is forgotten with it.
+#[derive(Default)]
+struct Wire {
+    /// Events of connections with other numbers are stale.
+    number: u64,
+    stream: Option<Stream>,
+    lines: LineBuffer,
+    /// What TLS could not take yet.
+    unsent: Vec<u8>,
+    /// The last announcement after which we sent a PING.
+    pinged: u64,
+}
+
 pub struct Bot {
     config: Config,
     irc: Irc,
     tls: Option<TlsConnector>,
-    status: Arc<Mutex<Status>>,
+    ties: Ties,
     session: Session,
     outbox: Outbox,
-    stream: Option<Stream>,
-    /// The number of the connection; events of earlier ones are stale.
-    link: u64,
-    lines: LineBuffer,
-    /// What TLS could not take yet.
-    unsent: Vec<u8>,
-    events: SyncSender<Event>,
-    jobs: SyncSender<(u64, Job)>,
-    /// Commands whose job is under way, by ticket.
-    asked: BTreeMap<u64, Ask>,
-    ticket: u64,
+    wire: Wire,
     /// Commands that wait for their asker's account.
     unproved: Vec<(Ask, Instant)>,
     state: State,
     dirty: Option<Instant>,
-    /// The last announcement after which we sent a PING.
-    pinged: u64,
     stopping: Option<Instant>,
-    reload: Box<dyn Fn() -> Result<Config, String>>,
 }
 
 impl Bot {
-    pub fn new(
-        config: Config,
-        status: Arc<Mutex<Status>>,
-        state: State,
-        events: SyncSender<Event>,
-        jobs: SyncSender<(u64, Job)>,
-        reload: Box<dyn Fn() -> Result<Config, String>>,
-    ) -> Result<Bot, Failure> {
+    pub fn new(config: Config, state: State, ties: Ties) -> Result<Bot, Failure> {
         let now = Instant::now();
         let irc = config.irc.clone().ok_or(Failure(78, "a section [irc] is needed to run".into()))?;
-        let tls =
-            irc.use_ssl.then(|| net::connector(&irc.tls)).transpose().map_err(|e| Failure(78, format!("[irc] {e}")))?;
+        let tls = irc.use_ssl.then(|| net::connector(&irc.tls)).transpose();
+        let tls = tls.map_err(|e| Failure(78, format!("[irc] {e}")))?;
         let seed = unix_now() as u64 ^ u64::from(std::process::id()) << 32;
-        let mut bot = Bot {
-            session: Session::new(irc.clone(), now, seed),
-            outbox: Outbox::new(now),
-            stream: None,
-            link: 0,
-            lines: LineBuffer::default(),
-            unsent: Vec::new(),
-            asked: BTreeMap::new(),
-            ticket: 0,
-            unproved: Vec::new(),
-            dirty: None,
-            pinged: 0,
-            stopping: None,
-            config,
-            irc,
-            tls,
-            status,
-            events,
-            jobs,
-            state,
-            reload,
-        };
-        bot.restore(now);
-        bot.dirty = Some(now);
+        let (session, outbox, wire) = (Session::new(irc.clone(), now, seed), Outbox::new(now), Wire::default());
+        let (unproved, dirty, stopping) = (Vec::new(), Some(now), None);
+        let mut bot = Bot { config, irc, tls, ties, session, outbox, wire, unproved, state, dirty, stopping };
+        bot.state.joined.iter().for_each(|(channel, key)| bot.session.join(channel, key, now));
+        bot.state.left.iter().for_each(|channel| bot.session.leave(channel, ""));
+        take(&mut bot.state.pending).into_iter().for_each(|p| bot.outbox.announce(p));
+        let mut status = lock(&bot.ties.status);
+        (status.mark, status.watches) = (bot.state.mark, bot.state.watches.clone());
+        status.reopen(&bot.state.open);
+        drop(status);
+        bot.settle();
         bot.save(now).map_err(|e| Failure(74, e))?;
         Ok(bot)
     }
@@ -126,31 +116,29 @@ impl Bot {
             if let Err(e) = self.save(now) {
                 log!(Error, "{e}; trying again every {} s", SAVE_AGAIN.as_secs());
             }
-            if self.stopping.is_some_and(|at| now >= at || self.outbox.is_idle() || self.stream.is_none()) {
+            if self.stopping.is_some_and(|at| now >= at || self.outbox.is_idle() || self.wire.stream.is_none()) {
                 self.send(&Line::new("QUIT", &[], Some("until next time")), now);
                 return Ok(());
             }
-            match events.recv_timeout(self.deadline().saturating_duration_since(Instant::now())) {
-                Ok(event) => self.take(event, Instant::now()),
-                Err(RecvTimeoutError::Timeout) => {}
-                Err(RecvTimeoutError::Disconnected) => return Err(Failure(70, "all threads are gone".into())),
+            // It never ends but in time: we hold a sender ourselves.
+            if let Ok(event) = events.recv_timeout(self.deadline().saturating_duration_since(Instant::now())) {
+                self.take(event, Instant::now());
             }
         }
     }
 
     fn deadline(&self) -> Instant {
         let proofs = self.unproved.iter().map(|p| p.1);
-        let said = self.outbox.deadline(&|t| self.route(t));
+        let said = self.outbox.deadline(&|target| route(&self.session, &self.irc, target));
         let others = proofs.chain(said).chain(self.stopping).chain(self.dirty);
         others.fold(self.session.deadline(), Instant::min)
     }
 
     fn take(&mut self, event: Event, now: Instant) {
         match event {
-            Event::Link(id, _) if id != self.link => {}
-            Event::Link(_, Link::Up(stream)) => {
-                (self.stream, self.lines) = (Some(stream), LineBuffer::default());
-                self.unsent.clear();
+            Event::Link(number, _) if number != self.wire.number => {}
+            Event::Link(number, Link::Up(stream)) => {
+                self.wire = Wire { number, stream: Some(stream), ..Wire::default() };
                 self.session.up(now);
                 self.bytes(&[], now);
             }
@@ -158,25 +146,16 @@ impl Bot {
             Event::Link(_, Link::Down(why)) => self.down(&why, now),
             Event::Heard(Heard::News { news, mark, open }) => {
                 news.iter().for_each(|n| self.tell(n));
-                (self.state.mark, self.state.open) = (Some(mark), open);
+                (self.state.mark, self.state.open, self.dirty) = (Some(mark), open, Some(now));
+            }
+            Event::Heard(Heard::Learned(ask)) => self.answer(&ask, true, now),
+            Event::Done(ask, lines, request) => {
+                self.reply(&ask.place, &lines);
+                self.watch(request.map(|id| Watch { target: ask.place, id, request: true }));
                 self.dirty = Some(now);
             }
-            Event::Heard(Heard::Learned(ticket)) => {
-                if let Some(ask) = self.asked.remove(&ticket) {
-                    self.answer(&ask, true, now);
-                }
-            }
-            Event::Done(ticket, lines, request) => {
-                if let Some(ask) = self.asked.remove(&ticket) {
-                    self.reply(&ask.place, &lines);
-                    let watch = request.map(|id| Watch { target: ask.place, id, request: true });
-                    let over = watch.and_then(|w| lock(&self.status).watch(w, unix_now()));
-                    over.iter().for_each(|news| self.tell(news));
-                    self.dirty = Some(now);
-                }
-            }
             Event::Stop => self.stopping = Some(now + FAREWELL),
-            Event::Reload => match (self.reload)() {
+            Event::Reload => match (self.ties.reload)() {
                 Ok(config) => self.reconfigure(config, now),
                 Err(why) => {
                     why.lines().for_each(|line| log!(Error, "{line}"));
@@ -187,53 +166,48 @@ impl Bot {
     }
 
     fn bytes(&mut self, bytes: &[u8], now: Instant) {
-        let Some(stream) = &mut self.stream else { return };
+        let Some(stream) = &mut self.wire.stream else { return };
         let text = match stream.feed(bytes) {
             Ok(text) => text,
             Err(e) => return self.down(&format!("connection: {e}"), now),
         };
-        for line in self.lines.feed(&text) {
-            match line {
-                Ok(line) => {
-                    let Some(message) = Message::parse(&line) else { continue };
-                    log!(Debug, "<< {}", message.shown());
-                    self.session.message(&message, now);
-                }
-                Err(_) => log!(Warning, "IRC: dropped a line that was too long"),
+        for line in self.wire.lines.feed(&text) {
+            let Ok(line) = line else {
+                log!(Warning, "IRC: dropped a line that was too long");
+                continue;
+            };
+            if let Some(message) = Message::parse(&line) {
+                log!(Debug, "<< {}", message.shown());
+                self.session.message(&message, now);
             }
         }
     }
 
     fn down(&mut self, why: &str, now: Instant) {
         // Dropping the stream ends its reader; what that still says is stale.
-        self.stream = None;
-        self.link += 1;
+        self.wire = Wire { number: self.wire.number + 1, ..Wire::default() };
         self.outbox.lost(now);
         self.session.down(why, now);
     }
 
     /// Does what the session wants.
     fn act(&mut self, now: Instant) -> Result<(), Failure> {
-        loop {
-            let actions = self.session.actions();
-            if actions.is_empty() {
-                break;
-            }
+        let mut actions = self.session.actions();
+        while !actions.is_empty() {
             for action in actions {
                 match action {
                     Action::Connect => {
-                        self.link += 1;
-                        let (id, events) = (self.link, self.events.clone());
+                        let (number, events) = (self.wire.number, self.ties.events.clone());
                         let Irc { host, port, .. } = &self.irc;
                         log!(Info, "IRC: connecting to {host}:{port}");
-                        let emit = move |link| events.send(Event::Link(id, link)).is_ok();
+                        let emit = move |link| events.send(Event::Link(number, link)).is_ok();
                         net::open(host.clone(), *port, self.tls.clone(), emit);
                     }
                     Action::Close(why) => self.down(&why, now),
                     Action::Send(line) => self.send(&line, now),
                     Action::Command(ask) => self.command(ask, now),
                     Action::Notice(nick, text) => {
-                        drop(self.outbox.reply(&nick, &[text], &Route { budget: 400, notice: true }))
+                        self.outbox.reply(&nick, &[text], &Route { budget: 400, notice: true });
                     }
                     Action::Pong(token) => {
                         let number = token.strip_prefix("told-").and_then(|n| n.parse().ok());
@@ -245,28 +219,26 @@ impl Bot {
                     Action::Fatal(why) => return Err(Failure(78, format!("IRC: {why}"))),
                 }
             }
+            actions = self.session.actions();
         }
-        let late: Vec<String> = self.unproved.iter().filter(|p| p.1 <= now).map(|p| p.0.nick.clone()).collect();
-        late.iter().for_each(|nick| self.proved(nick, "", &Account::None, now));
+        while let Some((ask, _)) = self.unproved.iter().find(|(_, until)| *until <= now) {
+            self.proved(&ask.nick.clone(), "", &Account::None, now);
+        }
         Ok(())
     }
 
     /// Sends what may be sent now, and asks the server whether it has arrived.
     fn speak(&mut self, now: Instant) {
         let oldest = unix_now() - self.config.catch_up.as_secs() as i64;
-        loop {
-            if !self.unsent.is_empty() && !self.write(now) {
-                return;
-            }
-            let (session, irc) = (&self.session, &self.irc);
-            let Some(line) = self.outbox.next(now, oldest, &|t| route(session, irc, t)) else { break };
-            log!(Debug, ">> {}", line.shown());
-            self.unsent = line.bytes();
-        }
-        if let Some(last) =
-            self.outbox.unconfirmed().filter(|&n| n > self.pinged && self.outbox.deadline(&|t| self.route(t)).is_none())
+        while self.write(now)
+            && let Some(line) = self.outbox.next(now, oldest, &|target| route(&self.session, &self.irc, target))
         {
-            self.pinged = last;
+            log!(Debug, ">> {}", line.shown());
+            self.wire.unsent = line.bytes();
+        }
+        let waits = self.outbox.deadline(&|target| route(&self.session, &self.irc, target)).is_some();
+        if let Some(last) = self.outbox.unconfirmed().filter(|&n| n > self.wire.pinged && !waits) {
+            self.wire.pinged = last;
             self.send(&Line::new("PING", &[], Some(&format!("told-{last}"))), now);
         }
     }
@@ -274,30 +246,26 @@ impl Bot {
     fn send(&mut self, line: &Line, now: Instant) {
         log!(Debug, ">> {}", line.shown());
         self.outbox.charge(now, line.bytes().len());
-        self.unsent.extend(line.bytes());
+        self.wire.unsent.extend(line.bytes());
         self.write(now);
     }
 
     /// Writes what is unsent; false if some of it has to wait.
     fn write(&mut self, now: Instant) -> bool {
-        while let (Some(stream), false) = (&mut self.stream, self.unsent.is_empty()) {
-            match stream.write(&self.unsent) {
-                Ok(n) => drop(self.unsent.drain(..n)),
+        while let (Some(stream), false) = (&mut self.wire.stream, self.wire.unsent.is_empty()) {
+            match stream.write(&self.wire.unsent) {
+                Ok(n) => drop(self.wire.unsent.drain(..n)),
                 // TLS wants to read first: the same bytes again after the next event.
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => return false,
                 Err(e) => self.down(&format!("writing: {e}"), now),
             }
         }
-        self.unsent.clear();
+        self.wire.unsent.clear();
         true
     }
 
-    fn route(&self, target: &str) -> Option<Route> {
-        route(&self.session, &self.irc, target)
-    }
-
     fn reply(&mut self, place: &str, lines: &[String]) {
-        let Some(route) = self.route(place) else { return };
+        let Some(route) = route(&self.session, &self.irc, place) else { return };
         if !self.outbox.reply(place, lines, &route) {
             log!(Warning, "{place}: too much waits to be said there, not answering");
         }
@@ -317,29 +285,25 @@ impl Bot {
         match verdict {
             Verdict::Yes => self.answer(&ask, false, now),
             Verdict::No => self.reply(&ask.place, &[format!("sorry, {}, `{name}` is not for you", ask.nick)]),
-            Verdict::NeedsAccount if self.unproved.len() >= WAITING => {
-                self.reply(&ask.place, &["busy, try again".into()])
-            }
-            Verdict::NeedsAccount => {
+            Verdict::NeedsAccount if self.unproved.len() < WAITING => {
                 self.session.whois(&ask.nick, &ask.mask);
                 self.unproved.push((ask, now + PROOF));
             }
+            Verdict::NeedsAccount => self.reply(&ask.place, &["busy, try again".into()]),
         }
     }
 
     /// A target as we spell it: names that the server takes for one are one.
     fn spelled(&self, name: &str) -> String {
         let mapping = self.session.mapping();
-        let known = lock(&self.status).targets.iter().find(|t| mapping.same(&t.name, name)).map(|t| t.name.clone());
+        let known =
+            lock(&self.ties.status).targets.iter().find(|t| mapping.same(&t.name, name)).map(|t| t.name.clone());
         known.unwrap_or_else(|| self.session.spelled(name))
     }
 
     fn proved(&mut self, nick: &str, mask: &str, account: &Account, now: Instant) {
         let mapping = self.session.mapping();
-        let (theirs, others) =
-            std::mem::take(&mut self.unproved).into_iter().partition(|p| mapping.same(&p.0.nick, nick));
-        self.unproved = others;
-        let theirs: Vec<(Ask, Instant)> = theirs;
+        let theirs: Vec<_> = self.unproved.extract_if(.., |(ask, _)| mapping.same(&ask.nick, nick)).collect();
         for (ask, _) in theirs {
             // Someone else may have had the nick a moment ago: what was proved is not theirs.
             let account = if ask.mask == mask { account.clone() } else { Account::None };
@@ -348,12 +312,11 @@ impl Bot {
     }
 
     fn answer(&mut self, ask: &Ask, again: bool, now: Instant) {
-        let settings = self.settings(&ask.place);
-        let answer = {
-            let status = lock(&self.status);
-            let view = View { status: &status, settings: &settings, now: unix_now(), again, nick: self.session.nick() };
-            command::run(ask, &view)
-        };
+        let (settings, nick) = (self.settings(&ask.place), self.session.nick());
+        let status = lock(&self.ties.status);
+        let view = View { status: &status, settings: &settings, now: unix_now(), again, nick };
+        let answer = command::run(ask, &view);
+        drop(status);
         match answer {
             Answer::Say(lines, effect) => {
                 // Farewell first: there is no speaking in a channel that we have left.
@@ -363,73 +326,79 @@ impl Bot {
             Answer::List { head, items } => self.reply(&ask.place, &[format!("{head}: {}", items.join(", "))]),
             Answer::Wrong(why) => self.reply(&ask.place, &[why]),
             Answer::First(job) => {
-                self.ticket += 1;
-                match self.asked.len() < WAITING && self.jobs.try_send((self.ticket, job)).is_ok() {
-                    true => drop(self.asked.insert(self.ticket, ask.clone())),
-                    false => self.reply(&ask.place, &["busy, try again".into()]),
+                if self.ties.jobs.try_send((ask.clone(), job)).is_err() {
+                    self.reply(&ask.place, &["busy, try again".into()]);
                 }
             }
         }
     }
 
     fn effect(&mut self, ask: &Ask, effect: Effect, now: Instant) {
-        let place = ask.place.clone();
+        let place = &ask.place;
         self.dirty = Some(now);
         match effect {
-            Effect::Notify(events) => {
-                self.state.events.insert(place.clone(), events);
-                self.target(&place, |t| t.settings.events = events);
-            }
-            Effect::MuteUntil(until) => {
-                self.state.muted.insert(place.clone(), until);
-                self.target(&place, |t| t.muted_until = until);
-            }
+            Effect::Notify(events) => drop(self.state.events.insert(place.to_owned(), events)),
+            Effect::MuteUntil(until) => drop(self.state.muted.insert(place.to_owned(), until)),
             Effect::Watch(builds) => {
-                let mut status = lock(&self.status);
-                let watches = builds.into_iter().map(|id| Watch { target: place.clone(), id, request: false });
-                let over: Vec<News> = watches.filter_map(|w| status.watch(w, unix_now())).collect();
-                drop(status);
-                over.iter().for_each(|news| self.tell(news));
+                self.watch(builds.iter().map(|&id| Watch { target: place.to_owned(), id, request: false }));
             }
             Effect::Join(channel, key) => {
                 let channel = self.spelled(&channel);
                 self.state.left.remove(&channel);
-                if !self.irc.channels.iter().any(|c| c.name == channel) {
-                    self.state.joined.insert(channel.clone(), key.clone());
+                let section = self.irc.channels.iter().find(|c| c.name == channel);
+                let known = section.and_then(|c| c.key.as_ref()).filter(|_| key.is_empty());
+                self.session.join(&channel, known.map_or(&key, |k| &k.0), now);
+                if section.is_none() {
+                    self.state.joined.insert(channel, key);
                 }
-                self.session.join(&channel, &key, now);
-                self.target(&channel, |_| {});
             }
             Effect::Leave(channel) => {
                 let channel = self.spelled(&channel);
-                self.state.joined.remove(&channel);
-                self.state.left.insert(channel.clone());
-                self.session.leave(&channel, &format!("leaving, as {} asks", ask.nick));
-                self.outbox.forget(&channel);
-                lock(&self.status).targets.retain(|t| t.name != channel);
+                self.forget(&channel, &format!("leaving, as {} asks", ask.nick));
+                self.state.left.insert(channel);
             }
         }
+        self.settle();
     }
 
-    /// Changes a target, which may be new.
-    fn target(&self, name: &str, change: impl FnOnce(&mut Target)) {
-        let fresh = Target { name: name.to_owned(), settings: configured(&self.irc, name), muted_until: 0 };
-        let targets = &mut lock(&self.status).targets;
-        let at = targets.iter().position(|t| t.name == name).unwrap_or_else(|| {
-            targets.push(fresh);
-            targets.len() - 1
-        });
-        change(&mut targets[at]);
+    /// Leaves a channel, with all that was said about it.
+    fn forget(&mut self, channel: &str, why: &str) {
+        self.session.leave(channel, why);
+        self.outbox.forget(channel);
+        self.state.events.remove(channel);
+        self.state.muted.remove(channel);
+        self.state.joined.remove(channel);
+    }
+
+    /// Watches from now on; an end that nobody there has heard of is told at once.
+    fn watch(&mut self, watches: impl IntoIterator<Item = Watch>) {
+        for watch in watches {
+            let over = lock(&self.ties.status).watch(watch, unix_now());
+            over.iter().for_each(|news| self.tell(news));
+        }
     }
 
     /// How a place wants its lines and what it hears.
     fn settings(&self, place: &str) -> Settings {
-        let known = lock(&self.status).targets.iter().find(|t| t.name == place).map(|t| t.settings.clone());
-        known.unwrap_or_else(|| configured(&self.irc, place))
+        let settings = configured(&self.irc, place);
+        Settings { events: *self.state.events.get(place).unwrap_or(&settings.events), ..settings }
+    }
+
+    /// Makes the targets what the configuration and the state file say.
+    fn settle(&mut self) {
+        let State { events, muted, joined, left, .. } = &self.state;
+        let mut names: BTreeSet<&String> = events.keys().chain(muted.keys()).chain(joined.keys()).collect();
+        names.extend(self.irc.channels.iter().map(|c| &c.name).chain(&self.irc.pm_to_nicks));
+        let target = |name: &String| {
+            let muted_until = *muted.get(name).unwrap_or(&0);
+            Target { name: name.clone(), settings: self.settings(name), muted_until }
+        };
+        let targets = names.into_iter().filter(|&name| !left.contains(name)).map(target).collect();
+        lock(&self.ties.status).targets = targets;
     }
 
     fn tell(&mut self, news: &News) {
-        let base = lock(&self.status).url.clone();
+        let base = lock(&self.ties.status).url.clone();
         for target in &news.targets {
             let text = text::announcement(news, &self.settings(target), &base);
             let at = news.build.complete_at.map_or_else(unix_now, |t| t as i64);
@@ -438,64 +407,28 @@ impl Bot {
         }
     }
 
-    /// Puts targets, channels and what was remembered in their places.
-    fn restore(&mut self, now: Instant) {
-        let State { events, muted, joined, left, watches, pending, mark, open, .. } = self.state.clone();
-        let mut names: BTreeSet<String> = events.into_keys().chain(muted.into_keys()).collect();
-        names.extend(self.irc.channels.iter().map(|c| c.name.clone()));
-        names.extend(self.irc.pm_to_nicks.iter().cloned().chain(joined.keys().cloned()));
-        names.retain(|n| !left.contains(n));
-        for name in names {
-            let events = self.state.events.get(&name).copied();
-            let muted = self.state.muted.get(&name).copied();
-            self.target(&name, |t| {
-                t.settings.events = events.unwrap_or(t.settings.events);
-                t.muted_until = muted.unwrap_or(0);
-            });
-        }
-        joined.iter().for_each(|(channel, key)| self.session.join(channel, key, now));
-        left.iter().for_each(|channel| self.session.leave(channel, ""));
-        pending.into_iter().for_each(|p| self.outbox.announce(p));
-        let mut status = lock(&self.status);
-        status.mark = mark;
-        status.watches.extend(watches);
-        status.reopen(&open);
-    }
-
     /// Takes over a configuration that was read again.
     fn reconfigure(&mut self, config: Config, now: Instant) {
         let Some(irc) = config.irc.clone() else { return log!(Error, "[irc] is gone; the old configuration stays") };
-        let link = |c: &Irc| Irc {
-            channels: Vec::new(),
-            pm_to_nicks: Vec::new(),
-            defaults: self.irc.defaults.clone(),
-            ..c.clone()
-        };
-        if link(&irc) != link(&self.irc)
-            || config.buildbot != self.config.buildbot
-            || config.state_file != self.config.state_file
-        {
+        let link =
+            |irc: &Irc| Irc { channels: vec![], pm_to_nicks: vec![], defaults: Settings::default(), ..irc.clone() };
+        let fixed = |c: &Config| (c.irc.as_ref().map(link), c.buildbot.clone(), c.state_file.clone());
+        if fixed(&config) != fixed(&self.config) {
             log!(Warning, "changes of the connections or of state_file need a restart; the rest takes effect now");
         }
-        let has = |irc: &Irc, name: &str| irc.channels.iter().any(|c| c.name == name);
-        let gone: Vec<String> = self.irc.channels.iter().map(|c| c.name.clone()).filter(|n| !has(&irc, n)).collect();
-        gone.iter().for_each(|name| self.session.leave(name, ""));
-        lock(&self.status).targets.retain(|t| !gone.contains(&t.name));
+        for old in take(&mut self.irc.channels) {
+            if irc.channels.iter().all(|new| new.name != old.name) {
+                self.forget(&old.name, "");
+            }
+        }
         for channel in &irc.channels {
             self.session.join(&channel.name, channel.key.as_ref().map_or("", |k| &k.0), now);
             self.state.left.remove(&channel.name);
             // What was said by `notify` gives way to what the file says now.
             self.state.events.remove(&channel.name);
         }
-        (self.irc, self.config) = (irc, config);
-        let names: Vec<String> = lock(&self.status).targets.iter().map(|t| t.name.clone()).collect();
-        let channels = self.irc.channels.iter().map(|c| c.name.clone());
-        for name in names.into_iter().chain(channels).collect::<BTreeSet<_>>() {
-            let settings = configured(&self.irc, &name);
-            let events = self.state.events.get(&name).copied().unwrap_or(settings.events);
-            self.target(&name, |t| t.settings = Settings { events, ..settings });
-        }
-        self.dirty = Some(now);
+        (self.irc, self.config, self.dirty) = (irc, config, Some(now));
+        self.settle();
         log!(Info, "configuration read again");
     }
 
@@ -505,10 +438,10 @@ impl Bot {
             return Ok(());
         }
         self.dirty = None;
-        let Some(path) = self.config.state_file.clone() else { return Ok(()) };
+        let Some(path) = &self.config.state_file else { return Ok(()) };
         self.state.pending = self.outbox.pending();
-        self.state.watches = lock(&self.status).watches.clone();
-        self.state.save(&path).inspect_err(|_| self.dirty = Some(now + SAVE_AGAIN))
+        self.state.watches = lock(&self.ties.status).watches.clone();
+        self.state.save(path).inspect_err(|_| self.dirty = Some(now + SAVE_AGAIN))
     }
 }
 

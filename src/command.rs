@@ -74,13 +74,16 @@ pub struct View<'a> {
     pub nick: &'a str,
 }
 
+/// The error is what was wrong, and how to do better.
+type Reply = Result<Answer, String>;
+
 struct Command {
     name: &'static str,
     /// Words it needs at least.
     words: usize,
     /// Works without IRC, too.
     alone: bool,
-    run: fn(&str, &Ask, &View) -> Answer,
+    run: fn(&str, &Ask, &View) -> Reply,
 }
 
 const TABLE: [Command; 16] = [
@@ -128,8 +131,8 @@ fn manual(name: &str) -> &'static str {
     MANUAL.lines().find(|line| line.split([' ', ':']).next() == Some(name)).unwrap_or("")
 }
 
-fn usage(name: &str) -> Answer {
-    Answer::Wrong(format!("usage: {}", manual(name).split(": ").next().unwrap_or("")))
+fn usage(name: &str) -> String {
+    format!("usage: {}", manual(name).split(": ").next().unwrap_or(""))
 }
 
 /// The name of the command that a text asks for, if there is one, and the text behind it.
@@ -148,65 +151,53 @@ pub fn asks_master(text: &str) -> bool {
 pub fn run(ask: &Ask, view: &View) -> Answer {
     let (name, rest) = name(&ask.text);
     let Some(command) = TABLE.iter().find(|c| c.name == name) else {
-        let names = TABLE.iter().map(|c| c.name);
-        return Answer::Wrong(match nearest(&name, names) {
+        return Answer::Wrong(match nearest(&name, TABLE.iter().map(|c| c.name)) {
             _ if name.is_empty() => "yes? try `help`".into(),
             Some(near) => format!("unknown command `{}`; did you mean `{near}`?", clean(&name)),
             None => format!("unknown command `{}`; try `help`", clean(&name)),
         });
     };
-    if !command.alone && view.nick.is_empty() {
-        return Answer::Wrong(format!("{name}: this works on IRC only"));
-    }
-    match config::words(rest) {
-        Ok(words) if words.len() < command.words => usage(command.name),
+    let reply = match config::words(rest) {
+        _ if !command.alone && view.nick.is_empty() => Err(format!("{name}: this works on IRC only")),
+        Ok(words) if words.len() < command.words => Err(usage(command.name)),
         _ => (command.run)(rest, ask, view),
-    }
+    };
+    reply.unwrap_or_else(Answer::Wrong)
 }
 
 /// Whether a command may be used, as far as that is known.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Verdict {
-    Yes,
     No,
     /// It hangs on the asker's account, which has to be found out.
     NeedsAccount,
+    Yes,
 }
 
 /// Decides who may use a command. A command that the rules do not name is everyone's.
 pub fn may(rules: &BTreeMap<String, Vec<Who>>, command: &str, ask: &Ask, mapping: Casemapping) -> Verdict {
-    let Some(list) = rules.get(command) else {
-        return Verdict::Yes;
-    };
-    let mut verdict = Verdict::No;
-    for who in list {
-        let fits = match who {
-            Who::Everyone => true,
-            Who::Nobody => false,
-            Who::Op => ask.op,
-            Who::Mask(mask) => glob(&mapping.fold(mask), &mapping.fold(&ask.mask)),
-            Who::Account(name) => match &ask.account {
-                Account::Is(account) => mapping.same(name, account),
-                Account::None => false,
-                Account::Unknown => {
-                    verdict = Verdict::NeedsAccount;
-                    false
-                }
-            },
+    let Some(list) = rules.get(command) else { return Verdict::Yes };
+    let verdict = |who: &Who| {
+        let fits = match (who, &ask.account) {
+            (Who::Everyone, _) => true,
+            (Who::Nobody, _) => false,
+            (Who::Op, _) => ask.op,
+            (Who::Mask(mask), _) => glob(&mapping.fold(mask), &mapping.fold(&ask.mask)),
+            (Who::Account(name), Account::Is(account)) => mapping.same(name, account),
+            (Who::Account(_), Account::None) => false,
+            (Who::Account(_), Account::Unknown) => return Verdict::NeedsAccount,
         };
-        if fits {
-            return Verdict::Yes;
-        }
-    }
-    verdict
+        if fits { Verdict::Yes } else { Verdict::No }
+    };
+    list.iter().map(verdict).max().unwrap_or(Verdict::No)
 }
 
-fn say(line: impl Into<String>) -> Answer {
-    Answer::Say(vec![line.into()], None)
+fn say(line: impl Into<String>) -> Reply {
+    Ok(Answer::Say(vec![line.into()], None))
 }
 
-fn doing(effect: Effect, line: String) -> Answer {
-    Answer::Say(vec![line], Some(effect))
+fn doing(effect: Effect, line: impl Into<String>) -> Reply {
+    Ok(Answer::Say(vec![line.into()], Some(effect)))
 }
 
 /// The line that stands in front of answers while the master is away.
@@ -219,68 +210,62 @@ fn stale(view: &View) -> Option<String> {
 }
 
 /// The builders that a text names: all, one by its name (quoted or not), or by a glob.
-fn builders<'a>(text: &str, status: &'a Status) -> Result<Vec<&'a Builder>, String> {
-    let words = config::words(text).unwrap_or_else(|_| vec![text.to_owned()]);
-    let name = words.join(" ");
+fn builders<'a>(text: &str, view: &View<'a>) -> Result<Vec<&'a Builder>, String> {
+    let (status, all) = (view.status, view.status.builders());
+    let name = config::words(text).map_or(text.to_owned(), |words| words.join(" "));
     if let Some(builder) = status.builder(&name).or(status.builder(text)) {
         return Ok(vec![builder]);
     }
-    if name.is_empty() || name == "all" {
-        return Ok(status.builders().iter().collect());
-    }
-    let matching: Vec<&Builder> = match name.contains(['*', '?']) {
-        true => status.builders().iter().filter(|b| glob(&name, &b.name)).collect(),
+    let named = |b: &&Builder| match name.as_str() {
+        "" | "all" => true,
+        name if name.contains(['*', '?']) => glob(name, &b.name),
         // Names that came through the wire have lost what `clean` takes out.
-        false => status.builders().iter().filter(|b| clean(&b.name) == name).collect(),
+        name => clean(&b.name) == name,
     };
-    if !matching.is_empty() {
-        return Ok(matching);
+    let found: Vec<&Builder> = all.iter().filter(named).collect();
+    if !found.is_empty() || name.is_empty() || name == "all" {
+        return Ok(found);
     }
-    let hint = match nearest(&name, status.builders().iter().map(|b| b.name.as_str())) {
-        Some(near) => format!("did you mean {}?", quoted(near)),
-        None => "`list all builders` shows them".into(),
-    };
-    Err(format!("no builder {}; {hint}", quoted(&name)))
+    let near = nearest(&name, all.iter().map(|b| b.name.as_str()));
+    let hint = near.map_or("`list all builders` shows them".into(), |near| format!("did you mean {}?", quoted(near)));
+    Err(stale(view).unwrap_or_else(|| format!("no builder {}; {hint}", quoted(&name))))
 }
 
 /// Answers with a line a builder, after asking for what is not known, if that is little.
-fn each_builder(text: &str, view: &View, steps: bool, line: impl Fn(&Builder) -> String) -> Answer {
-    let found = match builders(text, view.status) {
-        Ok(found) => found,
-        Err(why) => return Answer::Wrong(stale(view).unwrap_or(why)),
-    };
+fn each_builder(text: &str, view: &View, steps: bool, line: impl Fn(&Builder) -> String) -> Reply {
+    let found = builders(text, view)?;
     if !view.again && view.status.trouble.is_none() {
         let unknown = found.iter().filter(|b| b.last.is_none() && !b.asked).map(|b| b.id);
         let running = found.iter().flat_map(|b| view.status.running(b.id)).filter(|_| steps).map(|b| b.id);
-        let job = Job::Facts { builders: unknown.take(LOOK_UPS).collect(), steps: running.take(LOOK_UPS).collect() };
-        if job != (Job::Facts { builders: vec![], steps: vec![] }) {
-            return Answer::First(job);
+        let builders: Vec<u64> = unknown.take(LOOK_UPS).collect();
+        let steps: Vec<u64> = running.take(LOOK_UPS).collect();
+        if !builders.is_empty() || !steps.is_empty() {
+            return Ok(Answer::First(Job::Facts { builders, steps }));
         }
     }
-    let mut lines: Vec<String> = stale(view).into_iter().collect();
-    lines.extend(found.into_iter().map(line));
+    let mut lines: Vec<String> = stale(view).into_iter().chain(found.into_iter().map(line)).collect();
     if lines.is_empty() {
         lines.push("the master has no builders".into());
     }
-    Answer::Say(lines, None)
+    Ok(Answer::Say(lines, None))
 }
 
-fn status(rest: &str, _: &Ask, view: &View) -> Answer {
+fn status(rest: &str, _: &Ask, view: &View) -> Reply {
     each_builder(rest, view, true, |b| text::status_line(view.status, b, view.settings, view.now))
 }
 
-fn last(rest: &str, _: &Ask, view: &View) -> Answer {
+fn last(rest: &str, _: &Ask, view: &View) -> Reply {
     each_builder(rest, view, false, |b| text::last_line(view.status, b, view.settings, view.now))
 }
 
-fn list(rest: &str, _: &Ask, view: &View) -> Answer {
+fn list(rest: &str, _: &Ask, view: &View) -> Reply {
     let (mut all, mut most, mut what) = (false, None, "");
     for word in rest.split_whitespace() {
         match (word, word.parse::<usize>()) {
             ("all", _) => all = true,
             (_, Ok(n)) if n > 0 => most = Some(n),
             ("builders" | "workers" | "changes", _) if what.is_empty() => what = word,
-            _ => return usage("list"),
+            _ => return Err(usage("list")),
         }
     }
     let marked = |name: &str, marks: &[(bool, &str)]| {
@@ -288,55 +273,49 @@ fn list(rest: &str, _: &Ask, view: &View) -> Answer {
         let name = quoted(name);
         if marks.is_empty() { name } else { format!("{name} [{}]", marks.join(", ")) }
     };
-    let (total, items, hidden): (usize, Vec<String>, usize) = match what {
+    let (total, mut items): (usize, Vec<String>) = match what {
         "builders" => {
-            let online = |b: &Builder| view.status.workers_of(b.id).any(|w| w.online);
             let builders = view.status.builders();
-            let shown = builders.iter().filter(|b| all || online(b));
-            let items: Vec<String> = shown.map(|b| marked(&b.name, &[(!online(b), "offline")])).collect();
-            (builders.len(), items.clone(), builders.len() - items.len())
+            let online = |b: &Builder| view.status.workers_of(b.id).any(|w| w.online);
+            let shown = builders.iter().map(|b| (b, online(b))).filter(|&(_, online)| all || online);
+            (builders.len(), shown.map(|(b, online)| marked(&b.name, &[(!online, "offline")])).collect())
         }
         "workers" => {
             let mut workers: Vec<&Worker> = view.status.workers.values().collect();
             workers.sort_by(|a, b| a.name.cmp(&b.name));
-            let workers = workers.iter();
-            let items = workers
-                .map(|w| marked(&w.name, &[(!w.online, "offline"), (w.missing, "missing"), (w.paused, "paused")]));
-            (view.status.workers.len(), items.collect(), 0)
+            let marks = |w: &Worker| [(!w.online, "offline"), (w.missing, "missing"), (w.paused, "paused")];
+            let workers = workers.iter().map(|w| marked(&w.name, &marks(w)));
+            (view.status.workers.len(), workers.collect())
         }
         "changes" => {
             let count = if all { usize::MAX } else { most.unwrap_or(CHANGES) };
-            return Answer::First(Job::Changes(count));
+            return Ok(Answer::First(Job::Changes(count)));
         }
-        _ => return usage("list"),
+        _ => return Err(usage("list")),
     };
     let mut head = text::count(total, what.trim_end_matches('s'));
-    if hidden > 0 {
-        head += &format!(" ({hidden} offline: list all builders)");
+    if items.len() < total {
+        head += &format!(" ({} offline: list all builders)", total - items.len());
     }
     if let Some(stale) = stale(view) {
         head = format!("{stale} {head}");
     }
-    Answer::List { head, items: items.into_iter().take(most.unwrap_or(usize::MAX)).collect() }
+    items.truncate(most.unwrap_or(usize::MAX));
+    Ok(Answer::List { head, items })
 }
 
-fn watch(rest: &str, _: &Ask, view: &View) -> Answer {
-    let found = match builders(rest, view.status) {
-        Ok(found) => found,
-        Err(why) => return Answer::Wrong(stale(view).unwrap_or(why)),
-    };
+fn watch(rest: &str, _: &Ask, view: &View) -> Reply {
+    let found = builders(rest, view)?;
     let running: Vec<(&Builder, &Build)> =
-        found.iter().flat_map(|b| view.status.running(b.id).map(move |r| (*b, r))).collect();
+        found.iter().flat_map(|&b| view.status.running(b.id).map(move |build| (b, build))).collect();
     if running.is_empty() && !view.again {
         let builders = found.iter().take(LOOK_UPS).map(|b| b.id).collect();
-        return Answer::First(Job::Facts { builders, steps: vec![] });
+        return Ok(Answer::First(Job::Facts { builders, steps: vec![] }));
     }
     if running.is_empty() {
         let what = if let [one] = found[..] { clean(&one.name) } else { "none of them".into() };
-        return say(match stale(view) {
-            Some(stale) => stale,
-            None => format!("{what}: not building now; `notify on finished` tells of every build"),
-        });
+        let idle = || format!("{what}: not building now; `notify on finished` tells of every build");
+        return say(stale(view).unwrap_or_else(idle));
     }
     let labels = running.iter().map(|(builder, build)| {
         let left = builder.typical().map(|t| t - build.seconds(view.now)).filter(|&left| left > 0);
@@ -347,101 +326,92 @@ fn watch(rest: &str, _: &Ask, view: &View) -> Answer {
     doing(Effect::Watch(running.iter().map(|(_, build)| build.id).collect()), line)
 }
 
-fn notify(rest: &str, _: &Ask, view: &View) -> Answer {
+fn notify(rest: &str, _: &Ask, view: &View) -> Reply {
     let mut words = rest.split_whitespace();
     let what = words.next().unwrap_or("").to_lowercase();
-    let mut events = Events::default();
-    let mut named = false;
+    let mut named = None;
     for name in words {
-        let Some(event) = Events::named(name) else {
+        let event = Events::named(name).ok_or_else(|| {
             let near = nearest(name, EVENT_NAMES.split(' '));
             let hint = near.map_or("`help notify` lists them".into(), |n| format!("did you mean {n}?"));
-            return Answer::Wrong(format!("notify: unknown event `{}`; {hint}", clean(name)));
-        };
-        (events, named) = (events.with(event), true);
+            format!("notify: unknown event `{}`; {hint}", clean(name))
+        })?;
+        named = Some(event.with(named.unwrap_or_default()));
     }
     let on = view.settings.events;
-    let (next, change) = match what.as_str() {
-        "list" => (on, false),
-        "on" if named => (on.with(events), true),
-        "on" => (on.with(Events::usual()), true),
-        "off" if named => (on.without(events), true),
-        "off" => (Events::default(), true),
-        _ => return usage("notify"),
+    let next = match what.as_str() {
+        "list" => on,
+        "on" => on.with(named.unwrap_or(Events::usual())),
+        "off" => named.map_or(Events::default(), |events| on.without(events)),
+        _ => return Err(usage("notify")),
     };
-    let names = next.names();
-    let line = match names.is_empty() {
-        true => "notify is off: nothing is announced here".to_owned(),
-        false => format!("notify is on for {}", names.join(" ")),
+    let line = match next.names().join(" ") {
+        names if names.is_empty() => "notify is off: nothing is announced here".to_owned(),
+        names => format!("notify is on for {names}"),
     };
-    if change { doing(Effect::Notify(next), line) } else { say(line) }
+    if what == "list" { say(line) } else { doing(Effect::Notify(next), line) }
 }
 
-fn mute(rest: &str, _: &Ask, view: &View) -> Answer {
+fn mute(rest: &str, _: &Ask, view: &View) -> Reply {
     if rest.is_empty() {
-        return doing(Effect::MuteUntil(i64::MAX), "muted; `unmute` ends it".into());
+        return doing(Effect::MuteUntil(i64::MAX), "muted; `unmute` ends it");
     }
-    match config::duration(rest) {
-        Ok(time) => {
-            let seconds = time.as_secs().max(1) as i64;
-            doing(Effect::MuteUntil(view.now + seconds), format!("muted for {}", text::duration(seconds)))
-        }
-        Err(why) => Answer::Wrong(format!("mute: {}", clean(&why))),
-    }
+    let time = config::duration(rest).map_err(|why| format!("mute: {}", clean(&why)))?;
+    let seconds = time.as_secs().max(1) as i64;
+    doing(Effect::MuteUntil(view.now + seconds), format!("muted for {}", text::duration(seconds)))
 }
 
-fn unmute(_: &str, _: &Ask, _: &View) -> Answer {
-    doing(Effect::MuteUntil(0), "announcements are on again".into())
+fn unmute(_: &str, _: &Ask, _: &View) -> Reply {
+    doing(Effect::MuteUntil(0), "announcements are on again")
 }
 
-fn join(rest: &str, _: &Ask, _: &View) -> Answer {
+fn join(rest: &str, _: &Ask, _: &View) -> Reply {
     let (channel, key) = rest.split_once(' ').unwrap_or((rest, ""));
     if !is_channel(channel) || channel.contains([',', '\u{7}']) || key.contains([' ', ',']) {
-        return Answer::Wrong("join: a channel is written #name, a key without blanks behind it".into());
+        return Err("join: a channel is written #name, a key without blanks behind it".into());
     }
     doing(Effect::Join(channel.into(), key.into()), format!("joining {}", clean(channel)))
 }
 
-fn leave(rest: &str, ask: &Ask, _: &View) -> Answer {
+fn leave(rest: &str, ask: &Ask, _: &View) -> Reply {
     let channel = if rest.is_empty() { &ask.place } else { rest };
     if !is_channel(channel) {
-        return Answer::Wrong("leave: which channel? It is written #name".into());
+        return Err("leave: which channel? It is written #name".into());
     }
     // Whoever is there sees us go, and why.
     let lines = if *channel == *ask.place { vec![] } else { vec![format!("leaving {}", clean(channel))] };
-    Answer::Say(lines, Some(Effect::Leave(channel.to_owned())))
+    Ok(Answer::Say(lines, Some(Effect::Leave(channel.to_owned()))))
 }
 
-/// The builder that comes first in a text, and what stands behind it.
-fn one_builder<'a>(rest: &'a str, view: &'a View) -> Result<(&'a Builder, &'a str), Answer> {
-    let Some((word, reason)) = config::word(rest).map_err(Answer::Wrong)? else { return Err(usage("help")) };
-    match builders(&quoted(&word), view.status) {
-        Ok(found) if found.len() == 1 => Ok((found[0], reason)),
-        Ok(_) => Err(Answer::Wrong(format!("one builder, please: {} is not one", quoted(&word)))),
-        Err(why) => Err(Answer::Wrong(stale(view).unwrap_or(why))),
+/// The builder that comes first in a text, and the reason behind it, signed as the master records
+/// it: who asks, where, and why.
+fn builder_and_reason<'a>(
+    command: &str,
+    rest: &str,
+    ask: &Ask,
+    view: &View<'a>,
+) -> Result<(&'a Builder, String), String> {
+    let Some((word, reason)) = config::word(rest)? else { return Err(usage(command)) };
+    let found = builders(&quoted(&word), view)?;
+    let [builder] = found[..] else { return Err(format!("one builder, please: {} is not one", quoted(&word))) };
+    if reason.is_empty() {
+        return Err(usage(command));
     }
-}
-
-/// The reason as the master records it: who asks, where, and why.
-fn signed(ask: &Ask, reason: &str) -> String {
     let place = if is_channel(&ask.place) { format!(" in {}", ask.place) } else { String::new() };
     let who = if ask.mask.is_empty() { "the command line" } else { &ask.mask };
-    format!("{} ({who}{place})", clean(reason))
+    Ok((builder, format!("{} ({who}{place})", clean(reason))))
 }
 
-fn force(rest: &str, ask: &Ask, view: &View) -> Answer {
-    let Some(mut rest) = rest.strip_prefix("build ") else { return usage("force") };
+fn force(rest: &str, ask: &Ask, view: &View) -> Reply {
+    let mut rest = rest.strip_prefix("build ").ok_or_else(|| usage("force"))?;
     let mut order = Order::default();
     while rest.trim_start().starts_with("--") {
-        let (option, after) = match config::word(rest) {
-            Ok(word) => word.unwrap_or_default(),
-            Err(why) => return Answer::Wrong(format!("force: {why}")),
-        };
+        let (option, after) = config::word(rest).map_err(|why| format!("force: {why}"))?.unwrap_or_default();
         rest = after;
         let (key, value) = option[2..].split_once('=').unwrap_or((&option[2..], ""));
         let value = value.to_owned();
         match key {
-            _ if value.is_empty() => return Answer::Wrong(format!("force: write --{}=VALUE", clean(key))),
+            _ if value.is_empty() => return Err(format!("force: write --{}=VALUE", clean(key))),
             "codebase" => order.codebase = Some(value),
             "scheduler" => order.scheduler = Some(value),
             "branch" | "revision" => order.source.push((key.to_owned(), value)),
@@ -449,35 +419,23 @@ fn force(rest: &str, ask: &Ask, view: &View) -> Answer {
                 let pairs = value.split(',').map(|pair| pair.split_once('=').unwrap_or((pair, "")));
                 order.properties.extend(pairs.map(|(k, v)| (k.to_owned(), v.to_owned())));
             }
-            _ => return Answer::Wrong(format!("force: no option --{}; see `help force`", clean(key))),
+            _ => return Err(format!("force: no option --{}; see `help force`", clean(key))),
         }
     }
-    let (builder, reason) = match one_builder(rest, view) {
-        Ok(found) => found,
-        Err(answer) => return answer,
-    };
-    if reason.is_empty() {
-        return usage("force");
-    }
-    (order.builder, order.name, order.reason) = (builder.id, builder.name.clone(), signed(ask, reason));
+    let (builder, reason) = builder_and_reason("force", rest, ask, view)?;
+    (order.builder, order.name, order.reason) = (builder.id, builder.name.clone(), reason);
     // Schedulers insist on an address; this one can never be written to (RFC 2606).
     order.who = format!("{nick} <{nick}@irc.invalid>", nick = ask.nick);
-    Answer::First(Job::Force(order))
+    Ok(Answer::First(Job::Force(order)))
 }
 
-fn stop(rest: &str, ask: &Ask, view: &View) -> Answer {
-    let Some(rest) = rest.strip_prefix("build ") else { return usage("stop") };
-    match one_builder(rest, view) {
-        Ok((_, "")) => usage("stop"),
-        Ok((builder, reason)) => {
-            let (name, reason) = (builder.name.clone(), signed(ask, reason));
-            Answer::First(Job::Stop { builder: builder.id, name, reason })
-        }
-        Err(answer) => answer,
-    }
+fn stop(rest: &str, ask: &Ask, view: &View) -> Reply {
+    let rest = rest.strip_prefix("build ").ok_or_else(|| usage("stop"))?;
+    let (builder, reason) = builder_and_reason("stop", rest, ask, view)?;
+    Ok(Answer::First(Job::Stop { builder: builder.id, name: builder.name.clone(), reason }))
 }
 
-fn help(rest: &str, _: &Ask, view: &View) -> Answer {
+fn help(rest: &str, _: &Ask, view: &View) -> Reply {
     let (name, _) = name(rest);
     let nick = if view.nick.is_empty() { "NICK" } else { view.nick };
     match nearest(&name, TABLE.iter().map(|c| c.name)) {
@@ -487,17 +445,16 @@ fn help(rest: &str, _: &Ask, view: &View) -> Answer {
             all_commands()
         )),
         Some(near) if near == name => say(manual(near)),
-        Some(near) => Answer::Wrong(format!("help: no command `{}`; did you mean `{near}`?", clean(&name))),
-        None => Answer::Wrong(format!("help: no command `{}`; try `commands`", clean(&name))),
+        Some(near) => Err(format!("help: no command `{}`; did you mean `{near}`?", clean(&name))),
+        None => Err(format!("help: no command `{}`; try `commands`", clean(&name))),
     }
 }
 
 fn all_commands() -> String {
-    let names: Vec<&str> = TABLE.iter().map(|c| c.name).collect();
-    format!("commands: {}", names.join(" "))
+    format!("commands: {}", TABLE.map(|c| c.name).join(" "))
 }
 
-fn version(_: &str, _: &Ask, view: &View) -> Answer {
+fn version(_: &str, _: &Ask, view: &View) -> Reply {
     let master = match view.status.version.as_str() {
         "" => "the master has not told its version".to_owned(),
         version => format!("Buildbot {} at {}", clean(version), view.status.url),
@@ -505,7 +462,7 @@ fn version(_: &str, _: &Ask, view: &View) -> Answer {
     say(format!("buildbot-irc {}; {master}", env!("CARGO_PKG_VERSION")))
 }
 
-fn hello(_: &str, ask: &Ask, view: &View) -> Answer {
+fn hello(_: &str, ask: &Ask, view: &View) -> Reply {
     let count = text::count(view.status.builders().len(), "builder");
     say(format!("hello, {}; I watch {count}, try `status` or `help`", clean(&ask.nick)))
 }
@@ -558,7 +515,8 @@ mod tests {
     #[test]
     fn builders_are_named_quoted_or_not_by_glob_or_all() {
         let s = new_status(&["all-in", "linux", "mac os"], "");
-        let named = |text: &str| builders(text, &s).unwrap().iter().map(|b| b.id).collect::<Vec<_>>();
+        let view = View { status: &s, settings: &settings(""), now: 0, again: false, nick: "bot" };
+        let named = |text: &str| builders(text, &view).unwrap().iter().map(|b| b.id).collect::<Vec<_>>();
         assert_eq!(named("linux"), [2]);
         for text in ["mac os", "\"mac os\"", "'mac os'", "mac\\ os"] {
             assert_eq!(named(text), [3], "{text}");

@@ -23,7 +23,7 @@ mod master {
     pub mod worker;
 }
 
-use bot::{Bot, Event, Failure};
+use bot::{Bot, Event, Failure, Ties};
 use command::{Answer, Ask, View};
 use config::Config;
 use master::api::Master;
@@ -37,20 +37,19 @@ use std::os::unix::fs::PermissionsExt;
 use std::process::ExitCode;
 use std::sync::mpsc::sync_channel;
 use std::sync::{Arc, Mutex};
+use store::State;
 
 /// Events that wait for the main thread: a server that floods is slowed down by TCP.
 const EVENTS: usize = 64;
 /// Jobs that wait for the worker; more are refused as "busy".
 const JOBS: usize = 8;
+const SYNOPSIS: &str =
+    "Usage: buildbot-irc [-c FILE] [-v|-q] [-l LOCKFILE]\n       buildbot-irc [-c FILE] -t | -x COMMAND";
 
 fn main() -> ExitCode {
-    match run() {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(Failure(code, why)) => {
-            eprintln!("{why}");
-            ExitCode::from(code)
-        }
-    }
+    let Err(Failure(code, why)) = run() else { return ExitCode::SUCCESS };
+    eprintln!("{why}");
+    ExitCode::from(code)
 }
 
 fn run() -> Result<(), Failure> {
@@ -66,43 +65,34 @@ fn run() -> Result<(), Failure> {
         .optflag("V", "version", "show the version and exit");
     let usage = |why: String| Failure(64, format!("buildbot-irc: {why}; try --help"));
     let given = options.parse(std::env::args_os().skip(1)).map_err(|e| usage(e.to_string()))?;
-    if given.opt_present("h") {
-        print!(
-            "{}",
-            options.usage(
-                "Usage: buildbot-irc [-c FILE] [-v|-q] [-l LOCKFILE]\n       buildbot-irc [-c FILE] -t | -x COMMAND"
-            )
-        );
+    let has = |option| given.opt_present(option);
+    if has("h") {
+        print!("{}", options.usage(SYNOPSIS));
         return Ok(());
     }
-    if given.opt_present("V") {
+    if has("V") {
         println!("buildbot-irc {}", env!("CARGO_PKG_VERSION"));
         return Ok(());
     }
-    if !given.free.is_empty() || (given.opt_present("v") && given.opt_present("q")) {
-        return Err(usage(match given.free.first() {
-            Some(word) => format!("what is `{word}`? Quote the command behind -x"),
-            None => "-v and -q exclude each other".into(),
-        }));
+    if let Some(word) = given.free.first() {
+        return Err(usage(format!("what is `{word}`? Quote the command behind -x")));
     }
-    if given.opt_present("v") {
-        log::set_limit(log::Level::Debug);
-    } else if given.opt_present("q") || given.opt_present("x") {
-        log::set_limit(log::Level::Warning);
+    match (has("v"), has("q") || has("x")) {
+        (true, _) if has("q") => return Err(usage("-v and -q exclude each other".into())),
+        (true, _) => log::set_limit(log::Level::Debug),
+        (false, true) => log::set_limit(log::Level::Warning),
+        (false, false) => {}
     }
-    let _lock = match given.opt_str("l") {
-        Some(path) => match hold(&path)? {
-            Some(file) => Some(file),
-            None => return Ok(()),
-        },
-        None => None,
+    let _lock = match given.opt_str("l").map(|path| hold(&path)).transpose()? {
+        Some(None) => return Ok(()),
+        held => held,
     };
     let path = given.opt_str("c").unwrap_or_else(|| {
         let here = fs::exists("bot.conf").unwrap_or(false);
         if here { "bot.conf" } else { "/etc/buildbot-irc/bot.conf" }.to_owned()
     });
     let config = load(&path).map_err(|why| Failure(78, why))?;
-    if given.opt_present("t") {
+    if has("t") {
         println!("{path}: ok");
         return Ok(());
     }
@@ -153,60 +143,55 @@ fn load(path: &str) -> Result<Config, String> {
 /// `-x`: one command against the master, without IRC.
 fn execute(config: &Config, text: &str) -> Result<(), Failure> {
     let status = Arc::new(Mutex::new(Status::default()));
-    let wrong = |why: String| Failure(78, why);
-    let mut poller = Poller::new(&config.buildbot, status.clone()).map_err(wrong)?;
-    let mut master = Master::new(&config.buildbot).map_err(wrong)?;
-    let settings = Settings::default();
+    let (mut poller, mut master) = clients(config, &status, "")?;
     let ask = Ask { text: text.to_owned(), nick: "you".into(), ..Ask::default() };
+    let settings = Settings::default();
+    let answer = |again| {
+        let status = lock(&status);
+        command::run(&ask, &View { status: &status, settings: &settings, now: log::unix_now(), again, nick: "" })
+    };
+    // Only what the master must answer is worth asking it.
+    if command::asks_master(text) {
+        poller.poll(&mut Vec::new()).map_err(|e| Failure(69, e.to_string()))?;
+    }
     let mut again = false;
-    let mut polled = false;
-    loop {
-        let answer = {
-            let status = lock(&status);
-            command::run(&ask, &View { status: &status, settings: &settings, now: log::unix_now(), again, nick: "" })
-        };
-        // Only what the master must answer is worth asking it.
-        if !polled && command::asks_master(text) {
-            polled = true;
-            poller.poll(&mut Vec::new()).map_err(|e| Failure(69, e.to_string()))?;
-            continue;
-        }
-        let lines = match answer {
-            Answer::Say(lines, _) => lines,
-            Answer::List { items, .. } => items,
+    let lines = loop {
+        match answer(again) {
+            Answer::Say(lines, _) => break lines,
+            Answer::List { items, .. } => break items,
             Answer::Wrong(why) => return Err(Failure(65, why)),
             Answer::First(job) => match worker::run(&job, &mut master) {
-                Done::Facts(facts) => {
-                    poller.learn(facts);
-                    again = true;
-                    continue;
-                }
-                Done::Lines(lines, _) => lines,
+                Done::Facts(facts) => drop(poller.learn(facts)),
+                Done::Lines(lines, _) => break lines,
             },
-        };
-        let mut out = std::io::stdout().lock();
-        // A reader that went away (`| head`) is no error.
-        let _ = lines.iter().try_for_each(|line| writeln!(out, "{line}"));
-        return Ok(());
-    }
+        }
+        again = true;
+    };
+    let mut out = std::io::stdout().lock();
+    // A reader that went away (`| head`) is no error.
+    let _ = lines.iter().try_for_each(|line| writeln!(out, "{line}"));
+    Ok(())
+}
+
+/// The poller and the worker's own way to the master.
+fn clients(config: &Config, status: &Arc<Mutex<Status>>, lead: &str) -> Result<(Poller, Master), Failure> {
+    let wrong = |why| Failure(78, format!("{lead}{why}"));
+    let poller = Poller::new(&config.buildbot, status.clone()).map_err(wrong)?;
+    Ok((poller, Master::new(&config.buildbot).map_err(wrong)?))
 }
 
 /// Starts the threads and runs the bot until it is told to stop.
 fn serve(config: Config, path: String) -> Result<(), Failure> {
     let (events, taken) = sync_channel(EVENTS);
-    let (notes, noted) = sync_channel::<Note>(EVENTS);
+    let (notes, noted) = sync_channel(EVENTS);
     let (jobs, todo) = sync_channel(JOBS);
-    let state = match &config.state_file {
-        Some(path) => store::State::load(path).map_err(|e| Failure(74, e))?,
-        None => store::State::default(),
-    };
+    let state = config.state_file.as_ref().map_or(Ok(State::default()), |path| State::load(path));
+    let state = state.map_err(|e| Failure(74, e))?;
     let status = Arc::new(Mutex::new(Status::default()));
-    let wrong = |why: String| Failure(78, format!("[buildbot] {why}"));
-    let poller = Poller::new(&config.buildbot, status.clone()).map_err(wrong)?;
-    let mut master = Master::new(&config.buildbot).map_err(wrong)?;
+    let (poller, mut master) = clients(&config, &status, "[buildbot] ")?;
     let buildbot = config.buildbot.clone();
     let reload = Box::new(move || load(&path));
-    let bot = Bot::new(config, status, state, events.clone(), jobs, reload)?;
+    let bot = Bot::new(config, state, Ties { status, events: events.clone(), jobs, reload })?;
 
     let heard = events.clone();
     spawn("poller", move || poller.run(&noted, &|h| heard.send(Event::Heard(h)).is_ok()))?;
@@ -216,25 +201,17 @@ fn serve(config: Config, path: String) -> Result<(), Failure> {
     }
     let done = events.clone();
     spawn("worker", move || {
-        for (ticket, job) in todo {
-            let told = match worker::run(&job, &mut master) {
-                Done::Facts(facts) => notes.send(Note::Learned(facts, ticket)).is_ok(),
-                Done::Lines(lines, request) => done.send(Event::Done(ticket, lines, request)).is_ok(),
-            };
-            if !told {
-                return;
-            }
-        }
+        // When nobody listens any more, the program is at its end.
+        let _ = todo.iter().all(|(ask, job)| match worker::run(&job, &mut master) {
+            Done::Facts(facts) => notes.send(Note::Learned(facts, ask)).is_ok(),
+            Done::Lines(lines, request) => done.send(Event::Done(ask, lines, request)).is_ok(),
+        });
     })?;
-    let mut signals = signal_hook::iterator::Signals::new([SIGTERM, SIGINT, SIGHUP])
-        .map_err(|e| Failure(70, format!("signals: {e}")))?;
+    let signals = signal_hook::iterator::Signals::new([SIGTERM, SIGINT, SIGHUP]);
+    let mut signals = signals.map_err(|e| Failure(70, format!("signals: {e}")))?;
     spawn("signals", move || {
-        for signal in signals.forever() {
-            let event = if signal == SIGHUP { Event::Reload } else { Event::Stop };
-            if events.send(event).is_err() {
-                return;
-            }
-        }
+        let event = |signal| if signal == SIGHUP { Event::Reload } else { Event::Stop };
+        let _ = signals.forever().all(|signal| events.send(event(signal)).is_ok());
     })?;
     if std::io::stderr().is_terminal() {
         log!(Info, "buildbot-irc {}: stop me with Ctrl-C", env!("CARGO_PKG_VERSION"));

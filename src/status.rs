@@ -3,7 +3,8 @@
 //! Pure values behind one mutex: the poller writes, the command handler reads. Every source comes
 //! in through [`Status::apply`], which knows what was seen before, so each may be late, doubled or lossy.
 
-use serde::Deserialize;
+use serde::de::IgnoredAny;
+use serde::{Deserialize, Deserializer};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 /// A state text longer than this is cut: 10,000 builders must fit into memory.
@@ -86,17 +87,26 @@ impl Build {
     }
 }
 
-#[derive(Clone, Debug, Default)]
+/// A builder, with the fields of `/api/v2/builders`, and what its builds have taught us.
+#[derive(Clone, Debug, Default, Deserialize)]
 pub struct Builder {
+    #[serde(rename = "builderid")]
     pub id: u64,
     pub name: String,
+    #[serde(default)]
     pub tags: Vec<String>,
+    #[serde(default)]
+    pub masterids: Vec<u64>,
     /// The completed build with the highest number.
+    #[serde(skip)]
     pub last: Option<Build>,
     /// Whether the master was asked for `last` by name and had no more to say.
+    #[serde(skip)]
     pub asked: bool,
     /// By number, of those that count: the outcome, and how many in a row had it (0: more than we know).
+    #[serde(skip)]
     history: BTreeMap<u64, (Outcome, u32)>,
+    #[serde(skip)]
     samples: Vec<i64>,
 }
 
@@ -138,15 +148,34 @@ impl Builder {
     }
 }
 
-#[derive(Clone, Debug, Default)]
+/// A worker, with the fields of `/api/v2/workers`.
+#[derive(Clone, Debug, Default, Deserialize)]
 pub struct Worker {
     pub name: String,
+    #[serde(rename = "connected_to", deserialize_with = "is_any", default)]
     pub online: bool,
+    #[serde(default)]
     pub paused: bool,
     /// The master has reported it missing and it has not come back.
+    #[serde(skip)]
     pub missing: bool,
     /// Ids of the builders it may work for, sorted.
+    #[serde(rename = "configured_on", deserialize_with = "builder_ids", default)]
     pub builders: Vec<u64>,
+}
+
+fn is_any<'de, D: Deserializer<'de>>(list: D) -> Result<bool, D::Error> {
+    Vec::<IgnoredAny>::deserialize(list).map(|list| !list.is_empty())
+}
+
+fn builder_ids<'de, D: Deserializer<'de>>(list: D) -> Result<Vec<u64>, D::Error> {
+    #[derive(Deserialize)]
+    struct On {
+        builderid: u64,
+    }
+    // One that several masters know comes once for each.
+    let ids: BTreeSet<u64> = Vec::deserialize(list)?.into_iter().map(|On { builderid }| builderid).collect();
+    Ok(ids.into_iter().collect())
 }
 
 /// A set of notification events: a bit for each of [`EVENT_NAMES`].
@@ -312,9 +341,9 @@ impl Status {
     }
 
     /// Replaces the list of builders; what is known of the ones that stay is kept.
-    pub fn set_builders(&mut self, list: Vec<(u64, String, Vec<String>)>) {
+    pub fn set_builders(&mut self, list: Vec<Builder>) {
         let mut old: HashMap<u64, Builder> = self.builders.drain(..).map(|b| (b.id, b)).collect();
-        let known = |(id, name, tags)| Builder { id, name, tags, ..old.remove(&id).unwrap_or_default() };
+        let known = |Builder { id, name, tags, .. }| Builder { id, name, tags, ..old.remove(&id).unwrap_or_default() };
         self.builders = list.into_iter().map(known).collect();
         self.builders.sort_by(|a, b| a.name.cmp(&b.name));
         self.index = self.builders.iter().enumerate().map(|(i, b)| (b.id, i)).collect();
@@ -361,14 +390,14 @@ impl Status {
         self.mark = Some(mark);
     }
 
-    /// Takes in what is known of a worker; `missing` is the master's word on it, which only the
+    /// Takes in what is known of a worker. That it is missing is the master's word, which only the
     /// stream has.
-    pub fn apply_worker(&mut self, id: u64, mut seen: Worker, missing: bool, now: i64) -> Option<News> {
+    pub fn apply_worker(&mut self, id: u64, mut seen: Worker, now: i64) -> Option<News> {
         let known = self.workers.entry(id).or_default();
         if seen.builders.is_empty() {
             seen.builders = std::mem::take(&mut known.builders);
         }
-        seen.missing = !seen.online && (known.missing || missing);
+        seen.missing = !seen.online && (known.missing || seen.missing);
         let changed = seen.missing != known.missing;
         let kind = if seen.missing { Kind::WorkerMissing } else { Kind::WorkerBack };
         let name = seen.name.clone();
@@ -455,8 +484,8 @@ pub mod tests {
     /// A status with builders 1.. of these names, a target `#c`, and the first poll done.
     pub fn status(names: &[&str], events: &str) -> Status {
         let mut status = Status::default();
-        let list = names.iter().zip(1..).map(|(n, i)| (i, n.to_string(), vec![])).collect();
-        status.set_builders(list);
+        let builder = |(name, id): (&&str, _)| Builder { id, name: name.to_string(), ..Builder::default() };
+        status.set_builders(names.iter().zip(1..).map(builder).collect());
         let settings = settings(events);
         status.targets.push(Target { name: "#c".into(), settings, muted_until: 0 });
         status.caught_up(0);
@@ -592,14 +621,14 @@ pub mod tests {
     #[test]
     fn a_worker_is_missing_by_the_masters_word_and_back_once() {
         let mut s = status(&["b"], "worker");
-        let worker = |online| Worker { name: "w".into(), online, ..Worker::default() };
-        assert!(s.apply_worker(1, Worker { builders: vec![1], ..worker(true) }, false, 0).is_none());
-        assert!(s.apply_worker(1, worker(false), false, 0).is_none());
-        let news = s.apply_worker(1, worker(false), true, 0).unwrap();
+        let worker = |online, missing| Worker { name: "w".into(), online, missing, ..Worker::default() };
+        assert!(s.apply_worker(1, Worker { builders: vec![1], ..worker(true, false) }, 0).is_none());
+        assert!(s.apply_worker(1, worker(false, false), 0).is_none());
+        let news = s.apply_worker(1, worker(false, true), 0).unwrap();
         assert_eq!(news.kind, Kind::WorkerMissing);
-        assert!(s.apply_worker(1, worker(false), true, 0).is_none());
-        assert_eq!(s.apply_worker(1, worker(true), false, 0).unwrap().kind, Kind::WorkerBack);
-        assert!(s.apply_worker(1, worker(true), false, 0).is_none());
+        assert!(s.apply_worker(1, worker(false, true), 0).is_none());
+        assert_eq!(s.apply_worker(1, worker(true, false), 0).unwrap().kind, Kind::WorkerBack);
+        assert!(s.apply_worker(1, worker(true, false), 0).is_none());
         assert_eq!(s.workers_of(1).count(), 1, "a report without builders keeps them");
     }
 

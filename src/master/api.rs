@@ -3,19 +3,19 @@
 //! Each thread that asks has a [`Master`] of its own, with one kept connection. Answers are asked
 //! for in pages of at most 100: larger ones of a 4.3.0 master can stall in mid-body for a minute.
 
-use super::http::{self, Connection, Head};
+use super::http::{Connection, Head};
 use crate::config::Buildbot;
 use crate::net::{self, Stream};
-use crate::status::{Build, Worker};
-use crate::text::base64;
+use crate::status::{Build, Builder, Worker};
+use crate::text::{base64, clean};
 use native_tls::TlsConnector;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use std::cmp::Reverse;
-use std::fmt;
-use std::io;
+use std::mem::take;
 use std::time::Duration;
+use std::{fmt, io};
 
 /// The most items in one answer, see above.
 pub const PAGE: usize = 100;
@@ -27,9 +27,11 @@ const STALL: Duration = Duration::from_secs(5);
 const STREAM_SILENCE: Duration = Duration::from_secs(30 * 86_400);
 /// An event longer than this is dropped; they are near 500 bytes.
 const EVENT: usize = 256 * 1024;
-/// The fields of a build that we read. What is filtered or ordered on must be among them.
-const BUILD_FIELDS: &str = "field=buildid&field=builderid&field=number&field=buildrequestid\
+/// The fields that we read. What is filtered or ordered on must be among them.
+const BUILD: &str = "field=buildid&field=builderid&field=number&field=buildrequestid\
     &field=started_at&field=complete&field=complete_at&field=results&field=state_string";
+const CHANGE: &str = "field=changeid&field=author&field=revision&field=comments&field=branch";
+const REQUEST: &str = "field=buildrequestid&field=builderid&field=claimed&field=complete";
 
 /// Why the master did not do what it was asked to.
 #[derive(Debug)]
@@ -49,68 +51,21 @@ impl fmt::Display for Error {
     }
 }
 
-/// The parts of `/config` that we read.
-#[derive(Debug, Deserialize)]
-pub struct Identity {
-    #[serde(rename = "buildbotURL", default)]
-    pub url: String,
-    #[serde(default)]
-    pub versions: Vec<(String, String)>,
-}
-
-impl Identity {
-    /// The version of Buildbot.
-    pub fn version(&self) -> &str {
-        self.versions.iter().find(|(name, _)| name == "Buildbot").map_or("", |(_, v)| v)
+impl From<Error> for String {
+    fn from(e: Error) -> String {
+        e.to_string()
     }
 }
 
-/// A builder as listed.
-#[derive(Debug, Deserialize)]
-pub struct ListedBuilder {
-    #[serde(rename = "builderid")]
-    pub id: u64,
-    pub name: String,
-    #[serde(default)]
-    pub tags: Vec<String>,
-    /// Empty: removed from the configuration.
-    #[serde(default)]
-    pub masterids: Vec<u64>,
-}
-
-/// A worker as listed or as the stream tells it.
+/// A worker, which the status keeps by its id.
 #[derive(Debug, Deserialize)]
 pub struct ListedWorker {
     #[serde(rename = "workerid")]
     pub id: u64,
-    pub name: String,
-    #[serde(default)]
-    pub paused: bool,
-    #[serde(default)]
-    pub connected_to: Vec<serde::de::IgnoredAny>,
-    #[serde(default)]
-    pub configured_on: Vec<ConfiguredOn>,
+    #[serde(flatten)]
+    pub worker: Worker,
 }
 
-/// A builder that a worker works for.
-#[derive(Debug, Deserialize)]
-pub struct ConfiguredOn {
-    pub builderid: u64,
-}
-
-impl ListedWorker {
-    /// As the status keeps it.
-    pub fn worker(self) -> (u64, Worker) {
-        let mut builders: Vec<u64> = self.configured_on.iter().map(|c| c.builderid).collect();
-        builders.sort_unstable();
-        builders.dedup();
-        let online = !self.connected_to.is_empty();
-        let Self { id, name, paused, .. } = self;
-        (id, Worker { name, online, paused, missing: false, builders })
-    }
-}
-
-/// A build request.
 #[derive(Debug, Deserialize)]
 pub struct Request {
     #[serde(rename = "buildrequestid")]
@@ -137,10 +92,9 @@ pub struct Change {
 #[derive(Debug, Deserialize)]
 pub struct ForceScheduler {
     pub name: String,
-    #[serde(default = "yes")]
-    enabled: bool,
+    enabled: Option<bool>,
     #[serde(rename = "all_fields", default)]
-    fields: Vec<Field>,
+    pub fields: Vec<Field>,
 }
 
 /// A field of its form; a tree, whose leaves are what is sent.
@@ -164,30 +118,10 @@ fn null_is_empty<'de, D: serde::Deserializer<'de>>(value: D) -> Result<String, D
     Option::deserialize(value).map(Option::unwrap_or_default)
 }
 
-fn yes() -> bool {
-    true
-}
-
-impl ForceScheduler {
-    /// The leaves of the form.
+impl Field {
     pub fn leaves(&self) -> Vec<&Field> {
-        fn walk<'a>(fields: &'a [Field], leaves: &mut Vec<&'a Field>) {
-            for field in fields {
-                match field.kind.as_str() {
-                    "nested" => walk(&field.fields, leaves),
-                    _ => leaves.push(field),
-                }
-            }
-        }
-        let mut leaves = Vec::new();
-        walk(&self.fields, &mut leaves);
-        leaves
+        if self.kind == "nested" { self.fields.iter().flat_map(Field::leaves).collect() } else { vec![self] }
     }
-}
-
-#[derive(Deserialize)]
-struct Step {
-    name: String,
 }
 
 /// Every answer of the API is an object that holds one list.
@@ -208,28 +142,25 @@ pub struct Master {
 }
 
 impl Master {
-    /// A master that was not asked anything yet.
-    ///
-    /// # Errors
-    /// The TLS files' (see [`net::connector`]).
+    /// A master that was not asked anything yet. The errors are the TLS files' (see [`net::connector`]).
     pub fn new(config: &Buildbot) -> Result<Master, String> {
         let tls = config.url.https.then(|| net::connector(&config.tls)).transpose()?;
         Ok(Master { config: config.clone(), tls, connection: None, cookie: None })
     }
 
-    /// Version and base of links.
-    pub fn identity(&mut self) -> Result<Identity, Error> {
-        let mut identity: Identity = self.get_object("/config")?;
-        if identity.url.is_empty() {
-            identity.url = self.config.url.to_string();
-        }
-        Ok(identity)
+    /// The version of Buildbot, and the base of links for people.
+    pub fn identity(&mut self) -> Result<(String, String), Error> {
+        let config: Value = self.get_object("/config")?;
+        let mut versions = config["versions"].as_array().into_iter().flatten();
+        let version = versions.find(|v| v[0] == "Buildbot").and_then(|v| v[1].as_str()).unwrap_or_default();
+        let url = config["buildbotURL"].as_str().filter(|url| !url.is_empty());
+        Ok((version.to_owned(), url.map_or_else(|| self.config.url.to_string(), str::to_owned)))
     }
 
-    /// All configured builders.
-    pub fn builders(&mut self) -> Result<Vec<ListedBuilder>, Error> {
+    /// All configured builders; those that were removed have no master.
+    pub fn builders(&mut self) -> Result<Vec<Builder>, Error> {
         let fields = "field=builderid&field=name&field=tags&field=masterids";
-        let mut all: Vec<ListedBuilder> = self.pages(&format!("/builders?{fields}&order=name"), PAGE)?;
+        let mut all: Vec<Builder> = self.pages(&format!("/builders?{fields}&order=name"), PAGE)?;
         all.retain(|b| !b.masterids.is_empty());
         Ok(all)
     }
@@ -241,59 +172,45 @@ impl Master {
         self.pages(&format!("/workers?{fields}{more}&order=name"), page)
     }
 
-    /// The builds after `mark`, lowest id first, at most a page.
-    pub fn builds_since(&mut self, mark: u64) -> Result<Vec<Build>, Error> {
-        self.get(&format!("/builds?{BUILD_FIELDS}&buildid__gt={mark}&order=buildid&limit={PAGE}"))
-    }
-
-    /// The newest builds, highest id first: page `page`.
-    pub fn builds_back(&mut self, page: usize) -> Result<Vec<Build>, Error> {
-        let offset = page * PAGE;
-        self.get(&format!("/builds?{BUILD_FIELDS}&order=-buildid&limit={PAGE}&offset={offset}"))
-    }
-
-    /// The builds with these ids, at most a page of them.
-    pub fn builds(&mut self, ids: &[u64]) -> Result<Vec<Build>, Error> {
-        let wanted: String = ids.iter().take(PAGE).map(|id| format!("&buildid={id}")).collect();
-        self.get(&format!("/builds?{BUILD_FIELDS}{wanted}&limit={PAGE}"))
+    /// At most a page of builds, chosen and ordered by a query.
+    pub fn builds(&mut self, query: &str) -> Result<Vec<Build>, Error> {
+        self.get(&format!("/builds?{BUILD}&{query}&limit={PAGE}"))
     }
 
     /// The last builds of a builder, highest number first.
     pub fn recent(&mut self, builder: u64) -> Result<Vec<Build>, Error> {
-        self.get(&format!("/builders/{builder}/builds?{BUILD_FIELDS}&order=-number&limit=10"))
+        self.get(&format!("/builders/{builder}/builds?{BUILD}&order=-number&limit=10"))
     }
 
     /// The requests that wait for a worker, oldest first, at most a page.
     pub fn queued(&mut self) -> Result<Vec<Request>, Error> {
-        let fields = "field=buildrequestid&field=builderid&field=claimed&field=complete";
-        self.get(&format!("/buildrequests?{fields}&complete=false&claimed=false&order=buildrequestid&limit={PAGE}"))
+        let query = "complete=false&claimed=false&order=buildrequestid";
+        self.get(&format!("/buildrequests?{REQUEST}&{query}&limit={PAGE}"))
     }
 
     /// Whether a worker that may build for this builder is online.
     pub fn online(&mut self, builder: u64) -> Result<bool, Error> {
-        let path = format!("/builders/{builder}/workers?field=workerid&field=name&field=connected_to&limit={PAGE}");
-        let workers: Vec<ListedWorker> = self.get(&path)?;
-        Ok(workers.iter().any(|w| !w.connected_to.is_empty()))
+        let fields = "field=workerid&field=name&field=connected_to";
+        let workers: Vec<Worker> = self.get(&format!("/builders/{builder}/workers?{fields}&limit={PAGE}"))?;
+        Ok(workers.iter().any(|w| w.online))
     }
 
     /// The step that a build is in.
     pub fn step(&mut self, build: u64) -> Result<Option<String>, Error> {
         let query = "field=name&field=number&field=complete&complete=false&order=number&limit=1";
-        let steps: Vec<Step> = self.get(&format!("/builds/{build}/steps?{query}"))?;
-        Ok(steps.into_iter().next().map(|s| s.name))
+        let steps: Vec<Value> = self.get(&format!("/builds/{build}/steps?{query}"))?;
+        Ok(steps.first().and_then(|step| step["name"].as_str()).map(str::to_owned))
     }
 
     /// The changes of a build: since its builder's last success, newest first.
     pub fn changes_of(&mut self, build: u64) -> Result<Vec<Change>, Error> {
-        let query = "field=author&field=revision&field=comments&field=branch&limit=50";
-        self.get(&format!("/builds/{build}/changes?{query}"))
+        self.get(&format!("/builds/{build}/changes?{CHANGE}&limit=50"))
     }
 
     /// The newest changes that the master knows, newest first.
     pub fn changes(&mut self, count: usize) -> Result<Vec<Change>, Error> {
-        let query = "field=changeid&field=author&field=revision&field=comments&field=branch";
-        let mut changes: Vec<Change> =
-            self.get(&format!("/changes?{query}&order=-changeid&limit={}", count.min(PAGE)))?;
+        let limit = count.min(PAGE);
+        let mut changes: Vec<Change> = self.get(&format!("/changes?{CHANGE}&order=-changeid&limit={limit}"))?;
         // This one list comes backwards, whatever the order asked for.
         changes.sort_by_key(|c| Reverse(c.id));
         Ok(changes)
@@ -302,24 +219,21 @@ impl Master {
     /// The revisions that a build was made from, one for each codebase.
     pub fn revisions(&mut self, build: u64) -> Result<Vec<String>, Error> {
         let query = "field=buildid&field=properties&property=got_revision&property=revision";
-        let path = format!("/builds/{build}?{query}");
-        let builds: Vec<Value> = self.get(&path)?;
-        let properties = builds.first().map(|b| &b["properties"]);
-        let found = ["got_revision", "revision"].iter().find_map(|name| match properties.map(|p| &p[name][0]) {
-            Some(Value::String(one)) if !one.is_empty() => Some(vec![one.clone()]),
-            Some(Value::Object(many)) => {
-                let texts = many.values().filter_map(|v| v.as_str());
-                Some(texts.filter(|t| !t.is_empty()).map(str::to_owned).collect::<Vec<_>>())
-            }
-            _ => None,
-        });
-        Ok(found.unwrap_or_default())
+        let builds: Vec<Value> = self.get(&format!("/builds/{build}?{query}"))?;
+        let properties = builds.first().map_or(&Value::Null, |b| &b["properties"]);
+        let texts = |name: &str| -> Vec<String> {
+            let value = &properties[name][0];
+            let each = value.as_object().into_iter().flat_map(|by_codebase| by_codebase.values());
+            let texts = each.chain([value]).filter_map(Value::as_str);
+            texts.filter(|text| !text.is_empty()).map(str::to_owned).collect()
+        };
+        Ok(Some(texts("got_revision")).filter(|got| !got.is_empty()).unwrap_or_else(|| texts("revision")))
     }
 
     /// The enabled force schedulers that list a builder, by name.
     pub fn force_schedulers(&mut self, builder: u64) -> Result<Vec<ForceScheduler>, Error> {
         let mut all: Vec<ForceScheduler> = self.get(&format!("/builders/{builder}/forceschedulers"))?;
-        all.retain(|s| s.enabled);
+        all.retain(|s| s.enabled != Some(false));
         all.sort_by(|a, b| a.name.cmp(&b.name));
         Ok(all)
     }
@@ -332,20 +246,15 @@ impl Master {
         request.ok_or_else(|| Error::Refused(200, "it has started nothing".into()))
     }
 
-    /// Asks a build to stop (200 whatever becomes of it).
-    pub fn stop(&mut self, build: u64, reason: &str) -> Result<(), Error> {
-        self.call(&format!("/builds/{build}"), "stop", json!({ "reason": reason })).map(drop)
+    /// Asks to `stop` a build (200 whatever becomes of it) or to `cancel` a request.
+    pub fn end(&mut self, path: &str, method: &str, reason: &str) -> Result<(), Error> {
+        self.call(path, method, json!({ "reason": reason })).map(drop)
     }
 
-    /// Takes a request back.
-    pub fn cancel(&mut self, request: u64, reason: &str) -> Result<(), Error> {
-        self.call(&format!("/buildrequests/{request}"), "cancel", json!({ "reason": reason })).map(drop)
-    }
-
-    /// What has become of a request: whether it is complete, its results, and the build it led to.
+    /// What has become of a request: whether it is complete, and the build it led to.
     pub fn request(&mut self, id: u64) -> Result<(bool, Option<Build>), Error> {
         let requests: Vec<Request> = self.get(&format!("/buildrequests/{id}"))?;
-        let builds: Vec<Build> = self.get(&format!("/buildrequests/{id}/builds?{BUILD_FIELDS}&limit=1"))?;
+        let builds: Vec<Build> = self.get(&format!("/buildrequests/{id}/builds?{BUILD}&limit=1"))?;
         Ok((requests.first().is_some_and(|r| r.complete), builds.into_iter().next()))
     }
 
@@ -410,57 +319,46 @@ impl Master {
     /// One request and its whole answer. A GET whose connection was stale, or whose body stalled,
     /// is asked again on a new one; anything else might be done twice and is not.
     fn exchange(&mut self, method: &str, path: &str, body: &[u8]) -> Result<(Head, Vec<u8>), Error> {
-        if method != "GET" {
-            self.connection = None;
-        }
-        let mut first = true;
+        let (timeout, get) = (self.config.timeout, method == "GET");
+        let mut kept = self.connection.take().filter(|_| get);
+        let mut life = "keep-alive";
         loop {
-            let reused = self.connection.is_some();
-            let why = match self.once(method, path, body, first) {
+            log!(Debug, "master >> {method} {path}");
+            let headers = [("Accept", "application/json"), ("Connection", life)];
+            // An error says why, and whether a new connection may help.
+            let reused = kept.is_some();
+            let asked = self.send(kept.take(), method, path, &headers, body).map_err(|why| (why, reused));
+            let answer = asked.and_then(|(mut connection, head)| {
+                connection.stream.set_limits(STALL.min(timeout), timeout);
+                let body = connection.body().map_err(|e| (e.to_string(), true))?;
+                log!(Debug, "master << {} {} bytes", head.status, body.len());
+                self.connection = Some(connection).filter(|_| life == "keep-alive" && head.keeps_alive());
+                Ok((head, body))
+            });
+            match answer {
                 Ok(answer) => return Ok(answer),
-                Err(why) => why,
-            };
-            self.connection = None;
-            let again = method == "GET" && first && (reused || why.in_body);
-            if !again {
-                return Err(Error::Unreachable(format!("{method} {}: {}", short(path), why.text)));
+                Err((why, true)) if get && life == "keep-alive" => {
+                    log!(Debug, "{method} {}: {why}; asking again", short(path));
+                    life = "close";
+                }
+                Err((why, _)) => return Err(Error::Unreachable(format!("{method} {}: {why}", short(path)))),
             }
-            log!(Debug, "{method} {}: {}; asking again", short(path), why.text);
-            first = false;
         }
-    }
-
-    fn once(&mut self, method: &str, path: &str, body: &[u8], keep: bool) -> Result<(Head, Vec<u8>), Failure> {
-        let timeout = self.config.timeout;
-        let mut connection = match self.connection.take() {
-            Some(connection) => connection,
-            None => self.connect().map_err(|text| Failure { text, in_body: false })?,
-        };
-        connection.stream.set_limits(timeout, timeout);
-        log!(Debug, "master >> {method} {path}");
-        let (accept, life) = ("application/json", if keep { "keep-alive" } else { "close" });
-        let failed = |in_body| move |e: http::Error| Failure { text: e.to_string(), in_body };
-        let head = self.send(&mut connection, method, path, &[("Accept", accept), ("Connection", life)], body);
-        let head = head.map_err(failed(false))?;
-        connection.stream.set_limits(STALL.min(timeout), timeout);
-        let body = connection.body().map_err(failed(true))?;
-        log!(Debug, "master << {} {} bytes", head.status, body.len());
-        if keep && head.keeps_alive() {
-            self.connection = Some(connection);
-        }
-        Ok((head, body))
     }
 
     /// Sends a request with the headers that all have, and reads the head of the answer.
     fn send(
         &self,
-        to: &mut Connection<Stream>,
+        kept: Option<Connection<Stream>>,
         method: &str,
         path: &str,
         more: &[(&str, &str)],
         body: &[u8],
-    ) -> Result<Head, http::Error> {
-        let Buildbot { url, user, password, .. } = &self.config;
+    ) -> Result<(Connection<Stream>, Head), String> {
+        let Buildbot { url, user, password, timeout, .. } = &self.config;
+        let connect = || Stream::connect(&url.host, url.port, self.tls.as_ref()).map(Connection::new);
+        let mut connection = kept.map_or_else(connect, Ok)?;
+        connection.stream.set_limits(*timeout, *timeout);
         let host = url.to_string();
         let login = user.as_ref().zip(password.as_ref()).map(|(user, password)| format!("{user}:{}", password.0));
         let login = login.map(|login| format!("Basic {}", base64(login.as_bytes())));
@@ -472,22 +370,13 @@ impl Master {
         // A reverse proxy may want this, too; the master looks at it for /auth/login only.
         headers.extend(login.as_deref().map(|login| ("Authorization", login)));
         headers.extend(self.cookie.as_deref().map(|cookie| ("Cookie", cookie)));
-        if method == "POST" {
-            headers.push(("Content-Type", "application/json"));
-        }
-        to.ask(method, &format!("{}{path}", url.path), &headers, body)
-    }
-
-    fn connect(&self) -> Result<Connection<Stream>, String> {
-        let url = &self.config.url;
-        Ok(Connection::new(Stream::connect(&url.host, url.port, self.tls.as_ref())?))
+        headers.extend((method == "POST").then_some(("Content-Type", "application/json")));
+        let head = connection.ask(method, &format!("{}{path}", url.path), &headers, body).map_err(|e| e.to_string())?;
+        Ok((connection, head))
     }
 
     /// Opens the event stream. `subscribed` hears when it stands; `each` hears every update and
-    /// says whether to go on.
-    ///
-    /// # Errors
-    /// Always, in the end: why the stream is no more.
+    /// says whether to go on. Always an error, in the end: why the stream is no more.
     pub fn listen(
         &mut self,
         subscribed: &mut dyn FnMut(io::Result<std::net::TcpStream>),
@@ -495,19 +384,13 @@ impl Master {
     ) -> Result<(), Error> {
         let path = "/sse/listen/builds/*/*";
         let broken = |why: String| Error::Unreachable(format!("GET {path}: {why}"));
-        let mut connection = self.connect().map_err(broken)?;
-        connection.stream.set_limits(self.config.timeout, self.config.timeout);
-        let head = self.send(&mut connection, "GET", path, &[("Accept", "text/event-stream")], b"");
-        let head = head.map_err(|e| broken(e.to_string()))?;
+        let headers = [("Accept", "text/event-stream")];
+        let (mut connection, head) = self.send(None, "GET", path, &headers, b"").map_err(broken)?;
         if head.status != 200 {
             return Err(Error::Refused(head.status, "no event stream".into()));
         }
         let mut parser = EventParser::default();
-        loop {
-            let piece = connection.piece().map_err(|e| broken(e.to_string()))?;
-            let Some(piece) = piece else {
-                return Err(broken("ended by the master".into()));
-            };
+        while let Some(piece) = connection.piece().map_err(|e| broken(e.to_string()))? {
             for (event, data) in parser.feed(&piece) {
                 if event == "handshake" {
                     // More than one kind of event needs more than one subscription.
@@ -519,20 +402,13 @@ impl Master {
                     }
                     connection.stream.set_limits(STREAM_SILENCE, STREAM_SILENCE);
                     subscribed(connection.stream.socket());
-                } else if let Some(update) = Update::parse(&data)
-                    && !each(update)
-                {
+                } else if Update::parse(&data).is_some_and(|update| !each(update)) {
                     return Err(broken("nobody listens".into()));
                 }
             }
         }
+        Err(broken("ended by the master".into()))
     }
-}
-
-struct Failure {
-    text: String,
-    /// The head was fine; the body stalled or broke.
-    in_body: bool,
 }
 
 /// RFC 3986: everything but the unreserved characters.
@@ -549,50 +425,43 @@ fn short(path: &str) -> &str {
     path.split('?').next().unwrap_or(path)
 }
 
-/// What a refusal says: `error` in the body is a text, or an object with a `message`.
+/// What a refusal says: `error` in the body is a text, or an object with a `message`, which may hold
+/// the errors of a force scheduler: each by its field.
 fn refusal(body: &[u8]) -> String {
     let json: Value = serde_json::from_slice(body).unwrap_or_default();
     let error = &json["error"];
-    let message = if error.is_string() { error } else { &error["message"] };
-    let text = match message {
-        // Field errors of a force scheduler: each by its field.
-        Value::Object(fields) => {
-            let one = |(field, why): (&String, &Value)| {
-                let why = why.as_str().unwrap_or("wrong");
-                if why.contains(field.as_str()) { why.to_owned() } else { format!("{field}: {why}") }
-            };
-            fields.iter().map(one).collect::<Vec<_>>().join("; ")
-        }
-        message => message.as_str().unwrap_or("no reason given").to_owned(),
+    let one = |(field, why): (&String, &Value)| {
+        let why = why.as_str().unwrap_or("wrong");
+        if why.contains(field.as_str()) { why.to_owned() } else { format!("{field}: {why}") }
     };
-    crate::text::clean(&text)
+    clean(&match if error.is_string() { error } else { &error["message"] } {
+        Value::Object(fields) => fields.iter().map(one).collect::<Vec<_>>().join("; "),
+        message => message.as_str().unwrap_or("no reason given").to_owned(),
+    })
 }
 
 /// What the stream tells.
 #[derive(Debug)]
 pub enum Update {
     Build(Build),
-    /// The flag: the master says that it is missing.
-    Worker(ListedWorker, bool),
+    Worker(ListedWorker),
     Request(Request),
 }
 
 impl Update {
     /// Reads `{"key": [kind, id, what], "message": {…}}`; anything else is nothing to us.
     pub fn parse(data: &str) -> Option<Update> {
-        #[derive(Deserialize)]
-        struct Event {
-            key: Vec<String>,
-            message: Value,
-        }
-        let Event { key, message } = serde_json::from_str(data).ok()?;
-        match key.first()?.as_str() {
-            "builds" => Some(Update::Build(serde_json::from_value(message).ok()?)),
+        let mut event: Value = serde_json::from_str(data).ok()?;
+        let message = event.get_mut("message")?.take();
+        let key = &event["key"];
+        match key[0].as_str()? {
+            "builds" => Build::deserialize(message).map(Update::Build).ok(),
             "workers" => {
-                let missing = key.get(2).is_some_and(|what| what == "missing");
-                Some(Update::Worker(serde_json::from_value(message).ok()?, missing))
+                let mut listed = ListedWorker::deserialize(message).ok()?;
+                listed.worker.missing = key[2] == "missing";
+                Some(Update::Worker(listed))
             }
-            "buildrequests" => Some(Update::Request(serde_json::from_value(message).ok()?)),
+            "buildrequests" => Request::deserialize(message).map(Update::Request).ok(),
             _ => None,
         }
     }
@@ -622,16 +491,15 @@ impl EventParser {
             if !part.ends_with(b"\n") {
                 continue;
             }
-            let line = String::from_utf8_lossy(&std::mem::take(&mut self.line)).into_owned();
+            let line = String::from_utf8_lossy(&take(&mut self.line)).into_owned();
             let line = line.trim_end_matches(['\r', '\n']);
             let (field, value) = line.split_once(':').unwrap_or((line, ""));
             let value = value.strip_prefix(' ').unwrap_or(value);
             match field {
                 "" if line.is_empty() => {
-                    let done = (std::mem::take(&mut self.event), std::mem::take(&mut self.data));
-                    if !std::mem::take(&mut self.dropping) && !done.1.is_empty() {
-                        events.push(done);
-                    }
+                    let done = (take(&mut self.event), take(&mut self.data));
+                    let whole = !take(&mut self.dropping) && !done.1.is_empty();
+                    events.extend(whole.then_some(done));
                 }
                 "event" => self.event = value.to_owned(),
                 "data" if !self.dropping => self.data.push_str(value),

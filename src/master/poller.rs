@@ -3,8 +3,9 @@
 //! One thread applies everything that is learnt, be it by poll, stream or on demand, to the shared
 //! status, and hands over what is news. REST is the truth; the stream only makes it early.
 
-use super::api::{Error, ListedWorker, Master, PAGE, Update};
+use super::api::{Error, Master, PAGE, Update};
 use super::worker::Facts;
+use crate::command::Ask;
 use crate::config::Buildbot;
 use crate::log::unix_now;
 use crate::status::{Build, Kind, News, Status};
@@ -38,16 +39,16 @@ pub enum Note {
     StreamUp(Option<TcpStream>),
     StreamDown,
     Update(Update),
-    /// Facts that a command asked for, and the ticket of that command.
-    Learned(Facts, u64),
+    /// Facts, and the command that asked for them.
+    Learned(Facts, Ask),
 }
 
 /// What the poller hands over.
 pub enum Heard {
     /// News, and how far the master's builds are known now: every build up to `mark`, less `open`.
     News { news: Vec<News>, mark: u64, open: Vec<u64> },
-    /// The facts for this ticket are in the status.
-    Learned(u64),
+    /// The facts that this command asked for are in the status.
+    Learned(Ask),
 }
 
 /// Locks the status. Nobody panics while holding it, and nobody holds it across a wait.
@@ -93,11 +94,11 @@ impl Poller {
                 }
                 Ok(Note::StreamDown) => (self.stream, next) = (None, Instant::now()),
                 Ok(Note::Update(update)) => self.update(update, &mut news),
-                Ok(Note::Learned(facts, ticket)) => (news, learned) = (self.learn(facts), Some(ticket)),
+                Ok(Note::Learned(facts, ask)) => (news, learned) = (self.learn(facts), Some(ask)),
                 Err(RecvTimeoutError::Timeout) => next = self.turn(&mut news),
                 Err(RecvTimeoutError::Disconnected) => return,
             }
-            if !self.hand_over(news, emit) || learned.is_some_and(|t| !emit(Heard::Learned(t))) {
+            if !self.hand_over(news, emit) || learned.is_some_and(|ask| !emit(Heard::Learned(ask))) {
                 return;
             }
         }
@@ -147,7 +148,8 @@ impl Poller {
         let mut seen = Vec::new();
         for _ in 0..PAGES {
             let mark = lock(&self.status).mark.unwrap_or(0);
-            let builds = if self.synced { self.master.builds_since(mark)? } else { self.history()? };
+            let newer = format!("buildid__gt={mark}&order=buildid");
+            let builds = if self.synced { self.master.builds(&newer)? } else { self.history()? };
             let more = self.synced && builds.len() == PAGE;
             let last = builds.last().map_or(mark, |b| b.id);
             seen.extend(builds.iter().map(|b| b.id));
@@ -160,7 +162,8 @@ impl Poller {
         }
         let open: Vec<u64> = lock(&self.status).open.keys().copied().filter(|id| !seen.contains(id)).collect();
         for ids in open.chunks(PAGE) {
-            let builds = self.master.builds(ids)?;
+            let wanted: Vec<String> = ids.iter().map(|id| format!("buildid={id}")).collect();
+            let builds = self.master.builds(&wanted.join("&"))?;
             let known: Vec<u64> = builds.iter().map(|b| b.id).collect();
             self.apply(builds, news)?;
             lock(&self.status).open.retain(|id, _| known.contains(id) || !ids.contains(id));
@@ -175,12 +178,11 @@ impl Poller {
 
     /// Who the master is, its builders, and its workers with the builders of each.
     fn list(&mut self, news: &mut Vec<News>) -> Result<(), Error> {
-        let identity = self.master.identity()?;
+        let (version, url) = self.master.identity()?;
         let builders = self.master.builders()?;
         let mut status = lock(&self.status);
-        status.version = identity.version().to_owned();
-        status.url = text::clean(&identity.url);
-        status.set_builders(builders.into_iter().map(|b| (b.id, b.name, b.tags)).collect());
+        (status.version, status.url) = (version, text::clean(&url));
+        status.set_builders(builders);
         drop(status);
         self.workers(true, news)?;
         self.listed = Some(Instant::now());
@@ -191,9 +193,7 @@ impl Poller {
         let workers = self.master.workers(whole)?;
         let mut status = lock(&self.status);
         status.workers.retain(|id, _| workers.iter().any(|w| w.id == *id));
-        for (id, worker) in workers.into_iter().map(ListedWorker::worker) {
-            news.extend(status.apply_worker(id, worker, false, unix_now()));
-        }
+        news.extend(workers.into_iter().filter_map(|w| status.apply_worker(w.id, w.worker, unix_now())));
         Ok(())
     }
 
@@ -203,7 +203,7 @@ impl Poller {
         let mark = lock(&self.status).mark.unwrap_or(u64::MAX);
         let mut builds: Vec<Build> = Vec::new();
         for page in 1..=LOOK_BACK_MOST {
-            let found = self.master.builds_back(page - 1)?;
+            let found = self.master.builds(&format!("order=-buildid&offset={}", (page - 1) * PAGE))?;
             let full = found.len() == PAGE;
             builds.extend(found);
             let gap = builds.last().map_or(0, |b| b.id.saturating_sub(mark));
@@ -251,10 +251,7 @@ impl Poller {
                 // The next poll brings what this one could not.
                 self.apply(vec![build], news).unwrap_or_else(|e| log!(Warning, "{e}"));
             }
-            Update::Worker(listed, missing) => {
-                let (id, worker) = listed.worker();
-                news.extend(lock(&self.status).apply_worker(id, worker, missing, unix_now()));
-            }
+            Update::Worker(w) => news.extend(lock(&self.status).apply_worker(w.id, w.worker, unix_now())),
             Update::Request(r) if r.claimed || r.complete => drop(lock(&self.status).queued.remove(&r.id)),
             Update::Request(r) => drop(lock(&self.status).queued.insert(r.id, r.builderid)),
         }

@@ -67,16 +67,14 @@ pub struct Facts {
 
 /// Does a job. The master's answers take as long as its timeout at most.
 pub fn run(job: &Job, master: &mut Master) -> Done {
-    let lines = match job {
+    let reply = match job {
         Job::Facts { builders, steps } => return Done::Facts(facts(builders, steps, master)),
-        Job::Force(order) => match force(order, master) {
-            Ok((line, request)) => return Done::Lines(vec![line], request),
-            Err(why) => Err(why),
-        },
-        Job::Changes(count) => changes(*count, master).map_err(|e| e.to_string()),
-        Job::Stop { builder, name, reason } => stop(*builder, name, reason, master).map_err(|e| e.to_string()),
+        Job::Force(order) => force(order, master).map(|(line, request)| (vec![line], request)),
+        Job::Changes(count) => changes(*count, master).map(|lines| (lines, None)),
+        Job::Stop { builder, name, reason } => stop(*builder, name, reason, master).map(|line| (vec![line], None)),
     };
-    Done::Lines(lines.unwrap_or_else(|why| vec![clean(&why)]), None)
+    let (lines, request) = reply.unwrap_or_else(|why| (vec![clean(&why)], None));
+    Done::Lines(lines, request)
 }
 
 fn facts(builders: &[u64], steps: &[u64], master: &mut Master) -> Facts {
@@ -96,7 +94,7 @@ fn facts(builders: &[u64], steps: &[u64], master: &mut Master) -> Facts {
     facts
 }
 
-fn changes(count: usize, master: &mut Master) -> Result<Vec<String>, Error> {
+fn changes(count: usize, master: &mut Master) -> Result<Vec<String>, String> {
     let changes = master.changes(count)?;
     Ok(if changes.is_empty() { vec!["no changes yet".into()] } else { changes.iter().map(change_line).collect() })
 }
@@ -109,52 +107,50 @@ fn change_line(change: &Change) -> String {
     format!("{revision}{branch} by {}: {}", text::author(&change.author), clean(comment))
 }
 
-fn stop(builder: u64, name: &str, reason: &str, master: &mut Master) -> Result<Vec<String>, Error> {
-    let (mut stopped, mut taken_back) = (Vec::new(), 0);
-    for build in master.recent(builder)?.iter().filter(|b| !b.complete) {
-        master.stop(build.id, reason)?;
-        stopped.push(format!("#{}", build.number));
-    }
-    if stopped.is_empty() {
-        for request in master.queued()?.iter().filter(|r| r.builderid == builder) {
-            master.cancel(request.id, reason)?;
-            taken_back += 1;
-        }
-    }
+fn stop(builder: u64, name: &str, reason: &str, master: &mut Master) -> Result<String, String> {
     let name = clean(name);
-    Ok(vec![match (stopped.is_empty(), taken_back) {
-        (false, _) => format!("stopping {name} {}", stopped.join(", ")),
-        (true, 0) => format!("{name}: nothing runs and nothing is queued"),
-        (true, n) => format!("{name}: nothing runs; took back {}", text::count(n, "queued request")),
-    }])
+    let mut builds = master.recent(builder)?;
+    builds.retain(|b| !b.complete);
+    for build in &builds {
+        master.end(&format!("/builds/{}", build.id), "stop", reason)?;
+    }
+    if !builds.is_empty() {
+        let numbers: Vec<String> = builds.iter().map(|b| format!("#{}", b.number)).collect();
+        return Ok(format!("stopping {name} {}", numbers.join(", ")));
+    }
+    let mut queued = master.queued()?;
+    queued.retain(|r| r.builderid == builder);
+    for request in &queued {
+        master.end(&format!("/buildrequests/{}", request.id), "cancel", reason)?;
+    }
+    Ok(match queued.len() {
+        0 => format!("{name}: nothing runs and nothing is queued"),
+        n => format!("{name}: nothing runs; took back {}", text::count(n, "queued request")),
+    })
 }
 
 /// Forces a build and waits a moment for its number.
 fn force(order: &Order, master: &mut Master) -> Result<(String, Option<u64>), String> {
-    let told = |e: Error| e.to_string();
-    let mut schedulers = master.force_schedulers(order.builder).map_err(told)?;
-    let several = schedulers.len() > 1;
-    let names: Vec<String> = schedulers.iter().map(|s| clean(&s.name)).collect();
-    schedulers.retain(|s| order.scheduler.as_ref().is_none_or(|wanted| s.name == *wanted));
     let name = clean(&order.name);
-    let Some(scheduler) = schedulers.first() else {
+    let schedulers = master.force_schedulers(order.builder)?;
+    let Some(scheduler) = schedulers.iter().find(|s| order.scheduler.as_ref().is_none_or(|wanted| s.name == *wanted))
+    else {
+        let names: Vec<String> = schedulers.iter().map(|s| clean(&s.name)).collect();
         return Err(match names.is_empty() {
             true => format!("{name} cannot be forced: no force scheduler of the master lists it"),
             false => format!("{name} can be forced by {}", names.join(", ")),
         });
     };
-    let fields = form(order, &scheduler.leaves())?;
-    let request = master.force(&scheduler.name, fields).map_err(told)?;
-    let by = if several { format!(" by {}", clean(&scheduler.name)) } else { String::new() };
+    let leaves: Vec<&Field> = scheduler.fields.iter().flat_map(Field::leaves).collect();
+    let request = master.force(&scheduler.name, form(order, &leaves)?)?;
+    let by = if schedulers.len() > 1 { format!(" by {}", clean(&scheduler.name)) } else { String::new() };
     let end = Instant::now() + START;
     loop {
-        let (complete, build) = master.request(request).map_err(told)?;
+        let (complete, build) = master.request(request)?;
         if let Some(build) = build {
-            let base = master.identity().map_err(told)?.url;
-            return Ok((
-                format!("forced {name} #{}{by} {}", build.number, text::url(&clean(&base), &build)),
-                Some(request),
-            ));
+            let (_, base) = master.identity()?;
+            let url = text::url(&clean(&base), &build);
+            return Ok((format!("forced {name} #{}{by} {url}", build.number), Some(request)));
         }
         if complete {
             return Ok((format!("{name}: merged with another request for the same{by}"), None));
@@ -164,9 +160,8 @@ fn force(order: &Order, master: &mut Master) -> Result<(String, Option<u64>), St
         }
         sleep(START_POLL);
     }
-    let online = master.online(order.builder).map_err(told)?;
-    let ahead =
-        master.queued().map_err(told)?.iter().filter(|r| r.builderid == order.builder && r.id < request).count();
+    let online = master.online(order.builder)?;
+    let ahead = master.queued()?.iter().filter(|r| r.builderid == order.builder && r.id < request).count();
     let why = match (online, ahead) {
         (false, _) => "no worker is online".to_owned(),
         (true, 0) => "the workers are busy".to_owned(),

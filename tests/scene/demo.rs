@@ -2,7 +2,6 @@
 //! them. Ends with an error if the scene does not go as it should.
 
 #[path = "../common/mod.rs"]
-#[allow(dead_code)]
 mod common;
 
 use common::{Bot, Client, Master, Ngircd, NgircdOptions, Worker, root};
