@@ -323,7 +323,6 @@ impl Master {
         let mut kept = self.connection.take().filter(|_| get);
         let mut life = "keep-alive";
         loop {
-            log!(Debug, "master >> {method} {path}");
             let headers = [("Accept", "application/json"), ("Connection", life)];
             // An error says why, and whether a new connection may help.
             let reused = kept.is_some();
@@ -359,6 +358,7 @@ impl Master {
         let connect = || Stream::connect(&url.host, url.port, self.tls.as_ref()).map(Connection::new);
         let mut connection = kept.map_or_else(connect, Ok)?;
         connection.stream.set_limits(*timeout, *timeout);
+        log!(Debug, "master >> {method} {path}");
         let host = url.to_string();
         let login = user.as_ref().zip(password.as_ref()).map(|(user, password)| format!("{user}:{}", password.0));
         let login = login.map(|login| format!("Basic {}", base64(login.as_bytes())));
