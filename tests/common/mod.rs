@@ -107,7 +107,8 @@ pub fn venv(name: &str) -> PathBuf {
 /// A command that the kernel kills when this test process dies, however that happens.
 pub fn guarded(program: impl AsRef<OsStr>) -> Command {
     let mut command = Command::new(tool("setpriv"));
-    command.args(["--pdeathsig", "KILL", "--"]).arg(program);
+    // InspIRCd leaves a core file wherever it ends badly.
+    command.args(["--pdeathsig", "KILL", "--", "prlimit", "--core=0", "--"]).arg(program);
     command
 }
 
