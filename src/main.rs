@@ -26,9 +26,9 @@ mod master {
 use bot::{Bot, Event, Failure, Ties};
 use command::{Answer, Ask, View};
 use config::Config;
-use master::api::Master;
+use master::api::{Error, Master};
 use master::poller::{self, Note, Poller, lock};
-use master::worker::{self, Done};
+use master::worker::{self, Done, Facts, Job};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use status::{Settings, Status};
 use std::fs::{self, File, TryLockError};
@@ -161,8 +161,10 @@ fn execute(config: &Config, text: &str) -> Result<(), Failure> {
             Answer::List { items, .. } => break items,
             Answer::Wrong(why) => return Err(Failure(65, why)),
             Answer::First(job) => match worker::run(&job, &mut master) {
-                Done::Facts(facts) => drop(poller.learn(facts)),
-                Done::Lines(lines, _) => break lines,
+                Ok(Done::Facts(facts)) => drop(poller.learn(facts)),
+                Ok(Done::Lines(lines, _)) => break lines,
+                Err(e @ Error::Unreachable(_)) => return Err(Failure(69, e.to_string())),
+                Err(e) => return Err(Failure(65, e.to_string())),
             },
         }
         again = true;
@@ -203,8 +205,14 @@ fn serve(config: Config, path: String) -> Result<(), Failure> {
     spawn("worker", move || {
         // When nobody listens any more, the program is at its end.
         let _ = todo.iter().all(|(ask, job)| match worker::run(&job, &mut master) {
-            Done::Facts(facts) => notes.send(Note::Learned(facts, ask)).is_ok(),
-            Done::Lines(lines, request) => done.send(Event::Done(ask, lines, request)).is_ok(),
+            Ok(Done::Facts(facts)) => notes.send(Note::Learned(facts, ask)).is_ok(),
+            Ok(Done::Lines(lines, request)) => done.send(Event::Done(ask, lines, request)).is_ok(),
+            Err(e) if matches!(job, Job::Facts { .. }) => {
+                // What is known must do.
+                log!(Warning, "{e}");
+                notes.send(Note::Learned(Facts::default(), ask)).is_ok()
+            }
+            Err(e) => done.send(Event::Done(ask, vec![text::clean(&e.to_string())], None)).is_ok(),
         });
     })?;
     let signals = signal_hook::iterator::Signals::new([SIGTERM, SIGINT, SIGHUP]);

@@ -40,20 +40,22 @@ pub enum Error {
     Unreachable(String),
     /// An answer that refuses: status and the master's own words.
     Refused(u16, String),
+    /// What was wanted makes no sense to this master, and why.
+    Wrong(String),
 }
 
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         match self {
-            Error::Unreachable(why) => f.write_str(why),
+            Error::Unreachable(why) | Error::Wrong(why) => f.write_str(why),
             Error::Refused(status, why) => write!(f, "the master refuses: {why} ({status})"),
         }
     }
 }
 
-impl From<Error> for String {
-    fn from(e: Error) -> String {
-        e.to_string()
+impl From<String> for Error {
+    fn from(why: String) -> Error {
+        Error::Wrong(why)
     }
 }
 
@@ -182,10 +184,11 @@ impl Master {
         self.get(&format!("/builders/{builder}/builds?{BUILD}&order=-number&limit=10"))
     }
 
-    /// The requests that wait for a worker, oldest first, at most a page.
-    pub fn queued(&mut self) -> Result<Vec<Request>, Error> {
+    /// The requests that wait for a worker, of one builder or of all, oldest first, at most a page.
+    pub fn queued(&mut self, builder: Option<u64>) -> Result<Vec<Request>, Error> {
+        let builder = builder.map_or(String::new(), |id| format!("&builderid={id}"));
         let query = "complete=false&claimed=false&order=buildrequestid";
-        self.get(&format!("/buildrequests?{REQUEST}&{query}&limit={PAGE}"))
+        self.get(&format!("/buildrequests?{REQUEST}&{query}{builder}&limit={PAGE}"))
     }
 
     /// Whether a worker that may build for this builder is online.

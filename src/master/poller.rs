@@ -168,7 +168,7 @@ impl Poller {
             self.apply(builds, news)?;
             lock(&self.status).open.retain(|id, _| known.contains(id) || !ids.contains(id));
         }
-        let queued = self.master.queued()?;
+        let queued = self.master.queued(None)?;
         lock(&self.status).queued = queued.iter().map(|r| (r.id, r.builderid)).collect();
         if !list && self.stream.is_none() {
             self.workers(false, news)?;

@@ -66,35 +66,31 @@ pub struct Facts {
 }
 
 /// Does a job. The master's answers take as long as its timeout at most.
-pub fn run(job: &Job, master: &mut Master) -> Done {
-    let reply = match job {
-        Job::Facts { builders, steps } => return Done::Facts(facts(builders, steps, master)),
-        Job::Force(order) => force(order, master).map(|(line, request)| (vec![line], request)),
-        Job::Changes(count) => changes(*count, master).map(|lines| (lines, None)),
-        Job::Stop { builder, name, reason } => stop(*builder, name, reason, master).map(|line| (vec![line], None)),
-    };
-    let (lines, request) = reply.unwrap_or_else(|why| (vec![clean(&why)], None));
-    Done::Lines(lines, request)
+pub fn run(job: &Job, master: &mut Master) -> Result<Done, Error> {
+    Ok(match job {
+        Job::Facts { builders, steps } => Done::Facts(facts(builders, steps, master)?),
+        Job::Changes(count) => Done::Lines(changes(*count, master)?, None),
+        Job::Stop { builder, name, reason } => Done::Lines(vec![stop(*builder, name, reason, master)?], None),
+        Job::Force(order) => {
+            let (line, request) = force(order, master)?;
+            Done::Lines(vec![line], request)
+        }
+    })
 }
 
-fn facts(builders: &[u64], steps: &[u64], master: &mut Master) -> Facts {
+fn facts(builders: &[u64], steps: &[u64], master: &mut Master) -> Result<Facts, Error> {
     let mut facts = Facts::default();
-    let mut ask = || -> Result<(), Error> {
-        for &builder in builders {
-            facts.builds.extend(master.recent(builder)?);
-            facts.asked.push(builder);
-        }
-        for &build in steps {
-            facts.steps.extend(master.step(build)?.map(|step| (build, step)));
-        }
-        Ok(())
-    };
-    // What could not be had is missing from the reply, which says that the master is away.
-    ask().unwrap_or_else(|e| log!(Warning, "{e}"));
-    facts
+    for &builder in builders {
+        facts.builds.extend(master.recent(builder)?);
+        facts.asked.push(builder);
+    }
+    for &build in steps {
+        facts.steps.extend(master.step(build)?.map(|step| (build, step)));
+    }
+    Ok(facts)
 }
 
-fn changes(count: usize, master: &mut Master) -> Result<Vec<String>, String> {
+fn changes(count: usize, master: &mut Master) -> Result<Vec<String>, Error> {
     let changes = master.changes(count)?;
     Ok(if changes.is_empty() { vec!["no changes yet".into()] } else { changes.iter().map(change_line).collect() })
 }
@@ -107,10 +103,9 @@ fn change_line(change: &Change) -> String {
     format!("{revision}{branch} by {}: {}", text::author(&change.author), clean(comment))
 }
 
-fn stop(builder: u64, name: &str, reason: &str, master: &mut Master) -> Result<String, String> {
+fn stop(builder: u64, name: &str, reason: &str, master: &mut Master) -> Result<String, Error> {
     let name = clean(name);
-    let mut builds = master.recent(builder)?;
-    builds.retain(|b| !b.complete);
+    let builds = master.builds(&format!("builderid={builder}&complete=false&order=number"))?;
     for build in &builds {
         master.end(&format!("/builds/{}", build.id), "stop", reason)?;
     }
@@ -118,8 +113,7 @@ fn stop(builder: u64, name: &str, reason: &str, master: &mut Master) -> Result<S
         let numbers: Vec<String> = builds.iter().map(|b| format!("#{}", b.number)).collect();
         return Ok(format!("stopping {name} {}", numbers.join(", ")));
     }
-    let mut queued = master.queued()?;
-    queued.retain(|r| r.builderid == builder);
+    let queued = master.queued(Some(builder))?;
     for request in &queued {
         master.end(&format!("/buildrequests/{}", request.id), "cancel", reason)?;
     }
@@ -130,16 +124,16 @@ fn stop(builder: u64, name: &str, reason: &str, master: &mut Master) -> Result<S
 }
 
 /// Forces a build and waits a moment for its number.
-fn force(order: &Order, master: &mut Master) -> Result<(String, Option<u64>), String> {
+fn force(order: &Order, master: &mut Master) -> Result<(String, Option<u64>), Error> {
     let name = clean(&order.name);
     let schedulers = master.force_schedulers(order.builder)?;
     let Some(scheduler) = schedulers.iter().find(|s| order.scheduler.as_ref().is_none_or(|wanted| s.name == *wanted))
     else {
         let names: Vec<String> = schedulers.iter().map(|s| clean(&s.name)).collect();
-        return Err(match names.is_empty() {
+        return Err(Error::Wrong(match names.is_empty() {
             true => format!("{name} cannot be forced: no force scheduler of the master lists it"),
-            false => format!("{name} can be forced by {}", names.join(", ")),
-        });
+            false => format!("no such scheduler for {name}; there are {}", names.join(", ")),
+        }));
     };
     let leaves: Vec<&Field> = scheduler.fields.iter().flat_map(Field::leaves).collect();
     let request = master.force(&scheduler.name, form(order, &leaves)?)?;
@@ -161,7 +155,7 @@ fn force(order: &Order, master: &mut Master) -> Result<(String, Option<u64>), St
         sleep(START_POLL);
     }
     let online = master.online(order.builder)?;
-    let ahead = master.queued()?.iter().filter(|r| r.builderid == order.builder && r.id < request).count();
+    let ahead = master.queued(Some(order.builder))?.iter().filter(|r| r.id < request).count();
     let why = match (online, ahead) {
         (false, _) => "no worker is online".to_owned(),
         (true, 0) => "the workers are busy".to_owned(),
