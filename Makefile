@@ -13,7 +13,7 @@ check:
 	$(CARGO) clippy --locked --all-targets -- -D warnings
 
 test: setup
-	$(CARGO) test --locked
+	$(CARGO) test --locked -- --test-threads=4
 
 demo: setup all
 	$(CARGO) run --release --locked --quiet --example demo
