@@ -116,7 +116,8 @@ impl Bot {
             if let Err(e) = self.save(now) {
                 log!(Error, "{e}; trying again every {} s", SAVE_AGAIN.as_secs());
             }
-            if self.stopping.is_some_and(|at| now >= at || self.outbox.is_idle() || self.wire.stream.is_none()) {
+            let all_said = self.outbox.is_idle() && self.outbox.unconfirmed().is_none();
+            if self.stopping.is_some_and(|at| now >= at || all_said || self.wire.stream.is_none()) {
                 self.send(&Line::new("QUIT", &[], Some("until next time")), now);
                 return Ok(());
             }
@@ -129,7 +130,9 @@ impl Bot {
 
     fn deadline(&self) -> Instant {
         let proofs = self.unproved.iter().map(|p| p.1);
+        // While TLS holds a line back, only an event helps.
         let said = self.outbox.deadline(&|target| route(&self.session, &self.irc, target));
+        let said = said.filter(|_| self.wire.unsent.is_empty());
         let others = proofs.chain(said).chain(self.stopping).chain(self.dirty);
         others.fold(self.session.deadline(), Instant::min)
     }
@@ -146,12 +149,13 @@ impl Bot {
             Event::Link(_, Link::Down(why)) => self.down(&why, now),
             Event::Heard(Heard::News { news, mark, open }) => {
                 news.iter().for_each(|n| self.tell(n));
-                (self.state.mark, self.state.open, self.dirty) = (Some(mark), open, Some(now));
+                (self.state.mark, self.state.open, self.dirty) = (mark, open, Some(now));
             }
             Event::Heard(Heard::Learned(ask)) => self.answer(&ask, true, now),
             Event::Done(ask, lines, request) => {
                 self.reply(&ask.place, &lines);
-                self.watch(request.map(|id| Watch { target: ask.place, id, request: true }));
+                let Ask { place: target, mask, .. } = ask;
+                self.watch(request.map(|id| Watch { target, id, request: true, mask }));
                 self.dirty = Some(now);
             }
             Event::Stop => self.stopping = Some(now + FAREWELL),
@@ -222,7 +226,9 @@ impl Bot {
             actions = self.session.actions();
         }
         while let Some((ask, _)) = self.unproved.iter().find(|(_, until)| *until <= now) {
-            self.proved(&ask.nick.clone(), "", &Account::None, now);
+            let nick = ask.nick.clone();
+            self.session.end_of_whois(&nick, false);
+            self.proved(&nick, "", &Account::None, now);
         }
         Ok(())
     }
@@ -237,7 +243,9 @@ impl Bot {
             self.wire.unsent = line.bytes();
         }
         let waits = self.outbox.deadline(&|target| route(&self.session, &self.irc, target)).is_some();
-        if let Some(last) = self.outbox.unconfirmed().filter(|&n| n > self.wire.pinged && !waits) {
+        // After a burst, or now and then in a long one.
+        let due = |n: &u64| *n > self.wire.pinged && (!waits || *n >= self.wire.pinged + 5);
+        if let Some(last) = self.outbox.unconfirmed().filter(due) {
             self.wire.pinged = last;
             self.send(&Line::new("PING", &[], Some(&format!("told-{last}"))), now);
         }
@@ -278,13 +286,33 @@ impl Bot {
             return log!(Debug, "{}: too much waits to be said there, not answering", ask.place);
         }
         let (name, rest) = command::name(&ask.text);
+        // An operator here is nobody in particular in another channel.
+        let elsewhere = name == "leave" && !rest.is_empty() && self.spelled(rest) != ask.place;
+        let ask = Ask { op: ask.op && !elsewhere, ..ask.clone() };
         let verdict = command::may(&self.config.authorization, &name, &ask, self.session.mapping());
-        // The key of a channel is nobody else's business.
-        let shown = if name == "join" { rest.split(' ').next().unwrap_or("") } else { rest };
-        log!(Info, "{} ({:?}) in {}: {name} {}: {verdict:?}", ask.mask, ask.account, ask.place, text::clean(shown));
+        // Once for each attempt; the key of a channel is nobody else's business.
+        if verdict != Verdict::NeedsAccount {
+            let shown = text::clean(if name == "join" { rest.split(' ').next().unwrap_or("") } else { rest });
+            let account = match &ask.account {
+                Account::Is(account) => format!("account {}", text::clean(account)),
+                Account::None => "no account".into(),
+                Account::Unknown => "account not asked for".into(),
+            };
+            let place = if is_channel(&ask.place) { &ask.place } else { "private" };
+            let decision = if verdict == Verdict::Yes { "allowed" } else { "refused" };
+            log!(
+                Info,
+                "{} ({account}) in {place}: `{}`: {decision}",
+                ask.mask,
+                format!("{} {shown}", text::clean(&name)).trim()
+            );
+        }
         match verdict {
             Verdict::Yes => self.answer(&ask, false, now),
-            Verdict::No => self.reply(&ask.place, &[format!("sorry, {}, `{name}` is not for you", ask.nick)]),
+            Verdict::No if name == "stop" && self.has_queued(&ask.mask) => {
+                self.answer(&Ask { own_only: true, ..ask }, false, now);
+            }
+            Verdict::No => self.reply(&ask.place, &[command::refusal(&ask, &name)]),
             Verdict::NeedsAccount if self.unproved.len() < WAITING => {
                 self.session.whois(&ask.nick, &ask.mask);
                 self.unproved.push((ask, now + PROOF));
@@ -293,12 +321,19 @@ impl Bot {
         }
     }
 
+    /// Whether someone has forced a build that still waits: that they may take back.
+    fn has_queued(&self, mask: &str) -> bool {
+        let status = lock(&self.ties.status);
+        status.watches.iter().any(|w| w.request && w.mask == mask && status.queued.contains_key(&w.id))
+    }
+
     /// A target as we spell it: names that the server takes for one are one.
     fn spelled(&self, name: &str) -> String {
         let mapping = self.session.mapping();
         let known =
             lock(&self.ties.status).targets.iter().find(|t| mapping.same(&t.name, name)).map(|t| t.name.clone());
-        known.unwrap_or_else(|| self.session.spelled(name))
+        let section = self.irc.channels.iter().find(|c| mapping.same(&c.name, name)).map(|c| c.name.clone());
+        known.or(section).unwrap_or_else(|| self.session.spelled(name))
     }
 
     fn proved(&mut self, nick: &str, mask: &str, account: &Account, now: Instant) {
@@ -340,7 +375,12 @@ impl Bot {
             Effect::Notify(events) => drop(self.state.events.insert(place.to_owned(), events)),
             Effect::MuteUntil(until) => drop(self.state.muted.insert(place.to_owned(), until)),
             Effect::Watch(builds) => {
-                self.watch(builds.iter().map(|&id| Watch { target: place.to_owned(), id, request: false }));
+                self.watch(builds.iter().map(|&id| Watch {
+                    target: place.to_owned(),
+                    id,
+                    request: false,
+                    mask: String::new(),
+                }));
             }
             Effect::Join(channel, key) => {
                 let channel = self.spelled(&channel);
@@ -355,7 +395,9 @@ impl Bot {
             Effect::Leave(channel) => {
                 let channel = self.spelled(&channel);
                 self.forget(&channel, &format!("leaving, as {} asks", ask.nick));
-                self.state.left.insert(channel);
+                if self.irc.channels.iter().any(|c| c.name == channel) {
+                    self.state.left.insert(channel);
+                }
             }
         }
         self.settle();
@@ -410,12 +452,15 @@ impl Bot {
     /// Takes over a configuration that was read again.
     fn reconfigure(&mut self, config: Config, now: Instant) {
         let Some(irc) = config.irc.clone() else { return log!(Error, "[irc] is gone; the old configuration stays") };
-        let link =
-            |irc: &Irc| Irc { channels: vec![], pm_to_nicks: vec![], defaults: Settings::default(), ..irc.clone() };
-        let fixed = |c: &Config| (c.irc.as_ref().map(link), c.buildbot.clone(), c.state_file.clone());
-        if fixed(&config) != fixed(&self.config) {
+        // What is in use stays in use, so that the next comparison is with that.
+        let Irc { channels, pm_to_nicks, defaults, .. } = irc.clone();
+        let irc_in_use = Irc { channels, pm_to_nicks, defaults, ..self.irc.clone() };
+        let Config { buildbot, state_file, .. } = self.config.clone();
+        let in_use = Config { buildbot, state_file, irc: Some(irc_in_use.clone()), ..config.clone() };
+        if in_use != config {
             log!(Warning, "changes of the connections or of state_file need a restart; the rest takes effect now");
         }
+        let (irc, config) = (irc_in_use, in_use);
         for old in take(&mut self.irc.channels) {
             if irc.channels.iter().all(|new| new.name != old.name) {
                 self.forget(&old.name, "");

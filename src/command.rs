@@ -26,6 +26,8 @@ pub struct Ask {
     pub text: String,
     /// Whether the asker is an operator of the channel.
     pub op: bool,
+    /// May `stop` no more than requests of their own.
+    pub own_only: bool,
     pub account: Account,
 }
 
@@ -165,6 +167,11 @@ pub fn run(ask: &Ask, view: &View) -> Answer {
     reply.unwrap_or_else(Answer::Wrong)
 }
 
+/// What someone hears who may not: that, and no more.
+pub fn refusal(ask: &Ask, name: &str) -> String {
+    format!("sorry, {}, `{name}` is not for you", clean(&ask.nick))
+}
+
 /// Whether a command may be used, as far as that is known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Verdict {
@@ -298,6 +305,9 @@ fn list(rest: &str, _: &Ask, view: &View) -> Reply {
         head += &format!(" ({} offline: list all builders)", total - items.len());
     }
     if let Some(stale) = stale(view) {
+        if total == 0 {
+            return Err(stale);
+        }
         head = format!("{stale} {head}");
     }
     items.truncate(most.unwrap_or(usize::MAX));
@@ -375,7 +385,7 @@ fn join(rest: &str, _: &Ask, _: &View) -> Reply {
 
 fn leave(rest: &str, ask: &Ask, _: &View) -> Reply {
     let channel = if rest.is_empty() { &ask.place } else { rest };
-    if !is_channel(channel) {
+    if !is_channel(channel) || channel.contains(' ') {
         return Err("leave: which channel? It is written #name".into());
     }
     // Whoever is there sees us go, and why.
@@ -398,8 +408,8 @@ fn builder_and_reason<'a>(
         return Err(usage(command));
     }
     let place = if is_channel(&ask.place) { format!(" in {}", ask.place) } else { String::new() };
-    let who = if ask.mask.is_empty() { "the command line" } else { &ask.mask };
-    Ok((builder, format!("{} ({who}{place})", clean(reason))))
+    let who = if ask.mask.is_empty() { "the command line" } else { &ask.nick };
+    Ok((builder, format!("{} ({who}{place})", text::whole(reason))))
 }
 
 fn force(rest: &str, ask: &Ask, view: &View) -> Reply {
@@ -432,7 +442,13 @@ fn force(rest: &str, ask: &Ask, view: &View) -> Reply {
 fn stop(rest: &str, ask: &Ask, view: &View) -> Reply {
     let rest = rest.strip_prefix("build ").ok_or_else(|| usage("stop"))?;
     let (builder, reason) = builder_and_reason("stop", rest, ask, view)?;
-    Ok(Answer::First(Job::Stop { builder: builder.id, name: builder.name.clone(), reason }))
+    let own = view.status.watches.iter().filter(|w| w.request && w.mask == ask.mask).map(|w| w.id);
+    let own: Vec<u64> = own.filter(|id| view.status.queued.get(id) == Some(&builder.id)).collect();
+    if ask.own_only && own.is_empty() {
+        return Err(refusal(ask, "stop"));
+    }
+    let only = ask.own_only.then_some(own);
+    Ok(Answer::First(Job::Stop { builder: builder.id, name: builder.name.clone(), reason, only }))
 }
 
 fn help(rest: &str, _: &Ask, view: &View) -> Reply {
@@ -463,8 +479,9 @@ fn version(_: &str, _: &Ask, view: &View) -> Reply {
 }
 
 fn hello(_: &str, ask: &Ask, view: &View) -> Reply {
-    let count = text::count(view.status.builders().len(), "builder");
-    say(format!("hello, {}; I watch {count}, try `status` or `help`", clean(&ask.nick)))
+    let count = view.status.builders().len();
+    let watching = if count > 0 { format!("I watch {}, ", text::count(count, "builder")) } else { String::new() };
+    say(format!("hello, {}; {watching}try `status` or `help`", clean(&ask.nick)))
 }
 
 #[cfg(test)]

@@ -47,6 +47,11 @@ const SYNOPSIS: &str =
     "Usage: buildbot-irc [-c FILE] [-v|-q] [-l LOCKFILE]\n       buildbot-irc [-c FILE] -t | -x COMMAND";
 
 fn main() -> ExitCode {
+    // A bug in any thread ends the program, with the code for that.
+    std::panic::set_hook(Box::new(|bug| {
+        let _ = writeln!(std::io::stderr(), "buildbot-irc: this is a bug: {bug}");
+        std::process::exit(70);
+    }));
     let Err(Failure(code, why)) = run() else { return ExitCode::SUCCESS };
     eprintln!("{why}");
     ExitCode::from(code)
@@ -191,7 +196,7 @@ fn serve(config: Config, path: String) -> Result<(), Failure> {
     let state = state.map_err(|e| Failure(74, e))?;
     let status = Arc::new(Mutex::new(Status::default()));
     let (poller, mut master) = clients(&config, &status, "[buildbot] ")?;
-    let buildbot = config.buildbot.clone();
+    let (buildbot, url) = (config.buildbot.clone(), config.buildbot.url.to_string());
     let reload = Box::new(move || load(&path));
     let bot = Bot::new(config, state, Ties { status, events: events.clone(), jobs, reload })?;
 
@@ -221,10 +226,11 @@ fn serve(config: Config, path: String) -> Result<(), Failure> {
         let event = |signal| if signal == SIGHUP { Event::Reload } else { Event::Stop };
         let _ = signals.forever().all(|signal| events.send(event(signal)).is_ok());
     })?;
-    if std::io::stderr().is_terminal() {
-        log!(Info, "buildbot-irc {}: stop me with Ctrl-C", env!("CARGO_PKG_VERSION"));
-    }
-    bot.run(&taken)
+    let hint = if std::io::stderr().is_terminal() { "; Ctrl-C stops me" } else { "" };
+    log!(Info, "buildbot-irc {} for {url}{hint}", env!("CARGO_PKG_VERSION"));
+    bot.run(&taken)?;
+    log!(Info, "stopped");
+    Ok(())
 }
 
 fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> Result<(), Failure> {

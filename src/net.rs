@@ -237,8 +237,8 @@ fn tls_error(text: &str) -> String {
         format!("the certificate is refused: {why} (tls_ca_file names an authority to trust)")
     } else if text.contains("wrong version number") || text.contains("packet length too long") {
         "no TLS is spoken on this port".into()
-    } else if text.contains("timed out") {
-        "the TLS hand-shake took too long (is this a port without TLS?)".into()
+    } else if text.contains("timed out") || text.contains("unexpected EOF") {
+        "no TLS hand-shake (is this a port without TLS?)".into()
     } else {
         format!("TLS: {text}")
     }

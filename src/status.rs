@@ -83,7 +83,7 @@ impl Build {
 
     /// Seconds from start to end, or to `now`.
     pub fn seconds(&self, now: i64) -> i64 {
-        (self.complete_at.map_or(now, |t| t as i64) - self.started_at as i64).max(0)
+        self.complete_at.map_or(now, |t| t as i64).saturating_sub(self.started_at as i64).max(0)
     }
 }
 
@@ -258,6 +258,8 @@ pub enum Kind {
     Finished,
     WorkerMissing,
     WorkerBack,
+    /// A request that ended without a build.
+    Unbuilt,
 }
 
 /// Something that at least one target wants to hear.
@@ -282,6 +284,8 @@ pub struct Watch {
     pub target: String,
     pub id: u64,
     pub request: bool,
+    /// Whose request it is: `nick!user@host`; empty for a mere watch.
+    pub mask: String,
 }
 
 impl Watch {
@@ -345,6 +349,9 @@ impl Status {
         let mut old: HashMap<u64, Builder> = self.builders.drain(..).map(|b| (b.id, b)).collect();
         let known = |Builder { id, name, tags, .. }| Builder { id, name, tags, ..old.remove(&id).unwrap_or_default() };
         self.builders = list.into_iter().map(known).collect();
+        // One that was removed while it builds still ends its build.
+        let builds = |b: &Builder| self.open.values().any(|o| o.builderid == b.id);
+        self.builders.extend(old.into_values().filter(builds));
         self.builders.sort_by(|a, b| a.name.cmp(&b.name));
         self.index = self.builders.iter().enumerate().map(|(i, b)| (b.id, i)).collect();
     }
@@ -384,7 +391,7 @@ impl Status {
     /// in order behind it moves the mark further.
     pub fn caught_up(&mut self, id: u64) {
         let mut mark = self.mark.unwrap_or(0).max(id);
-        while self.ahead.first().is_some_and(|&id| id <= mark + 1) {
+        while self.ahead.first().is_some_and(|&id| id <= mark.saturating_add(1)) {
             mark = mark.max(self.ahead.pop_first().unwrap_or(0));
         }
         self.mark = Some(mark);
@@ -417,6 +424,22 @@ impl Status {
         }
         self.watches.push(watch);
         self.news(ended?, now).map(|news| News { targets: vec![target], ..news })
+    }
+
+    /// The requests that someone watches, that do not wait any more, and of which no build is known to run.
+    pub fn unclear_requests(&self) -> Vec<u64> {
+        let waits =
+            |id: &u64| self.queued.contains_key(id) || self.open.values().any(|b| b.buildrequestid == Some(*id));
+        self.watches.iter().filter(|w| w.request).map(|w| w.id).filter(|id| !waits(id)).collect()
+    }
+
+    /// A request has ended without a build: whoever watches it hears of it.
+    pub fn lapse(&mut self, request: u64, builder: u64, results: Option<usize>) -> Option<News> {
+        let watches = self.watches.extract_if(.., |w| w.request && w.id == request);
+        let targets: Vec<String> = watches.map(|w| w.target).collect();
+        let name = self.builder_by_id(builder)?.name.clone();
+        let build = Build { builderid: builder, complete: true, results, ..Build::default() };
+        (!targets.is_empty()).then(|| News { kind: Kind::Unbuilt, name, targets, build, ..News::default() })
     }
 
     /// Who hears of such an event now; filters are for builders only.
@@ -602,12 +625,12 @@ pub mod tests {
         s.targets[0].settings.tags = vec!["nightly".into()];
         assert!(s.apply(build(3, 3, Some(Success)), 0).is_none());
         s.apply(build(4, 4, None), 0);
-        s.watches.push(Watch { target: "#c".into(), id: 4, request: false });
-        s.watches.push(Watch { target: "joe".into(), id: 4, request: false });
+        s.watches.push(Watch { target: "#c".into(), id: 4, request: false, mask: String::new() });
+        s.watches.push(Watch { target: "joe".into(), id: 4, request: false, mask: String::new() });
         assert_eq!(s.apply(build(4, 4, Some(Success)), 0).unwrap().targets, ["#c", "joe"]);
         assert!(s.watches.is_empty());
         s.apply(build(41, 41, Some(Success)), 0);
-        let ended = |target: &str| Watch { target: target.into(), id: 41, request: false };
+        let ended = |target: &str| Watch { target: target.into(), id: 41, request: false, mask: String::new() };
         assert_eq!(s.watch(ended("joe"), 0).unwrap().targets, ["joe"], "ended before anyone watched");
         s.targets[0].settings.tags.clear();
         assert!(s.watch(ended("#c"), 0).is_none(), "#c has heard of it anyway");

@@ -48,8 +48,8 @@ impl State {
         lines.extend(self.muted.iter().map(|(target, until)| format!("mute {target} {until}")));
         lines.extend(self.joined.iter().map(|(channel, key)| format!("joined {channel} {key}")));
         lines.extend(self.left.iter().map(|channel| format!("left {channel}")));
-        for Watch { target, id, request } in &self.watches {
-            lines.push(format!("watch {target} {} {id}", if *request { "request" } else { "build" }));
+        for Watch { target, id, request, mask } in &self.watches {
+            lines.push(format!("watch {target} {} {id} {mask}", if *request { "request" } else { "build" }));
         }
         for Announcement { target, at, outcome, label, text } in &self.pending {
             let outcome = outcome.map_or("-", Outcome::word);
@@ -84,8 +84,10 @@ impl State {
             "joined" => self.joined.extend([(name, more.to_owned())]),
             "left" => self.left.extend([name]),
             "watch" => {
-                let (what, id) = more.split_once(' ')?;
-                self.watches.push(Watch { target: name, id: id.parse().ok()?, request: what == "request" });
+                let mut words = more.splitn(3, ' ');
+                let (request, id) = (words.next()? == "request", words.next()?.parse().ok()?);
+                let mask = words.next().unwrap_or("").to_owned();
+                self.watches.push(Watch { target: name, id, request, mask });
             }
             "tell" => {
                 let (head, text) = more.split_once('\t')?;
@@ -147,7 +149,7 @@ mod tests {
             muted: [("#a".to_owned(), 99)].into(),
             joined: [("#b".to_owned(), "key".to_owned()), ("#c".to_owned(), String::new())].into(),
             left: ["#d".to_owned()].into(),
-            watches: vec![Watch { target: "joe".into(), id: 6, request: true }],
+            watches: vec![Watch { target: "joe".into(), id: 6, request: true, mask: "joe!u@h".into() }],
             pending: vec![
                 Announcement {
                     target: "#a".into(),

@@ -7,11 +7,19 @@ use std::{iter::Peekable, str::Chars};
 const QUOTE: usize = 120; // characters of one outside text (a reason, a step, a name) in a line
 const NAMES: usize = 6; // of a blame list or of revisions in a line
 
+/// Bytes of an announcement that fit into one IRC line whatever the target and our own mask.
+const ONE_LINE: usize = 380;
+
 /// Outside text as it may appear in a line: no control or formatting codes, nothing that turns the
-/// direction of writing, no runs of blanks, and cut at `QUOTE` characters.
-pub fn clean(text: &str) -> String {
+/// direction of writing, no runs of blanks.
+pub fn whole(text: &str) -> String {
     let words = text.split(|c: char| c.is_whitespace() || is_forbidden(c)).filter(|w| !w.is_empty());
-    let whole = words.collect::<Vec<_>>().join(" ");
+    words.collect::<Vec<_>>().join(" ")
+}
+
+/// The same, cut at `QUOTE` characters.
+pub fn clean(text: &str) -> String {
+    let whole = whole(text);
     match whole.char_indices().nth(QUOTE) {
         Some((cut, _)) => format!("{}…", &whole[..cut]),
         None => whole,
@@ -156,8 +164,11 @@ fn some_of(names: &[String]) -> String {
 /// `builder #number`: what a build is called in a line.
 pub fn label(news: &News) -> String {
     match news.kind {
-        Kind::Started | Kind::Finished => format!("{} #{}", clean(&news.name), news.build.number),
-        Kind::WorkerMissing | Kind::WorkerBack => format!("worker {}", clean(&news.name)),
+        Kind::Finished => format!("{} #{}", clean(&news.name), news.build.number),
+        Kind::Started => format!("{} #{} started", clean(&news.name), news.build.number),
+        Kind::WorkerMissing => format!("worker {} is offline and missing", clean(&news.name)),
+        Kind::WorkerBack => format!("worker {} is back", clean(&news.name)),
+        Kind::Unbuilt => format!("{}: the queued build", clean(&news.name)),
     }
 }
 
@@ -167,9 +178,16 @@ pub fn announcement(news: &News, look: &Settings, base: &str) -> String {
     let mut line = label(news);
     let build = &news.build;
     match news.kind {
-        Kind::WorkerMissing => return line + " is offline and missing",
-        Kind::WorkerBack => return line + " is back",
-        Kind::Started => line += " started",
+        Kind::WorkerMissing | Kind::WorkerBack => return line,
+        Kind::Started => {}
+        Kind::Unbuilt => {
+            return line
+                + match build.outcome() {
+                    Some(Cancelled) => " was cancelled",
+                    Some(Skipped) => " was merged with another for the same",
+                    _ => " never started",
+                };
+        }
         Kind::Finished => {
             let outcome = build.outcome().unwrap_or(Exception);
             let (result, change) = (result(outcome, look.colors), change(outcome, news.was, news.streak));
@@ -183,7 +201,14 @@ pub fn announcement(news: &News, look: &Settings, base: &str) -> String {
         let short: Vec<String> = news.revisions.iter().map(|r| short_revision(r)).collect();
         line += &format!(", revision{} {}", if short.len() == 1 { "" } else { "s" }, some_of(&short));
     }
-    format!("{line} {}", url(base, build))
+    // The link is worth more than the end of a long reason.
+    let url = url(base, build);
+    let room = ONE_LINE.saturating_sub(url.len()).max(QUOTE);
+    if line.len() > room {
+        line.truncate(line.floor_char_boundary(room));
+        line.push('…');
+    }
+    format!("{line} {url}")
 }
 
 /// A hash in the length that people use; other revisions whole.
@@ -201,7 +226,7 @@ pub fn author(text: &str) -> String {
 /// `#7 failure 3m ago: failed 'make'`: the last build as `status` and `last` show it.
 fn last_build(build: &Build, look: &Settings, now: i64) -> String {
     let Some(outcome) = build.outcome() else { return String::new() };
-    let ago = duration((now - build.complete_at.unwrap_or(0.0) as i64).max(0));
+    let ago = duration(now.saturating_sub(build.complete_at.unwrap_or(0.0) as i64).max(0));
     format!("#{} {} {ago} ago{}", build.number, result(outcome, look.colors), reason(build))
 }
 
@@ -233,8 +258,8 @@ fn progress(build: &Build, builder: &Builder, now: i64) -> String {
     let so_far = build.seconds(now);
     let left = match builder.typical().map(|t| t - so_far) {
         Some(left) if left > 0 => format!(", about {} to go", duration(left)),
-        Some(late) => format!(", {} longer than usual", duration(-late)),
-        None => String::new(),
+        Some(late) if late < 0 => format!(", {} longer than usual", duration(-late)),
+        _ => String::new(),
     };
     format!("building #{}{step} for {}{left}", build.number, duration(so_far))
 }
@@ -304,6 +329,14 @@ mod tests {
             announcement(&revisions, &look, "http://m/"),
             format!("linux x86 #2 \u{3}03success\u{f} (was warnings), took 1m, revisions 0123456789, r12 {url}")
         );
+    }
+
+    #[test]
+    fn a_long_announcement_keeps_its_link() {
+        let long =
+            News { blame: vec!["\u{6f22}".repeat(100); 6], ..news(2, None, Outcome::Failure, &"\u{6f22}".repeat(200)) };
+        let line = announcement(&long, &settings(""), "http://m/");
+        assert!(line.len() <= 390 && line.ends_with("… http://m/#/builders/1/builds/2"), "{line}");
     }
 
     #[test]

@@ -5,7 +5,7 @@
 use super::wire::{Line, is_channel, split};
 use crate::status::Outcome::{self, Cancelled, Exception, Failure, Retry, Skipped, Success, Warnings};
 use crate::store::Announcement;
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::mem::take;
 use std::time::{Duration, Instant};
 
@@ -13,6 +13,10 @@ use std::time::{Duration, Instant};
 /// seconds that servers allow. Five short lines go at once, then one every two seconds.
 const AHEAD: Duration = Duration::from_secs(8);
 const CHANNEL_LINES: usize = 10; // of one reply; the rest is for private talk
+/// Lines of replies that wait for all targets together.
+const REPLIES: usize = 20_000;
+/// After so many lines of replies an announcement has its turn.
+const REPLIES_AT_ONCE: usize = 5;
 const PATIENCE: usize = 50; // lines; a target that waits for more than these gets no more replies yet
 const WAITING: usize = 100; // announcements for one target; beyond it the least important are only counted
 const PILE: usize = 4; // from so many announcements on, they are told in a summary
@@ -38,6 +42,7 @@ pub struct Outbox {
     queues: VecDeque<Queue>,                    // the next one's turn is in front
     unconfirmed: VecDeque<(u64, Announcement)>, // sent, but the connection has not answered since
     sent: u64,
+    replied: usize, // lines since the last announcement
 }
 
 /// How a target can be reached now.
@@ -48,7 +53,7 @@ pub struct Route {
 
 impl Outbox {
     pub fn new(now: Instant) -> Outbox {
-        Outbox { clock: now, queues: VecDeque::new(), unconfirmed: VecDeque::new(), sent: 0 }
+        Outbox { clock: now, queues: VecDeque::new(), unconfirmed: VecDeque::new(), sent: 0, replied: 0 }
     }
 
     fn queue(&mut self, target: &str) -> &mut Queue {
@@ -62,8 +67,9 @@ impl Outbox {
     /// Queues a reply, split to the budget; in a channel its first lines and a hint. Returns false
     /// if the target has too much waiting already.
     pub fn reply(&mut self, target: &str, lines: &[String], route: &Route) -> bool {
+        let all: usize = self.queues.iter().map(|q| q.replies.len()).sum();
         let queue = self.queue(target);
-        if queue.replies.len() > PATIENCE {
+        if queue.replies.len() > PATIENCE || all > REPLIES {
             return false;
         }
         let pieces: Vec<&str> = lines.iter().flat_map(|l| split(l, route.budget)).collect();
@@ -100,7 +106,8 @@ impl Outbox {
     /// A line of so many bytes went over the wire, whoever sent it.
     pub fn charge(&mut self, now: Instant, bytes: usize) {
         let cost = Duration::from_millis((1000 + 10 * bytes as u64).max(2000));
-        self.clock = self.clock.max(now) + cost;
+        // What goes at once must not silence us for long, however much of it a server provokes.
+        self.clock = (self.clock.max(now) + cost).min(now + 4 * AHEAD);
     }
 
     /// When the next line may go, if one waits for a target that `route` can reach.
@@ -116,11 +123,15 @@ impl Outbox {
             return None;
         }
         let first = |has: fn(&Queue) -> bool| self.queues.iter().position(|q| has(q) && route(&q.target).is_some());
-        let at = first(|q| !q.replies.is_empty()).or_else(|| first(|q| !q.news.is_empty()))?;
+        let (replies, news) = (first(|q| !q.replies.is_empty()), first(|q| !q.news.is_empty()));
+        let news_now = news.is_some() && (replies.is_none() || self.replied >= REPLIES_AT_ONCE);
+        let at = if news_now { news? } else { replies? };
+        self.replied = if news_now { 0 } else { self.replied + 1 };
         let mut queue = self.queues.remove(at)?;
         let target = queue.target.clone();
         let route = route(&target)?;
-        let (text, notice) = queue.replies.pop_front().unwrap_or_else(|| {
+        let reply = if news_now { None } else { queue.replies.pop_front() };
+        let (text, notice) = reply.unwrap_or_else(|| {
             let (text, told) = queue.take(oldest, route.budget);
             self.sent += 1;
             self.unconfirmed.extend(told.into_iter().map(|a| (self.sent, a)));
@@ -182,6 +193,9 @@ impl Queue {
                 return (split(&pile[0].text, budget).first().map_or(String::new(), |t| (*t).to_owned()), pile);
             }
         }
+        // Whoever hears of the end need not hear of the start.
+        let ended: BTreeSet<String> = pile.iter().map(|a| format!("{} started", a.label)).collect();
+        pile.retain(|a| !ended.contains(&a.label));
         pile.sort_by_key(rank);
         let (mut text, told) = summary(if missed { "missed while away" } else { "meanwhile" }, &pile, budget);
         // What was missed is told once, even if only its number is.
@@ -318,11 +332,16 @@ mod tests {
         let now = Instant::now();
         let mut outbox = Outbox::new(now);
         outbox.announce(news("#c", 0, Outcome::Failure));
+        outbox.announce(Announcement {
+            outcome: None,
+            label: "b0 #0 started".into(),
+            ..news("#c", 0, Outcome::Failure)
+        });
         (1..150).for_each(|n| outbox.announce(news("#c", n, Outcome::Success)));
         assert_eq!(outbox.pending().len(), WAITING);
         let said = drain(&mut outbox, now);
-        assert!(said[0].1.contains("failure b0 #0"));
-        assert!(said.last().unwrap().1.ends_with(" and 50 more"), "{said:?}");
+        assert!(said[0].1.contains("failure b0 #0") && !said.iter().any(|s| s.1.contains("started")), "{said:?}");
+        assert!(said.last().unwrap().1.ends_with(" and 51 more"), "{said:?}");
     }
 
     #[test]

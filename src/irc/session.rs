@@ -700,7 +700,15 @@ impl Session {
             }
             _ => return,
         };
-        self.actions.push(Action::Command(Ask { place, nick, mask, text: text.to_owned(), op, account }));
+        self.actions.push(Action::Command(Ask {
+            place,
+            nick,
+            mask,
+            text: text.to_owned(),
+            op,
+            own_only: false,
+            account,
+        }));
     }
 
     /// The server tells something of a nick.
@@ -717,7 +725,7 @@ impl Session {
     }
 
     /// The answer is complete; or, not `whole`: the nick has gone or changed, which proves nothing.
-    fn end_of_whois(&mut self, nick: &str, whole: bool) {
+    pub fn end_of_whois(&mut self, nick: &str, whole: bool) {
         if let Some(Proof { mask, same, account }) = self.link.whois.remove(&self.fold(nick)) {
             let proved = whole && same && account != Account::Unknown;
             let account = if proved { account } else { Account::None };

@@ -21,6 +21,8 @@ use std::{fmt, io};
 pub const PAGE: usize = 100;
 /// The same for workers with all their builders, which may be thousands.
 const LONG_PAGE: usize = 10;
+/// Far above what any master has: one that lists more does not look at `offset`.
+const LISTED: usize = 100_000;
 /// Between two pieces of one body the master may pause for so long; then we ask anew.
 const STALL: Duration = Duration::from_secs(5);
 /// The stream is silent while nothing happens; the poll notices when it has died.
@@ -53,6 +55,19 @@ impl fmt::Display for Error {
     }
 }
 
+impl Error {
+    /// Nothing where the master refuses; only a master that is away is an error.
+    pub fn unless_away<T: Default>(self) -> Result<T, Error> {
+        match self {
+            Error::Unreachable(_) => Err(self),
+            refused => {
+                log!(Warning, "{refused}");
+                Ok(T::default())
+            }
+        }
+    }
+}
+
 impl From<String> for Error {
     fn from(why: String) -> Error {
         Error::Wrong(why)
@@ -77,6 +92,16 @@ pub struct Request {
     pub claimed: bool,
     #[serde(default)]
     pub complete: bool,
+    /// -1 while it is open.
+    #[serde(default)]
+    results: i64,
+}
+
+impl Request {
+    /// As those of a build.
+    pub fn results(&self) -> Option<usize> {
+        usize::try_from(self.results).ok().filter(|_| self.complete)
+    }
 }
 
 /// A change, of which everything but the author may be missing.
@@ -254,11 +279,11 @@ impl Master {
         self.call(path, method, json!({ "reason": reason })).map(drop)
     }
 
-    /// What has become of a request: whether it is complete, and the build it led to.
-    pub fn request(&mut self, id: u64) -> Result<(bool, Option<Build>), Error> {
+    /// What has become of a request, and the build it led to.
+    pub fn request(&mut self, id: u64) -> Result<(Option<Request>, Option<Build>), Error> {
         let requests: Vec<Request> = self.get(&format!("/buildrequests/{id}"))?;
         let builds: Vec<Build> = self.get(&format!("/buildrequests/{id}/builds?{BUILD}&limit=1"))?;
-        Ok((requests.first().is_some_and(|r| r.complete), builds.into_iter().next()))
+        Ok((requests.into_iter().next(), builds.into_iter().next()))
     }
 
     /// JSON-RPC 2.0, as the master wants it.
@@ -302,6 +327,9 @@ impl Master {
             all.extend(page);
             if !full {
                 return Ok(all);
+            }
+            if all.len() >= LISTED {
+                return Err(Error::Unreachable(format!("GET {}: a list without end", short(path))));
             }
         }
     }
@@ -398,7 +426,8 @@ impl Master {
                 if event == "handshake" {
                     // More than one kind of event needs more than one subscription.
                     for more in ["workers/*/*", "buildrequests/*/*"] {
-                        let (head, _) = self.exchange("GET", &format!("/sse/add/{data}/{more}"), b"")?;
+                        let (head, _) =
+                            self.exchange("GET", &format!("/sse/add/{}/{more}", percent_encoded(&data)), b"")?;
                         if head.status != 200 {
                             return Err(Error::Refused(head.status, format!("no events of {more}")));
                         }
@@ -439,7 +468,7 @@ fn refusal(body: &[u8]) -> String {
     };
     clean(&match if error.is_string() { error } else { &error["message"] } {
         Value::Object(fields) => fields.iter().map(one).collect::<Vec<_>>().join("; "),
-        message => message.as_str().unwrap_or("no reason given").to_owned(),
+        message => message.as_str().unwrap_or("no reason given; is the url right?").to_owned(),
     })
 }
 

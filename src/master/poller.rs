@@ -10,7 +10,7 @@ use crate::config::Buildbot;
 use crate::log::unix_now;
 use crate::status::{Build, Kind, News, Status};
 use crate::text;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Shutdown, TcpStream};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -46,7 +46,7 @@ pub enum Note {
 /// What the poller hands over.
 pub enum Heard {
     /// News, and how far the master's builds are known now: every build up to `mark`, less `open`.
-    News { news: Vec<News>, mark: u64, open: Vec<u64> },
+    News { news: Vec<News>, mark: Option<u64>, open: Vec<u64> },
     /// The facts that this command asked for are in the status.
     Learned(Ask),
 }
@@ -67,14 +67,14 @@ pub struct Poller {
     synced: bool,
     failures: u32,
     /// The mark and the open builds that were handed over last.
-    told: (u64, Vec<u64>),
+    told: (Option<u64>, Vec<u64>),
 }
 
 impl Poller {
     /// A poller that has not asked anything yet. The errors are the TLS files'.
     pub fn new(config: &Buildbot, status: Arc<Mutex<Status>>) -> Result<Poller, String> {
         let (master, interval) = (Master::new(config)?, config.poll_interval);
-        let (stream, untold, listed, told) = (None, None, None, (0, Vec::new()));
+        let (stream, untold, listed, told) = (None, None, None, (None, Vec::new()));
         Ok(Poller { master, status, interval, stream, untold, listed, synced: false, failures: 0, told })
     }
 
@@ -170,6 +170,7 @@ impl Poller {
         }
         let queued = self.master.queued(None)?;
         lock(&self.status).queued = queued.iter().map(|r| (r.id, r.builderid)).collect();
+        self.requests(news)?;
         if !list && self.stream.is_none() {
             self.workers(false, news)?;
         }
@@ -217,6 +218,12 @@ impl Poller {
         // New builds push old ones from page to page: the same one may come twice.
         builds.sort_by_key(|b| b.id);
         builds.dedup_by_key(|b| b.id);
+        let newest = builds.last().map_or(0, |b| b.id);
+        if mark != u64::MAX && newest < mark {
+            log!(Warning, "the master counts its builds anew; forgetting where we were");
+            let mut status = lock(&self.status);
+            (status.mark, status.open) = (Some(newest), BTreeMap::new());
+        }
         Ok(builds)
     }
 
@@ -225,12 +232,14 @@ impl Poller {
         for build in builds {
             let status = lock(&self.status);
             let (known, past) = (status.builder_by_id(build.builderid).is_some(), status.needs_past(&build));
+            let fresh = status.mark.is_some_and(|mark| build.id > mark) || status.open.contains_key(&build.id);
             drop(status);
             if !known && self.listed.is_none_or(|at| at.elapsed() >= Duration::from_secs(5)) {
                 self.list(news)?;
             }
-            if past && self.synced {
-                let builds = self.master.recent(build.builderid)?;
+            if past && fresh {
+                // A master that refuses to tell of one builder must not keep us from the others.
+                let builds = self.master.recent(build.builderid).or_else(Error::unless_away)?;
                 news.extend(self.learn(Facts { builds, asked: vec![build.builderid], ..Facts::default() }));
             }
             news.extend(lock(&self.status).apply(build, unix_now()));
@@ -252,10 +261,31 @@ impl Poller {
                 self.apply(vec![build], news).unwrap_or_else(|e| log!(Warning, "{e}"));
             }
             Update::Worker(w) => news.extend(lock(&self.status).apply_worker(w.id, w.worker, unix_now())),
-            Update::Request(r) if r.claimed || r.complete => drop(lock(&self.status).queued.remove(&r.id)),
-            Update::Request(r) => drop(lock(&self.status).queued.insert(r.id, r.builderid)),
+            Update::Request(r) => {
+                match r.claimed || r.complete {
+                    true => lock(&self.status).queued.remove(&r.id),
+                    false => lock(&self.status).queued.insert(r.id, r.builderid),
+                };
+                if r.complete {
+                    self.requests(news).unwrap_or_else(|e| log!(Warning, "{e}"));
+                }
+            }
         }
         lock(&self.status).reached = Some(unix_now());
+    }
+
+    /// Watched requests that may have ended without a build: merged with another, or cancelled.
+    fn requests(&mut self, news: &mut Vec<News>) -> Result<(), Error> {
+        let unclear = lock(&self.status).unclear_requests();
+        for id in unclear.into_iter().take(DETAILS) {
+            match self.master.request(id).or_else(Error::unless_away)? {
+                (None, None) => lock(&self.status).watches.retain(|w| !w.request || w.id != id),
+                (_, Some(build)) => self.apply(vec![build], news)?,
+                (Some(r), None) if r.complete => news.extend(lock(&self.status).lapse(id, r.builderid, r.results())),
+                _ => {}
+            }
+        }
+        Ok(())
     }
 
     /// Puts what was asked for into the status.
@@ -278,7 +308,7 @@ impl Poller {
             self.details(one).unwrap_or_else(|e| log!(Warning, "{e}"));
         }
         let status = lock(&self.status);
-        let (mark, open) = (status.mark.unwrap_or(0), status.open.keys().copied().collect());
+        let (mark, open) = (status.mark, status.open.keys().copied().collect());
         drop(status);
         let before = std::mem::replace(&mut self.told, (mark, open));
         let (mark, open) = self.told.clone();

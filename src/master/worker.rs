@@ -13,6 +13,9 @@ use std::time::{Duration, Instant};
 const START: Duration = Duration::from_secs(4);
 const START_POLL: Duration = Duration::from_millis(200);
 
+/// Fields of every form, which are no properties.
+const OWN: [&str; 7] = ["username", "reason", "priority", "branch", "project", "repository", "revision"];
+
 /// What a command wants to know or done.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Job {
@@ -24,10 +27,12 @@ pub enum Job {
     /// The last so many changes.
     Changes(usize),
     Force(Order),
+    /// Stops what runs or is queued; or takes back these requests only.
     Stop {
         builder: u64,
         name: String,
         reason: String,
+        only: Option<Vec<u64>>,
     },
 }
 
@@ -70,7 +75,9 @@ pub fn run(job: &Job, master: &mut Master) -> Result<Done, Error> {
     Ok(match job {
         Job::Facts { builders, steps } => Done::Facts(facts(builders, steps, master)?),
         Job::Changes(count) => Done::Lines(changes(*count, master)?, None),
-        Job::Stop { builder, name, reason } => Done::Lines(vec![stop(*builder, name, reason, master)?], None),
+        Job::Stop { builder, name, reason, only } => {
+            Done::Lines(vec![stop(*builder, name, reason, only.as_deref(), master)?], None)
+        }
         Job::Force(order) => {
             let (line, request) = force(order, master)?;
             Done::Lines(vec![line], request)
@@ -103,9 +110,12 @@ fn change_line(change: &Change) -> String {
     format!("{revision}{branch} by {}: {}", text::author(&change.author), clean(comment))
 }
 
-fn stop(builder: u64, name: &str, reason: &str, master: &mut Master) -> Result<String, Error> {
+fn stop(builder: u64, name: &str, reason: &str, only: Option<&[u64]>, master: &mut Master) -> Result<String, Error> {
     let name = clean(name);
-    let builds = master.builds(&format!("builderid={builder}&complete=false&order=number"))?;
+    let builds = match only {
+        Some(_) => Vec::new(),
+        None => master.builds(&format!("builderid={builder}&complete=false&order=number"))?,
+    };
     for build in &builds {
         master.end(&format!("/builds/{}", build.id), "stop", reason)?;
     }
@@ -113,12 +123,14 @@ fn stop(builder: u64, name: &str, reason: &str, master: &mut Master) -> Result<S
         let numbers: Vec<String> = builds.iter().map(|b| format!("#{}", b.number)).collect();
         return Ok(format!("stopping {name} {}", numbers.join(", ")));
     }
-    let queued = master.queued(Some(builder))?;
+    let mut queued = master.queued(Some(builder))?;
+    queued.retain(|r| only.is_none_or(|only| only.contains(&r.id)));
     for request in &queued {
         master.end(&format!("/buildrequests/{}", request.id), "cancel", reason)?;
     }
     Ok(match queued.len() {
         0 => format!("{name}: nothing runs and nothing is queued"),
+        n if only.is_some() => format!("{name}: took back {}", text::count(n, "queued request")),
         n => format!("{name}: nothing runs; took back {}", text::count(n, "queued request")),
     })
 }
@@ -137,10 +149,14 @@ fn force(order: &Order, master: &mut Master) -> Result<(String, Option<u64>), Er
     };
     let leaves: Vec<&Field> = scheduler.fields.iter().flat_map(Field::leaves).collect();
     let request = master.force(&scheduler.name, form(order, &leaves)?)?;
-    let by = if schedulers.len() > 1 { format!(" by {}", clean(&scheduler.name)) } else { String::new() };
+    let by = if schedulers.len() > 1 { format!(" (scheduler {})", clean(&scheduler.name)) } else { String::new() };
     let end = Instant::now() + START;
     loop {
-        let (complete, build) = master.request(request)?;
+        let (complete, build) = match master.request(request) {
+            Ok((asked, build)) => (asked.is_some_and(|r| r.complete), build),
+            // The build is on its way all the same, and its end will be told.
+            Err(e) => return Ok((format!("asked for {name}{by}, but: {e}"), Some(request))),
+        };
         if let Some(build) = build {
             let (_, base) = master.identity()?;
             let url = text::url(&clean(&base), &build);
@@ -159,7 +175,7 @@ fn force(order: &Order, master: &mut Master) -> Result<(String, Option<u64>), Er
     let why = match (online, ahead) {
         (false, _) => "no worker is online".to_owned(),
         (true, 0) => "the workers are busy".to_owned(),
-        (true, n) => format!("behind {n} others"),
+        (true, n) => format!("behind {}", text::count(n, "other")),
     };
     Ok((format!("queued {name}{by}: {why}"), Some(request)))
 }
@@ -174,6 +190,9 @@ fn form(order: &Order, leaves: &[&Field]) -> Result<Value, String> {
     for field in leaves.iter().filter(|f| f.kind == "username") {
         sent[&field.full_name] = Value::from(order.who.as_str());
     }
+    if order.source.is_empty() && order.codebase.is_some() {
+        return Err("--codebase goes with --branch or --revision".into());
+    }
     for (key, value) in &order.source {
         let full_name = order.codebase.as_ref().map_or(key.clone(), |codebase| format!("{codebase}_{key}"));
         let mut fields =
@@ -185,9 +204,11 @@ fn form(order: &Order, leaves: &[&Field]) -> Result<Value, String> {
         }
     }
     for (key, value) in &order.properties {
-        let named = leaves.iter().find(|f| f.full_name == *key || f.name == *key);
+        // Who asks and why is not theirs to set.
+        let fields = leaves.iter().filter(|f| f.kind != "username" && f.full_name != "reason");
+        let named = fields.clone().find(|f| f.full_name == *key || f.name == *key);
         // A pair of fields for any property: `x_name` and `x_value`, not taken yet.
-        let any = leaves.iter().find_map(|f| {
+        let any = fields.clone().find_map(|f| {
             f.full_name.strip_suffix("_name").filter(|stem| {
                 let value = format!("{stem}_value");
                 leaves.iter().any(|f| f.full_name == value) && sent.get(&value).is_none()
@@ -200,7 +221,9 @@ fn form(order: &Order, leaves: &[&Field]) -> Result<Value, String> {
                 sent[format!("{stem}_value")] = Value::from(value.as_str());
             }
             (None, None) => {
-                let known: Vec<&str> = leaves.iter().map(|f| f.full_name.as_str()).collect();
+                // The fields that have options of their own are no properties.
+                let known = leaves.iter().filter(|f| !OWN.contains(&f.name.as_str())).map(|f| f.full_name.as_str());
+                let known: Vec<&str> = known.collect();
                 return Err(format!("--props: no property {key}; there are {}", known.join(" ")));
             }
         }
@@ -292,7 +315,7 @@ mod tests {
                 None,
                 vec![],
                 vec![("a", "1"), ("b", "2")],
-                "--props: no property b; there are username reason app_branch lib_branch lib_revision level clean mode fix extra_name extra_value",
+                "--props: no property b; there are level clean mode fix extra_name extra_value",
             ),
         ] {
             assert_eq!(sent(codebase, &source, &properties).unwrap_err(), error);
