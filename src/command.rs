@@ -408,7 +408,11 @@ fn builder_and_reason<'a>(
         return Err(usage(command));
     }
     let place = if is_channel(&ask.place) { format!(" in {}", ask.place) } else { String::new() };
-    let who = if ask.mask.is_empty() { "the command line" } else { &ask.nick };
+    let who = match &ask.account {
+        _ if ask.mask.is_empty() => "the command line".to_owned(),
+        Account::Is(account) => format!("{}, account {}", ask.nick, clean(account)),
+        _ => ask.nick.clone(),
+    };
     Ok((builder, format!("{} ({who}{place})", text::whole(reason))))
 }
 

@@ -223,7 +223,7 @@ fn broken_answers_are_told_in_a_sentence() {
         (&|| chunked("zz\r\n{}\r\n0\r\n\r\n"), "a broken chunk"),
         (&|| chunked("2\r\n{}garbage\r\n0\r\n\r\n"), "a chunk is longer than its size"),
         (&|| Answer::Raw(b"220 mail.example ESMTP\r\n".to_vec()), "this is no HTTP"),
-        (&|| status("404 Not Found", "<html>"), "the master refuses: no reason given (404)"),
+        (&|| status("404 Not Found", "<html>"), "the master refuses: no reason given; is the url right? (404)"),
         (
             &|| status("403 Forbidden", "{\"error\": \"you need to have role 'admins'\"}"),
             "you need to have role 'admins' (403)",
