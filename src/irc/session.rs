@@ -304,7 +304,7 @@ impl Session {
                 (self.link.nick, self.link.welcomed, self.until) = ((*nick).to_owned(), true, now + STEP);
             }
             ("005", tokens) => tokens.iter().for_each(|token| self.on_isupport(token)),
-            ("376" | "422", _) if self.phase == Phase::Registering => self.identify(now),
+            ("376" | "422", _) if self.phase == Phase::Registering && self.link.welcomed => self.identify(now),
             ("396", [_, host, ..]) => self.link.user_host = Some(self.irc.username.len() + 2 + host.len()),
             ("900", _) => self.identified(true, now),
             ("903" | "907", _) if !self.link.welcomed => {
