@@ -3,13 +3,12 @@
 mod common;
 
 use common::{
-    Bot, CANCELLED, Client, EXCEPTION, FAILURE, Master, Ngircd, NgircdOptions, SUCCESS, TIMEOUT, WARNINGS, Worker,
-    wait_for,
+    Bot, CANCELLED, Client, EXCEPTION, Ear, FAILURE, Master, Ngircd, NgircdOptions, SUCCESS, TIMEOUT, WARNINGS, Worker,
+    like, wait_for,
 };
 use serde_json::json;
-use std::cell::Cell;
 use std::fs;
-use std::time::{Instant, SystemTime};
+use std::time::SystemTime;
 
 const BINARY: &str = env!("CARGO_BIN_EXE_buildbot-irc");
 const POLL: &str = "poll_interval = 300ms\nevent_stream = no";
@@ -67,53 +66,6 @@ fn ready(bot: &mut Bot, config: &str, stream: bool) {
     match stream {
         true => bot.expect_log("event stream: subscribed"),
         false => bot.expect_log_times("GET /api/v2/buildrequests", 2),
-    }
-}
-
-/// A person listens to what is said at a place. No line is skipped, so one too many fails the next expectation.
-struct Ear<'a> {
-    client: &'a Client,
-    place: String,
-    heard: Cell<usize>,
-}
-
-impl<'a> Ear<'a> {
-    fn new(client: &'a Client, place: &str) -> Ear<'a> {
-        let heard = Cell::new(client.lines(place).len());
-        Ear { client, place: place.to_string(), heard }
-    }
-
-    /// The next line: `<nick> text`, or `-nick- text` for a NOTICE.
-    #[track_caller]
-    fn next(&self) -> String {
-        let (at, end) = (self.heard.get(), Instant::now() + TIMEOUT);
-        let line = wait_for("a line", 2 * TIMEOUT, || {
-            let line = self.client.lines(&self.place).get(at).cloned();
-            let late = line.is_none() && Instant::now() > end;
-            assert!(!late, "no line in {}:\n  {}", self.place, self.client.conversation());
-            line
-        });
-        self.heard.set(at + 1);
-        line
-    }
-
-    /// The next lines are these, one a line of `wanted`; `*` stands for anything.
-    #[track_caller]
-    fn hear(&self, wanted: &str) {
-        for wanted in wanted.lines() {
-            let line = self.next();
-            assert!(like(wanted, &line), "in {}: wanted\n  {wanted}\nbut heard\n  {line}", self.place);
-        }
-    }
-}
-
-fn like(pattern: &str, text: &str) -> bool {
-    match pattern.split_once('*') {
-        None => pattern == text,
-        Some((head, tail)) => text.strip_prefix(head).is_some_and(|text| {
-            let mut rests = (0..=text.len()).filter_map(|i| text.get(i..));
-            rests.any(|rest| like(tail, rest))
-        }),
     }
 }
 

@@ -4,7 +4,7 @@ mod common;
 
 use common::{
     Answer, Bot, CANCELLED, Client, FAILURE, FakeHttp, Finished, Inspircd, Master, Ngircd, NgircdOptions, Proxy,
-    SUCCESS, TIMEOUT, Worker, scratch, venv, wait_for,
+    SUCCESS, TIMEOUT, Worker, like, scratch, venv, wait_for,
 };
 use serde_json::{Value, json};
 use std::cell::Cell;
@@ -138,16 +138,6 @@ impl<'a> Talk<'a> {
     #[track_caller]
     fn no_more(&self) {
         self.ask("source", "Buildbot: *");
-    }
-}
-
-fn like(pattern: &str, text: &str) -> bool {
-    match pattern.split_once('*') {
-        None => pattern == text,
-        Some((head, tail)) => text.strip_prefix(head).is_some_and(|text| {
-            let mut rests = (0..=text.len()).filter_map(|i| text.get(i..));
-            rests.any(|rest| like(tail, rest))
-        }),
     }
 }
 

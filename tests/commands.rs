@@ -3,13 +3,13 @@
 mod common;
 
 use common::{
-    Bot, Client, FAILURE, Finished, Master, Ngircd, NgircdOptions, SUCCESS, TIMEOUT, Worker, free_port, scratch,
-    wait_for,
+    Bot, Client, Ear, FAILURE, Finished, Master, Ngircd, NgircdOptions, SUCCESS, TIMEOUT, Worker, free_port, like,
+    scratch, wait_for,
 };
 use serde_json::json;
 use std::cell::Cell;
 use std::sync::OnceLock;
-use std::time::{Instant, SystemTime};
+use std::time::SystemTime;
 
 const BINARY: &str = env!("CARGO_BIN_EXE_buildbot-irc");
 
@@ -74,74 +74,6 @@ fn start(master: &Master, irc: &Ngircd, nick: &str, channel: &str, more: &str) -
     bot.expect_log(&format!("joined {channel}"));
     bot.expect_log("event stream: subscribed");
     bot
-}
-
-/// A person listens to what is said at a place. No line is skipped, so one too many fails the next expectation.
-struct Ear<'a> {
-    client: &'a Client,
-    place: &'a str,
-    heard: Cell<usize>,
-}
-
-impl<'a> Ear<'a> {
-    fn new(client: &'a Client, place: &'a str) -> Ear<'a> {
-        let heard = Cell::new(client.lines(place).len());
-        Ear { client, place, heard }
-    }
-
-    /// The next line: `<nick> text`, or `-nick- text` for a NOTICE.
-    #[track_caller]
-    fn next(&self) -> String {
-        let (at, end) = (self.heard.get(), Instant::now() + TIMEOUT);
-        let line = wait_for("a line", 2 * TIMEOUT, || {
-            let line = self.client.lines(self.place).get(at).cloned();
-            let late = line.is_none() && Instant::now() > end;
-            assert!(!late, "no line in {}:\n  {}", self.place, self.client.conversation());
-            line
-        });
-        self.heard.set(at + 1);
-        line
-    }
-
-    /// The next lines are these, one a line of `wanted`; `*` stands for anything.
-    #[track_caller]
-    fn hear(&self, wanted: &str) {
-        for wanted in wanted.lines() {
-            let line = self.next();
-            assert!(like(wanted, &line), "in {}: wanted\n  {wanted}\nbut heard\n  {line}", self.place);
-        }
-    }
-
-    /// Says something here and hears the answer.
-    #[track_caller]
-    fn ask(&self, text: &str, answer: &str) {
-        self.client.say(self.place, text);
-        self.hear(answer);
-    }
-
-    /// The same, until the answer is what it should be: the bot hears of the master's news a moment later than we.
-    #[track_caller]
-    fn ask_until(&self, text: &str, answer: &str) {
-        let mut line = String::new();
-        for _ in 0..6 {
-            self.client.say(self.place, text);
-            line = self.next();
-            if like(answer, &line) {
-                return;
-            }
-        }
-        panic!("{text}: wanted\n  {answer}\nbut heard\n  {line}");
-    }
-}
-
-fn like(pattern: &str, text: &str) -> bool {
-    match pattern.split_once('*') {
-        None => pattern == text,
-        Some((head, tail)) => text.strip_prefix(head).is_some_and(|text| {
-            let mut rests = (0..=text.len()).filter_map(|i| text.get(i..));
-            rests.any(|rest| like(tail, rest))
-        }),
-    }
 }
 
 const BUILDERS: &str = "app, channel, größe, lib/core, \"mac os\", person";

@@ -6,11 +6,13 @@
 #![allow(dead_code, unused_imports)] // every test file uses its own part
 
 mod bot;
+mod ear;
 mod fake;
 mod irc;
 mod master;
 
 pub use bot::{Bot, Finished};
+pub use ear::{Ear, like};
 pub use fake::{Answer, FakeHttp, FakeIrc, FakePeer, Proxy, Request, Tunnel};
 pub use irc::{Client, Inspircd, InspircdOptions, Ngircd, NgircdOptions};
 pub use master::{CANCELLED, EXCEPTION, FAILURE, Master, RETRY, SKIPPED, SUCCESS, WARNINGS, Worker};
