@@ -417,13 +417,21 @@ impl Status {
     pub fn watch(&mut self, watch: Watch, now: i64) -> Option<News> {
         let mut last = self.builders.iter().filter_map(|b| b.last.as_ref());
         let ended = last.find(|b| watch.is_for(b)).cloned();
-        let (target, known) = (watch.target.clone(), self.watches.contains(&watch));
-        let heard = ended.clone().and_then(|build| self.news(build, now));
-        if known || heard.is_some_and(|news| news.targets.contains(&target)) {
-            return None;
+        if !self.watches.contains(&watch) {
+            self.watches.push(watch);
         }
-        self.watches.push(watch);
-        self.news(ended?, now).map(|news| News { targets: vec![target], ..news })
+        self.ended(&ended?, now)
+    }
+
+    /// A build that had ended before someone came to watch it: news for those who have not heard of it.
+    pub fn ended(&mut self, build: &Build, now: i64) -> Option<News> {
+        let mut waiting: Vec<Watch> = self.watches.extract_if(.., |w| w.is_for(build)).collect();
+        let heard = self.news(build.clone(), now).map_or(vec![], |news| news.targets);
+        waiting.retain(|w| !heard.contains(&w.target));
+        let targets: Vec<String> = waiting.iter().map(|w| w.target.clone()).collect();
+        self.watches.extend(waiting);
+        let news = self.news(build.clone(), now).filter(|_| !targets.is_empty())?;
+        Some(News { targets, ..news })
     }
 
     /// The requests that someone watches, that do not wait any more, and of which no build is known to run.
@@ -634,6 +642,9 @@ pub mod tests {
         assert_eq!(s.watch(ended("joe"), 0).unwrap().targets, ["joe"], "ended before anyone watched");
         s.targets[0].settings.tags.clear();
         assert!(s.watch(ended("#c"), 0).is_none(), "#c has heard of it anyway");
+        s.watches.extend([ended("joe"), ended("#c")]);
+        let late = s.ended(&build(41, 41, Some(Success)), 0).unwrap();
+        assert_eq!(late.targets, ["joe"], "watched, but it is not the last build any more");
         assert!(s.watches.is_empty());
         s.targets[0].settings.tags.clear();
         s.targets[0].muted_until = 50;

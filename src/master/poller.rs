@@ -223,6 +223,7 @@ impl Poller {
             log!(Warning, "the master counts its builds anew; forgetting where we were");
             let mut status = lock(&self.status);
             (status.mark, status.open) = (Some(newest), BTreeMap::new());
+            status.watches.clear();
         }
         Ok(builds)
     }
@@ -280,7 +281,11 @@ impl Poller {
         for id in unclear.into_iter().take(DETAILS) {
             match self.master.request(id).or_else(Error::unless_away)? {
                 (None, None) => lock(&self.status).watches.retain(|w| !w.request || w.id != id),
-                (_, Some(build)) => self.apply(vec![build], news)?,
+                (_, Some(build)) => {
+                    let ended = Some(build.clone()).filter(|b| b.complete);
+                    self.apply(vec![build], news)?;
+                    news.extend(ended.and_then(|b| lock(&self.status).ended(&b, unix_now())));
+                }
                 (Some(r), None) if r.complete => news.extend(lock(&self.status).lapse(id, r.builderid, r.results())),
                 _ => {}
             }
