@@ -332,16 +332,25 @@ mod tests {
         let now = Instant::now();
         let mut outbox = Outbox::new(now);
         outbox.announce(news("#c", 0, Outcome::Failure));
-        outbox.announce(Announcement {
-            outcome: None,
-            label: "b0 #0 started".into(),
-            ..news("#c", 0, Outcome::Failure)
-        });
         (1..150).for_each(|n| outbox.announce(news("#c", n, Outcome::Success)));
         assert_eq!(outbox.pending().len(), WAITING);
         let said = drain(&mut outbox, now);
-        assert!(said[0].1.contains("failure b0 #0") && !said.iter().any(|s| s.1.contains("started")), "{said:?}");
-        assert!(said.last().unwrap().1.ends_with(" and 51 more"), "{said:?}");
+        assert!(said[0].1.contains("failure b0 #0"), "{said:?}");
+        assert!(said.last().unwrap().1.ends_with(" and 50 more"), "{said:?}");
+    }
+
+    #[test]
+    fn a_summary_tells_of_a_start_only_while_the_end_is_not_known() {
+        let now = Instant::now();
+        let mut outbox = Outbox::new(now);
+        for n in 0..4 {
+            let label = format!("b{n} #{n} started");
+            outbox.announce(Announcement { outcome: None, label, ..news("#c", n, Outcome::Success) });
+        }
+        (0..3).for_each(|n| outbox.announce(news("#c", n, Outcome::Success)));
+        let said = drain(&mut outbox, now);
+        let line = "PRIVMSG #c :meanwhile: success b0 #0, b1 #1, b2 #2; also b3 #3 started";
+        assert_eq!(said.iter().map(|s| s.1.as_str()).collect::<Vec<_>>(), [line]);
     }
 
     #[test]

@@ -298,6 +298,16 @@ mod tests {
     }
 
     #[test]
+    fn who_asks_and_why_cannot_be_set_by_a_property() {
+        let forged = [("username", "boss <boss@corp>"), ("reason", "not me")];
+        for one in forged {
+            let sent = sent(None, &[], &[one]).unwrap();
+            assert!(sent.contains(r#""username":"joe <joe@irc.invalid>""#), "{sent}");
+            assert!(sent.contains(r#""reason":"r""#), "{sent}");
+        }
+    }
+
+    #[test]
     fn forms_are_filled_in() {
         let least = r#"{"builderid":7,"level":3,"reason":"r","username":"joe <joe@irc.invalid>"}"#;
         assert_eq!(sent(None, &[], &[]).unwrap(), least);
