@@ -14,6 +14,7 @@ use crate::master::worker::Job;
 use crate::net::{self, Link, Stream};
 use crate::status::{Events, News, Settings, Status, Target, Watch};
 use crate::store::{Announcement, State};
+use crate::supervisor::Supervisor;
 use crate::text;
 use native_tls::TlsConnector;
 use std::collections::BTreeSet;
@@ -82,6 +83,7 @@ pub struct Bot {
     state: State,
     dirty: Option<Instant>,
     stopping: Option<Instant>,
+    supervisor: Supervisor,
 }
 
 impl Bot {
@@ -93,7 +95,9 @@ impl Bot {
         let seed = unix_now() as u64 ^ u64::from(std::process::id()) << 32;
         let (session, outbox, wire) = (Session::new(irc.clone(), now, seed), Outbox::new(now), Wire::default());
         let (unproved, dirty, stopping) = (Vec::new(), Some(now), None);
-        let mut bot = Bot { config, irc, tls, ties, session, outbox, wire, unproved, state, dirty, stopping };
+        let supervisor = Supervisor::new(now);
+        let mut bot =
+            Bot { config, irc, tls, ties, session, outbox, wire, unproved, state, dirty, stopping, supervisor };
         bot.state.joined.iter().for_each(|(channel, key)| bot.session.join(channel, key, now));
         bot.state.left.iter().for_each(|channel| bot.session.leave(channel, ""));
         take(&mut bot.state.pending).into_iter().for_each(|p| bot.outbox.announce(p));
@@ -108,6 +112,7 @@ impl Bot {
 
     /// Takes in an event, decides, speaks, waits; until asked to stop or refused for good.
     pub fn run(mut self, events: &Receiver<Event>) -> Result<(), Failure> {
+        self.supervisor.tell("READY=1");
         loop {
             let now = Instant::now();
             self.session.tick(now);
@@ -116,6 +121,8 @@ impl Bot {
             if let Err(e) = self.save(now) {
                 log!(Error, "{e}; trying again every {} s", SAVE_AGAIN.as_secs());
             }
+            self.supervisor.status(|| summary(&self.session, &lock(&self.ties.status)));
+            self.supervisor.feed(lock(&self.ties.status).poller_until.is_none_or(|until| now < until), now);
             let all_said = self.outbox.is_idle() && self.outbox.unconfirmed().is_none();
             if self.stopping.is_some_and(|at| now >= at || all_said || self.wire.stream.is_none()) {
                 self.send(&Line::new("QUIT", &[], Some("until next time")), now);
@@ -133,7 +140,7 @@ impl Bot {
         // While TLS holds a line back, only an event helps.
         let said = self.outbox.deadline(&|target| route(&self.session, &self.irc, target));
         let said = said.filter(|_| self.wire.unsent.is_empty());
-        let others = proofs.chain(said).chain(self.stopping).chain(self.dirty);
+        let others = proofs.chain(said).chain(self.stopping).chain(self.dirty).chain(self.supervisor.deadline());
         others.fold(self.session.deadline(), Instant::min)
     }
 
@@ -158,14 +165,21 @@ impl Bot {
                 self.watch(request.map(|id| Watch { target, id, request: true, mask }));
                 self.dirty = Some(now);
             }
-            Event::Stop => self.stopping = Some(now + FAREWELL),
-            Event::Reload => match (self.ties.reload)() {
-                Ok(config) => self.reconfigure(config, now),
-                Err(why) => {
-                    why.lines().for_each(|line| log!(Error, "{line}"));
-                    log!(Error, "the old configuration stays");
+            Event::Stop => {
+                self.supervisor.tell("STOPPING=1");
+                self.stopping = Some(now + FAREWELL);
+            }
+            Event::Reload => {
+                self.supervisor.tell("RELOADING=1");
+                match (self.ties.reload)() {
+                    Ok(config) => self.reconfigure(config, now),
+                    Err(why) => {
+                        why.lines().for_each(|line| log!(Error, "{line}"));
+                        log!(Error, "the old configuration stays");
+                    }
                 }
-            },
+                self.supervisor.tell("READY=1");
+            }
         }
     }
 
@@ -487,6 +501,16 @@ impl Bot {
         self.state.pending = self.outbox.pending();
         self.state.watches = lock(&self.ties.status).watches.clone();
         self.state.save(path).inspect_err(|_| self.dirty = Some(now + SAVE_AGAIN))
+    }
+}
+
+/// `#dev, #ops; 42 builders; 3 building`: what a supervisor shows of us.
+fn summary(session: &Session, status: &Status) -> String {
+    let channels = session.channels().join(", ");
+    let place = if channels.is_empty() { "in no channel" } else { &channels };
+    match (&status.trouble, status.builders().len()) {
+        (Some(_), _) => format!("{place}; the master does not answer"),
+        (None, n) => format!("{place}; {}; {} building", text::count(n, "builder"), status.open.len()),
     }
 }
 

@@ -8,6 +8,7 @@ mod config;
 mod net;
 mod status;
 mod store;
+mod supervisor;
 mod text;
 /// The IRC side: bytes, the session, what waits to be said.
 mod irc {

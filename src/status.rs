@@ -6,6 +6,7 @@
 use serde::de::IgnoredAny;
 use serde::{Deserialize, Deserializer};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::time::Instant;
 
 /// A state text longer than this is cut: 10,000 builders must fit into memory.
 const STATE_TEXT: usize = 300;
@@ -316,6 +317,8 @@ pub struct Status {
     /// When the master last answered (seconds since the epoch), and why it does not now.
     pub reached: Option<i64>,
     pub trouble: Option<String>,
+    /// A poller that has not moved by then is stuck.
+    pub poller_until: Option<Instant>,
 }
 
 impl Status {

@@ -154,6 +154,11 @@ impl Session {
         self.link.nick.len() + 1 + self.link.user_host.unwrap_or(self.irc.username.len() + UNKNOWN_HOST)
     }
 
+    /// The channels that we are in.
+    pub fn channels(&self) -> Vec<&str> {
+        self.places.iter().filter(|p| p.joined.is_some()).map(|p| p.name.as_str()).collect()
+    }
+
     /// Whether lines to this channel or nick can be sent now.
     pub fn reaches(&self, target: &str) -> bool {
         let joined = |p: &Place| p.joined.is_some() && self.link.mapping.same(&p.name, target);

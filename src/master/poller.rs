@@ -32,6 +32,8 @@ const DETAILS: usize = 20;
 const AWAY: Duration = Duration::from_secs(60);
 /// A master without an event stream is asked for one so often.
 const NO_STREAM: Duration = Duration::from_secs(600);
+/// The longest that a poll may take, before a supervisor should know.
+const STUCK: Duration = Duration::from_secs(900);
 
 /// What other threads bring to the poller.
 pub enum Note {
@@ -82,6 +84,7 @@ impl Poller {
     pub fn run(mut self, notes: &Receiver<Note>, emit: &dyn Fn(Heard) -> bool) {
         let mut next = Instant::now();
         loop {
+            lock(&self.status).poller_until = Some(next + STUCK);
             let wait = next.saturating_duration_since(Instant::now());
             // A poll that is due comes first, however many notes wait.
             let note = if wait.is_zero() { Err(RecvTimeoutError::Timeout) } else { notes.recv_timeout(wait) };
