@@ -62,7 +62,7 @@ pub struct Ties {
 struct Wire {
     /// Events of connections with other numbers are stale.
     number: u64,
-    stream: Option<Stream>,
+    stream: Option<Box<dyn Stream>>,
     lines: LineBuffer,
     /// What TLS could not take yet.
     unsent: Vec<u8>,

@@ -158,7 +158,7 @@ fn execute(config: &Config, text: &str) -> Result<(), Failure> {
     };
     // Only what the master must answer is worth asking it.
     if command::asks_master(text) {
-        poller.poll(&mut Vec::new()).map_err(|e| Failure(69, e.to_string()))?;
+        poller.poll().map_err(|e| Failure(69, e.to_string()))?;
     }
     let mut again = false;
     let lines = loop {
@@ -167,7 +167,7 @@ fn execute(config: &Config, text: &str) -> Result<(), Failure> {
             Answer::List { items, .. } => break items,
             Answer::Wrong(why) => return Err(Failure(65, why)),
             Answer::First(job) => match worker::run(&job, &mut master) {
-                Ok(Done::Facts(facts)) => drop(poller.learn(facts)),
+                Ok(Done::Facts(facts)) => poller.learn(facts),
                 Ok(Done::Lines(lines, _)) => break lines,
                 Err(e @ Error::Unreachable(_)) => return Err(Failure(69, e.to_string())),
                 Err(e) => return Err(Failure(65, e.to_string())),

@@ -4,7 +4,7 @@
 //! raw socket, and the thread that owns the [`Stream`] feeds it those bytes and takes out the text.
 
 use crate::config::Tls;
-use native_tls::{Certificate, HandshakeError, Identity, Protocol, TlsConnector, TlsStream};
+use native_tls::{Certificate, Identity, Protocol, TlsConnector, TlsStream};
 use std::collections::VecDeque;
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, TcpStream, ToSocketAddrs};
@@ -21,6 +21,7 @@ const CHUNK: usize = 4096;
 
 /// A socket under TLS, or under nothing. Reads come from the socket itself until the reader thread
 /// takes over, then from what it has fed.
+#[derive(Debug)]
 pub struct Transport {
     socket: TcpStream,
     /// The most that one read may take, and when all of them must be done.
@@ -73,55 +74,25 @@ fn no_would_block(e: io::Error) -> io::Error {
 }
 
 /// A connection, with TLS or without.
-pub enum Stream {
-    Plain(Transport),
-    Tls(Box<TlsStream<Transport>>),
-}
-
-impl Stream {
-    /// Connects and shakes hands. The certificate must be valid and bear the host's name. The error
-    /// names the wait or the refusal, and what to do where we know.
-    pub fn connect(host: &str, port: u16, tls: Option<&TlsConnector>) -> Result<Stream, String> {
-        let socket = dial(host, port)?;
-        let limited = socket.set_nodelay(true).and_then(|()| socket.set_write_timeout(Some(WRITE)));
-        limited.map_err(|e| format!("{host}:{port}: {e}"))?;
-        let transport = Transport { socket, stall: HANDSHAKE, deadline: Instant::now() + HANDSHAKE, fed: None };
-        let Some(tls) = tls else { return Ok(Stream::Plain(transport)) };
-        match tls.connect(host, transport) {
-            Ok(stream) => Ok(Stream::Tls(Box::new(stream))),
-            Err(HandshakeError::Failure(e)) => Err(format!("{host}:{port}: {}", tls_error(&e.to_string()))),
-            Err(HandshakeError::WouldBlock(_)) => Err(format!("{host}:{port}: TLS hand-shake timed out")),
-        }
-    }
-
-    fn transport(&mut self) -> &mut Transport {
-        match self {
-            Stream::Plain(transport) => transport,
-            Stream::Tls(stream) => stream.get_mut(),
-        }
-    }
+pub trait Stream: Read + Write + Send {
+    fn transport(&mut self) -> &mut Transport;
 
     /// From now on, each read may take `stall` and all of them `whole`.
-    pub fn set_limits(&mut self, stall: Duration, whole: Duration) {
+    fn set_limits(&mut self, stall: Duration, whole: Duration) {
         let transport = self.transport();
         (transport.stall, transport.deadline) = (stall, Instant::now() + whole);
     }
 
     /// Another handle of the socket, to shut it down or to read it elsewhere.
-    pub fn socket(&self) -> io::Result<TcpStream> {
-        let transport = match self {
-            Stream::Plain(transport) => transport,
-            Stream::Tls(stream) => stream.get_ref(),
-        };
-        transport.socket.try_clone()
+    fn socket(&mut self) -> io::Result<TcpStream> {
+        self.transport().socket.try_clone()
     }
 
     /// Takes raw bytes from the reader and returns all the text that they complete; the end of the
     /// TLS session, clean or not, is an error.
-    pub fn feed(&mut self, bytes: &[u8]) -> io::Result<Vec<u8>> {
+    fn feed(&mut self, bytes: &[u8]) -> io::Result<Vec<u8>> {
         self.transport().fed.get_or_insert_default().extend(bytes);
-        let mut text = Vec::new();
-        let mut chunk = [0; CHUNK];
+        let (mut text, mut chunk) = (Vec::new(), [0; CHUNK]);
         loop {
             match self.read(&mut chunk) {
                 // What came before the end is worth hearing; the end will show again.
@@ -135,32 +106,46 @@ impl Stream {
     }
 }
 
-impl Read for Stream {
-    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
-        match self {
-            Stream::Plain(t) => t.read(out),
-            Stream::Tls(s) => s.read(out),
-        }
+impl Stream for Transport {
+    fn transport(&mut self) -> &mut Transport {
+        self
     }
 }
 
-impl Write for Stream {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        match self {
-            Stream::Plain(t) => t.write(bytes),
-            Stream::Tls(s) => s.write(bytes),
+impl Stream for TlsStream<Transport> {
+    fn transport(&mut self) -> &mut Transport {
+        self.get_mut()
+    }
+}
+
+/// Connects and shakes hands. The certificate must be valid and bear the host's name. The error
+/// names the wait or the refusal, and what to do where we know.
+pub fn connect(host: &str, port: u16, tls: Option<&TlsConnector>) -> Result<Box<dyn Stream>, String> {
+    let socket = dial(host, port)?;
+    let limited = socket.set_nodelay(true).and_then(|()| socket.set_write_timeout(Some(WRITE)));
+    limited.map_err(|e| format!("{host}:{port}: {e}"))?;
+    let transport = Transport { socket, stall: HANDSHAKE, deadline: Instant::now() + HANDSHAKE, fed: None };
+    let Some(tls) = tls else { return Ok(Box::new(transport)) };
+    let stream = tls.connect(host, transport).map_err(|e| format!("{host}:{port}: {}", tls_error(&e.to_string())))?;
+    Ok(Box::new(stream))
+}
+
+/// Tries each address of the host, in the order of the resolver.
+fn dial(host: &str, port: u16) -> Result<TcpStream, String> {
+    let mut errors = Vec::new();
+    for address in (host, port).to_socket_addrs().map_err(|e| format!("{host}: name lookup: {e}"))? {
+        match TcpStream::connect_timeout(&address, CONNECT) {
+            Ok(socket) => return Ok(socket),
+            Err(e) => errors.push(format!("{address}: {e}")),
         }
     }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
+    Err(if errors.is_empty() { format!("{host}: no address") } else { errors.join("; ") })
 }
 
 /// What happens to an IRC connection, in this order: `Up`, any number of `Bytes`, `Down`; or `Down`
 /// alone, when it could not be made.
 pub enum Link {
-    Up(Stream),
+    Up(Box<dyn Stream>),
     Bytes(Vec<u8>),
     Down(String),
 }
@@ -179,7 +164,7 @@ pub fn open(host: String, port: u16, tls: Option<TlsConnector>, emit: impl Fn(Li
 
 /// Why the connection is down, or nothing when nobody listens any more.
 fn read(host: &str, port: u16, tls: Option<&TlsConnector>, emit: &dyn Fn(Link) -> bool) -> Result<(), String> {
-    let stream = Stream::connect(host, port, tls)?;
+    let mut stream = connect(host, port, tls)?;
     let mut socket = stream.socket().map_err(|e| e.to_string())?;
     // The timeout belongs to the socket, so the clone shares it.
     socket.set_read_timeout(None).map_err(|e| e.to_string())?;
@@ -194,18 +179,6 @@ fn read(host: &str, port: u16, tls: Option<&TlsConnector>, emit: &dyn Fn(Link) -
         }
     }
     Ok(())
-}
-
-/// Tries each address of the host, in the order of the resolver.
-fn dial(host: &str, port: u16) -> Result<TcpStream, String> {
-    let mut errors = Vec::new();
-    for address in (host, port).to_socket_addrs().map_err(|e| format!("{host}: name lookup: {e}"))? {
-        match TcpStream::connect_timeout(&address, CONNECT) {
-            Ok(socket) => return Ok(socket),
-            Err(e) => errors.push(format!("{address}: {e}")),
-        }
-    }
-    Err(if errors.is_empty() { format!("{host}: no address") } else { errors.join("; ") })
 }
 
 /// A connector that knows the system's authorities and the configured ones; TLS 1.2 at least. The

@@ -204,9 +204,9 @@ fn a_long_reason_is_kept_whole() {
 }
 
 const WRONG: &[(&str, &str)] = &[
-    ("--props=level=x", "level: `x` is not a whole number"),
+    ("--props=level=x", "the master refuses: level: invalid literal for int() with base 10: 'x' (400)"),
     ("--props=clean=perhaps", "clean: `perhaps` is neither yes nor no"),
-    ("--props=mode=nope", "mode: `nope` is none of quick, full"),
+    ("--props=mode=nope", "the master refuses: mode: 'nope' does not belong to list of available choices *"),
     ("--props=fix=g", "fix is fixed to f"),
     ("--props=flavour=BAD1", "the master refuses: flavour:'BAD1' does not match pattern '^[a-z]*$' (400)"),
     ("--props=flavour=B,brief=longer", "the master refuses: *brief: is too large 6 > 4*flavour:'B' does not match *"),

@@ -3,37 +3,38 @@
 //! Each thread that asks has a [`Master`] of its own, with one kept connection. Answers are asked
 //! for in pages of at most 100: larger ones of a 4.3.0 master can stall in mid-body for a minute.
 
-use super::http::{Connection, Head};
+use super::http::{self, Head, method};
 use crate::config::Buildbot;
 use crate::net::{self, Stream};
-use crate::status::{Build, Builder, Worker};
+use crate::status::{Build, Worker};
 use crate::text::{base64, clean};
 use native_tls::TlsConnector;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
-use std::cmp::Reverse;
+use std::fmt;
 use std::mem::take;
+use std::net::TcpStream;
 use std::time::Duration;
-use std::{fmt, io};
 
 /// The most items in one answer, see above.
 pub const PAGE: usize = 100;
-/// The same for workers with all their builders, which may be thousands.
-const LONG_PAGE: usize = 10;
-/// Far above what any master has: one that lists more does not look at `offset`.
-const LISTED: usize = 100_000;
 /// Between two pieces of one body the master may pause for so long; then we ask anew.
 const STALL: Duration = Duration::from_secs(5);
 /// The stream is silent while nothing happens; the poll notices when it has died.
 const STREAM_SILENCE: Duration = Duration::from_secs(30 * 86_400);
 /// An event longer than this is dropped; they are near 500 bytes.
 const EVENT: usize = 256 * 1024;
-/// The fields that we read. What is filtered or ordered on must be among them.
-const BUILD: &str = "field=buildid&field=builderid&field=number&field=buildrequestid\
+
+/// Lists with the fields that we read. What is filtered or ordered on must be among them.
+pub const BUILDERS: &str = "/builders?field=builderid&field=name&field=tags&field=masterids&order=name";
+pub const BUILDS: &str = "/builds?field=buildid&field=builderid&field=number&field=buildrequestid\
     &field=started_at&field=complete&field=complete_at&field=results&field=state_string";
-const CHANGE: &str = "field=changeid&field=author&field=revision&field=comments&field=branch";
-const REQUEST: &str = "field=buildrequestid&field=builderid&field=claimed&field=complete";
+pub const CHANGES: &str = "/changes?field=changeid&field=author&field=revision&field=comments&field=branch";
+pub const WORKERS: &str = "/workers?field=workerid&field=name&field=paused&field=connected_to";
+/// Requests that wait for a worker, oldest first.
+const QUEUED: &str = "/buildrequests?field=buildrequestid&field=builderid&field=claimed&field=complete\
+    &complete=false&claimed=false&order=buildrequestid";
 
 /// Why the master did not do what it was asked to.
 #[derive(Debug)]
@@ -55,25 +56,6 @@ impl fmt::Display for Error {
     }
 }
 
-impl Error {
-    /// Nothing where the master refuses; only a master that is away is an error.
-    pub fn unless_away<T: Default>(self) -> Result<T, Error> {
-        match self {
-            Error::Unreachable(_) => Err(self),
-            refused => {
-                log!(Warning, "{refused}");
-                Ok(T::default())
-            }
-        }
-    }
-}
-
-impl From<String> for Error {
-    fn from(why: String) -> Error {
-        Error::Wrong(why)
-    }
-}
-
 /// A worker, which the status keeps by its id.
 #[derive(Debug, Deserialize)]
 pub struct ListedWorker {
@@ -92,16 +74,9 @@ pub struct Request {
     pub claimed: bool,
     #[serde(default)]
     pub complete: bool,
-    /// -1 while it is open.
+    /// As those of a build; -1 while it is open.
     #[serde(default)]
-    results: i64,
-}
-
-impl Request {
-    /// As those of a build.
-    pub fn results(&self) -> Option<usize> {
-        usize::try_from(self.results).ok().filter(|_| self.complete)
-    }
+    pub results: i64,
 }
 
 /// A change, of which everything but the author may be missing.
@@ -115,42 +90,6 @@ pub struct Change {
     pub branch: Option<String>,
 }
 
-/// A scheduler that starts builds on demand.
-#[derive(Debug, Deserialize)]
-pub struct ForceScheduler {
-    pub name: String,
-    enabled: Option<bool>,
-    #[serde(rename = "all_fields", default)]
-    pub fields: Vec<Field>,
-}
-
-/// A field of its form; a tree, whose leaves are what is sent.
-#[derive(Clone, Debug, Default, Deserialize)]
-#[serde(default)]
-pub struct Field {
-    #[serde(deserialize_with = "null_is_empty")]
-    pub name: String,
-    #[serde(rename = "fullName", deserialize_with = "null_is_empty")]
-    pub full_name: String,
-    #[serde(rename = "type")]
-    pub kind: String,
-    pub default: Value,
-    pub required: bool,
-    pub strict: bool,
-    pub choices: Vec<Value>,
-    pub fields: Vec<Field>,
-}
-
-fn null_is_empty<'de, D: serde::Deserializer<'de>>(value: D) -> Result<String, D::Error> {
-    Option::deserialize(value).map(Option::unwrap_or_default)
-}
-
-impl Field {
-    pub fn leaves(&self) -> Vec<&Field> {
-        if self.kind == "nested" { self.fields.iter().flat_map(Field::leaves).collect() } else { vec![self] }
-    }
-}
-
 /// Every answer of the API is an object that holds one list.
 #[derive(Deserialize)]
 struct Envelope<T> {
@@ -159,292 +98,202 @@ struct Envelope<T> {
     items: Vec<T>,
 }
 
+type Connection = http::Connection<Box<dyn Stream>>;
+
 /// The master, as one thread talks to it.
 pub struct Master {
     config: Buildbot,
     tls: Option<TlsConnector>,
-    connection: Option<Connection<Stream>>,
-    /// The session's cookie, as `name=value`.
-    cookie: Option<String>,
+    connection: Option<Connection>,
+    /// Lines that every request bears, the session's cookie behind them.
+    headers: String,
+    cookie: String,
 }
 
 impl Master {
     /// A master that was not asked anything yet. The errors are the TLS files' (see [`net::connector`]).
     pub fn new(config: &Buildbot) -> Result<Master, String> {
         let tls = config.url.https.then(|| net::connector(&config.tls)).transpose()?;
-        Ok(Master { config: config.clone(), tls, connection: None, cookie: None })
+        let (url, version) = (config.url.to_string(), env!("CARGO_PKG_VERSION"));
+        let host = url.split('/').nth(2).unwrap_or("");
+        let mut headers = format!("Host: {host}\r\nUser-Agent: buildbot-irc/{version}\r\n");
+        // A reverse proxy may want this, too; the master looks at it for /auth/login only.
+        if let (Some(user), Some(password)) = (&config.user, &config.password) {
+            let login = base64(format!("{user}:{}", password.0).as_bytes());
+            headers += &format!("Authorization: Basic {login}\r\n");
+        }
+        Ok(Master { config: config.clone(), tls, connection: None, headers, cookie: String::new() })
     }
 
     /// The version of Buildbot, and the base of links for people.
     pub fn identity(&mut self) -> Result<(String, String), Error> {
-        let config: Value = self.get_object("/config")?;
+        let config: Value = self.object("/config", "")?;
         let mut versions = config["versions"].as_array().into_iter().flatten();
         let version = versions.find(|v| v[0] == "Buildbot").and_then(|v| v[1].as_str()).unwrap_or_default();
         let url = config["buildbotURL"].as_str().filter(|url| !url.is_empty());
         Ok((version.to_owned(), url.map_or_else(|| self.config.url.to_string(), str::to_owned)))
     }
 
-    /// All configured builders; those that were removed have no master.
-    pub fn builders(&mut self) -> Result<Vec<Builder>, Error> {
-        let fields = "field=builderid&field=name&field=tags&field=masterids";
-        let mut all: Vec<Builder> = self.pages(&format!("/builders?{fields}&order=name"), PAGE)?;
-        all.retain(|b| !b.masterids.is_empty());
-        Ok(all)
-    }
-
-    /// All workers; with the builders of each, which is long, only if `whole`.
-    pub fn workers(&mut self, whole: bool) -> Result<Vec<ListedWorker>, Error> {
-        let (more, page) = if whole { ("&field=configured_on", LONG_PAGE) } else { ("", PAGE) };
-        let fields = "field=workerid&field=name&field=paused&field=connected_to";
-        self.pages(&format!("/workers?{fields}{more}&order=name"), page)
-    }
-
     /// At most a page of builds, chosen and ordered by a query.
     pub fn builds(&mut self, query: &str) -> Result<Vec<Build>, Error> {
-        self.get(&format!("/builds?{BUILD}&{query}&limit={PAGE}"))
+        self.list(&format!("{BUILDS}&{query}&limit={PAGE}"))
     }
 
     /// The last builds of a builder, highest number first.
     pub fn recent(&mut self, builder: u64) -> Result<Vec<Build>, Error> {
-        self.get(&format!("/builders/{builder}/builds?{BUILD}&order=-number&limit=10"))
+        self.list(&format!("/builders/{builder}{BUILDS}&order=-number&limit=10"))
     }
 
-    /// The requests that wait for a worker, of one builder or of all, oldest first, at most a page.
-    pub fn queued(&mut self, builder: Option<u64>) -> Result<Vec<Request>, Error> {
-        let builder = builder.map_or(String::new(), |id| format!("&builderid={id}"));
-        let query = "complete=false&claimed=false&order=buildrequestid";
-        self.get(&format!("/buildrequests?{REQUEST}&{query}{builder}&limit={PAGE}"))
-    }
-
-    /// Whether a worker that may build for this builder is online.
-    pub fn online(&mut self, builder: u64) -> Result<bool, Error> {
-        let fields = "field=workerid&field=name&field=connected_to";
-        let workers: Vec<Worker> = self.get(&format!("/builders/{builder}/workers?{fields}&limit={PAGE}"))?;
-        Ok(workers.iter().any(|w| w.online))
-    }
-
-    /// The step that a build is in.
-    pub fn step(&mut self, build: u64) -> Result<Option<String>, Error> {
-        let query = "field=name&field=number&field=complete&complete=false&order=number&limit=1";
-        let steps: Vec<Value> = self.get(&format!("/builds/{build}/steps?{query}"))?;
-        Ok(steps.first().and_then(|step| step["name"].as_str()).map(str::to_owned))
-    }
-
-    /// The changes of a build: since its builder's last success, newest first.
-    pub fn changes_of(&mut self, build: u64) -> Result<Vec<Change>, Error> {
-        self.get(&format!("/builds/{build}/changes?{CHANGE}&limit=50"))
-    }
-
-    /// The newest changes that the master knows, newest first.
-    pub fn changes(&mut self, count: usize) -> Result<Vec<Change>, Error> {
-        let limit = count.min(PAGE);
-        let mut changes: Vec<Change> = self.get(&format!("/changes?{CHANGE}&order=-changeid&limit={limit}"))?;
-        // This one list comes backwards, whatever the order asked for.
-        changes.sort_by_key(|c| Reverse(c.id));
-        Ok(changes)
-    }
-
-    /// The revisions that a build was made from, one for each codebase.
-    pub fn revisions(&mut self, build: u64) -> Result<Vec<String>, Error> {
-        let query = "field=buildid&field=properties&property=got_revision&property=revision";
-        let builds: Vec<Value> = self.get(&format!("/builds/{build}?{query}"))?;
-        let properties = builds.first().map_or(&Value::Null, |b| &b["properties"]);
-        let texts = |name: &str| -> Vec<String> {
-            let value = &properties[name][0];
-            let each = value.as_object().into_iter().flat_map(|by_codebase| by_codebase.values());
-            let texts = each.chain([value]).filter_map(Value::as_str);
-            texts.filter(|text| !text.is_empty()).map(str::to_owned).collect()
-        };
-        Ok(Some(texts("got_revision")).filter(|got| !got.is_empty()).unwrap_or_else(|| texts("revision")))
-    }
-
-    /// The enabled force schedulers that list a builder, by name.
-    pub fn force_schedulers(&mut self, builder: u64) -> Result<Vec<ForceScheduler>, Error> {
-        let mut all: Vec<ForceScheduler> = self.get(&format!("/builders/{builder}/forceschedulers"))?;
-        all.retain(|s| s.enabled != Some(false));
-        all.sort_by(|a, b| a.name.cmp(&b.name));
-        Ok(all)
-    }
-
-    /// Forces a build; returns the build request. `fields` must hold the `builderid`: without it the
-    /// master would start every builder of the scheduler.
-    pub fn force(&mut self, scheduler: &str, fields: Value) -> Result<u64, Error> {
-        let result = self.call(&format!("/forceschedulers/{}", percent_encoded(scheduler)), "force", fields)?;
-        let request = result[1].as_object().and_then(|requests| requests.values().next()?.as_u64());
-        request.ok_or_else(|| Error::Refused(200, "it has started nothing".into()))
-    }
-
-    /// Asks to `stop` a build (200 whatever becomes of it) or to `cancel` a request.
-    pub fn end(&mut self, path: &str, method: &str, reason: &str) -> Result<(), Error> {
-        self.call(path, method, json!({ "reason": reason })).map(drop)
+    /// The requests that wait for a worker, all or those that a filter leaves, at most a page.
+    pub fn queued(&mut self, filter: &str) -> Result<Vec<Request>, Error> {
+        self.list(&format!("{QUEUED}{filter}&limit={PAGE}"))
     }
 
     /// What has become of a request, and the build it led to.
     pub fn request(&mut self, id: u64) -> Result<(Option<Request>, Option<Build>), Error> {
-        let requests: Vec<Request> = self.get(&format!("/buildrequests/{id}"))?;
-        let builds: Vec<Build> = self.get(&format!("/buildrequests/{id}/builds?{BUILD}&limit=1"))?;
-        Ok((requests.into_iter().next(), builds.into_iter().next()))
+        let mut requests: Vec<Request> = self.list(&format!("/buildrequests/{id}"))?;
+        let mut builds: Vec<Build> = self.list(&format!("/buildrequests/{id}{BUILDS}&limit=1"))?;
+        Ok((requests.pop(), builds.pop()))
     }
 
-    /// JSON-RPC 2.0, as the master wants it.
-    fn call(&mut self, path: &str, method: &str, params: Value) -> Result<Value, Error> {
-        let body = json!({ "jsonrpc": "2.0", "id": 1, "method": method, "params": params }).to_string();
-        let (head, answer) = self.asked("POST", &format!("/api/v2{path}"), body.as_bytes())?;
-        match serde_json::from_slice::<Value>(&answer) {
-            Ok(mut answer) if head.status == 200 => Ok(answer["result"].take()),
-            _ => Err(Error::Refused(head.status, refusal(&answer))),
+    /// A list in pages, up to so many items.
+    pub fn pages<T: DeserializeOwned>(&mut self, path: &str, page: usize, most: usize) -> Result<Vec<T>, Error> {
+        let mut all = Vec::new();
+        loop {
+            let mut more: Vec<T> = self.list(&format!("{path}&limit={page}&offset={}", all.len()))?;
+            let full = more.len() >= page;
+            all.append(&mut more);
+            if !full || all.len() >= most {
+                return Ok(all);
+            }
         }
+    }
+
+    /// The list at a path of the API; `limit` is the caller's.
+    pub fn list<T: DeserializeOwned>(&mut self, path: &str) -> Result<Vec<T>, Error> {
+        self.object(&format!("/api/v2{path}"), "").map(|envelope: Envelope<T>| envelope.items)
+    }
+
+    /// JSON-RPC 2.0, as the master wants it. A stop has no result, whatever becomes of it.
+    pub fn call(&mut self, path: &str, method: &str, params: &Value) -> Result<Value, Error> {
+        let call = json!({ "jsonrpc": "2.0", "id": 1, "method": method, "params": params }).to_string();
+        self.object(&format!("/api/v2{path}"), &call).map(|answer: Value| answer["result"].clone())
+    }
+
+    /// What is at a path, as JSON; `json` is what to POST there, or empty for a GET.
+    fn object<T: DeserializeOwned>(&mut self, path: &str, json: &str) -> Result<T, Error> {
+        let (head, answer) = self.asked(path, json)?;
+        if head.status != 200 {
+            return Err(Error::Refused(head.status, refusal(&answer)));
+        }
+        let strange = |e| unreachable(path, json, &format!("the answer is not what it should be: {e}"));
+        serde_json::from_slice(&answer).map_err(strange)
     }
 
     /// [`Master::exchange`], with a new login if the session has ended. A 403 says the same for that
     /// and for a missing role; `/config` tells them apart.
-    fn asked(&mut self, method: &str, path: &str, body: &[u8]) -> Result<(Head, Vec<u8>), Error> {
-        let answer = self.exchange(method, path, body)?;
-        if answer.0.status != 403 || self.config.user.is_none() || path == "/config" {
+    fn asked(&mut self, path: &str, json: &str) -> Result<(Head, Vec<u8>), Error> {
+        let answer = self.exchange(path, json)?;
+        if answer.0.status != 403 || self.config.user.is_none() {
             return Ok(answer);
         }
-        let config: Value = self.get_object("/config")?;
+        let config: Value = serde_json::from_slice(&self.exchange("/config", "")?.1).unwrap_or_default();
         if config["user"]["username"].is_string() || config["user"]["email"].is_string() {
             return Ok(answer);
         }
         log!(Info, "logging in to the master");
-        let (head, _) = self.exchange("GET", "/auth/login", b"")?;
+        let (head, _) = self.exchange("/auth/login", "")?;
         // Two cookies of one name come; the first is an anonymous session.
-        let cookies = head.all("set-cookie").filter(|c| c.starts_with("TWISTED_"));
-        let cookie = cookies.last().and_then(|c| c.split(';').next());
-        if head.status != 302 || cookie.is_none() {
+        let session = head.all("set-cookie").filter(|c| c.starts_with("TWISTED_")).last();
+        let Some(cookie) = session.and_then(|c| c.split(';').next()).filter(|_| head.status == 302) else {
             return Err(Error::Refused(head.status, "user and password are not accepted".into()));
-        }
-        self.cookie = cookie.map(str::to_owned);
-        self.exchange(method, path, body)
-    }
-
-    fn pages<T: DeserializeOwned>(&mut self, path: &str, size: usize) -> Result<Vec<T>, Error> {
-        let mut all = Vec::new();
-        loop {
-            let page: Vec<T> = self.get(&format!("{path}&limit={size}&offset={}", all.len()))?;
-            let full = page.len() == size;
-            all.extend(page);
-            if !full {
-                return Ok(all);
-            }
-            if all.len() >= LISTED {
-                return Err(Error::Unreachable(format!("GET {}: a list without end", short(path))));
-            }
-        }
-    }
-
-    fn get<T: DeserializeOwned>(&mut self, path: &str) -> Result<Vec<T>, Error> {
-        self.get_object(&format!("/api/v2{path}")).map(|envelope: Envelope<T>| envelope.items)
-    }
-
-    fn get_object<T: DeserializeOwned>(&mut self, path: &str) -> Result<T, Error> {
-        let (head, body) = self.asked("GET", path, b"")?;
-        if head.status != 200 {
-            return Err(Error::Refused(head.status, refusal(&body)));
-        }
-        let strange = |e| format!("GET {}: the answer is not what it should be: {e}", short(path));
-        serde_json::from_slice(&body).map_err(|e| Error::Unreachable(strange(e)))
+        };
+        self.cookie = format!("Cookie: {cookie}\r\n");
+        self.exchange(path, json)
     }
 
     /// One request and its whole answer. A GET whose connection was stale, or whose body stalled,
-    /// is asked again on a new one; anything else might be done twice and is not.
-    fn exchange(&mut self, method: &str, path: &str, body: &[u8]) -> Result<(Head, Vec<u8>), Error> {
-        let (timeout, get) = (self.config.timeout, method == "GET");
-        let mut kept = self.connection.take().filter(|_| get);
-        let mut life = "keep-alive";
-        loop {
-            let headers = [("Accept", "application/json"), ("Connection", life)];
-            // An error says why, and whether a new connection may help.
-            let reused = kept.is_some();
-            let asked = self.send(kept.take(), method, path, &headers, body).map_err(|why| (why, reused));
-            let answer = asked.and_then(|(mut connection, head)| {
-                connection.stream.set_limits(STALL.min(timeout), timeout);
-                let body = connection.body().map_err(|e| (e.to_string(), true))?;
-                log!(Debug, "master << {} {} bytes", head.status, body.len());
-                self.connection = Some(connection).filter(|_| life == "keep-alive" && head.keeps_alive());
-                Ok((head, body))
-            });
-            match answer {
-                Ok(answer) => return Ok(answer),
-                Err((why, true)) if get && life == "keep-alive" => {
-                    log!(Debug, "{method} {}: {why}; asking again", short(path));
-                    life = "close";
-                }
-                Err((why, _)) => return Err(Error::Unreachable(format!("{method} {}: {why}", short(path)))),
+    /// is asked again on a new one; a POST might be done twice and is not.
+    fn exchange(&mut self, path: &str, json: &str) -> Result<(Head, Vec<u8>), Error> {
+        let kept = self.connection.take().filter(|_| json.is_empty());
+        let first = kept.map_or_else(|| self.connect(), Ok);
+        let again = json.is_empty() && first.is_ok();
+        let answer = first.and_then(|connection| self.answer(connection, path, "keep-alive", json));
+        let answer = answer.or_else(|why| {
+            if !again {
+                return Err(why);
             }
-        }
+            log!(Debug, "GET {path}: {why}; asking again");
+            self.answer(self.connect()?, path, "close", json)
+        });
+        answer.map_err(|why| unreachable(path, json, &why))
     }
 
-    /// Sends a request with the headers that all have, and reads the head of the answer.
-    fn send(
-        &self,
-        kept: Option<Connection<Stream>>,
-        method: &str,
-        path: &str,
-        more: &[(&str, &str)],
-        body: &[u8],
-    ) -> Result<(Connection<Stream>, Head), String> {
-        let Buildbot { url, user, password, timeout, .. } = &self.config;
-        let connect = || Stream::connect(&url.host, url.port, self.tls.as_ref()).map(Connection::new);
-        let mut connection = kept.map_or_else(connect, Ok)?;
-        connection.stream.set_limits(*timeout, *timeout);
-        log!(Debug, "master >> {method} {path}");
-        let host = url.to_string();
-        let login = user.as_ref().zip(password.as_ref()).map(|(user, password)| format!("{user}:{}", password.0));
-        let login = login.map(|login| format!("Basic {}", base64(login.as_bytes())));
-        let mut headers = vec![
-            ("Host", host.split('/').nth(2).unwrap_or("")),
-            ("User-Agent", concat!("buildbot-irc/", env!("CARGO_PKG_VERSION"))),
-        ];
-        headers.extend_from_slice(more);
-        // A reverse proxy may want this, too; the master looks at it for /auth/login only.
-        headers.extend(login.as_deref().map(|login| ("Authorization", login)));
-        headers.extend(self.cookie.as_deref().map(|cookie| ("Cookie", cookie)));
-        headers.extend((method == "POST").then_some(("Content-Type", "application/json")));
-        let head = connection.ask(method, &format!("{}{path}", url.path), &headers, body).map_err(|e| e.to_string())?;
-        Ok((connection, head))
+    fn connect(&self) -> Result<Connection, String> {
+        net::connect(&self.config.url.host, self.config.url.port, self.tls.as_ref()).map(Connection::new)
     }
 
-    /// Opens the event stream. `subscribed` hears when it stands; `each` hears every update and
-    /// says whether to go on. Always an error, in the end: why the stream is no more.
-    pub fn listen(
-        &mut self,
-        subscribed: &mut dyn FnMut(io::Result<std::net::TcpStream>),
-        each: &mut dyn FnMut(Update) -> bool,
-    ) -> Result<(), Error> {
+    /// Asks on this connection, and keeps it if that may be.
+    fn answer(&mut self, mut on: Connection, path: &str, life: &str, json: &str) -> Result<(Head, Vec<u8>), String> {
+        let more = format!("Accept: application/json\r\nConnection: {life}\r\n");
+        let head = self.send(&mut on, path, &more, json)?;
+        on.stream.set_limits(STALL.min(self.config.timeout), self.config.timeout);
+        let body = on.body()?;
+        log!(Debug, "master << {} {} bytes", head.status, body.len());
+        self.connection = Some(on).filter(|_| life != "close" && !head.has("connection", "close"));
+        Ok((head, body))
+    }
+
+    /// Sends a request, and reads the head of the answer.
+    fn send(&self, on: &mut Connection, path: &str, more: &str, json: &str) -> Result<Head, String> {
+        log!(Debug, "master >> {} {path}", method(json));
+        on.stream.set_limits(self.config.timeout, self.config.timeout);
+        let headers = format!("{}{}{more}", self.headers, self.cookie);
+        on.ask(&format!("{}{path}", self.config.url.path), &headers, json)
+    }
+
+    /// Holds the event stream open; `each` hears every update and says whether to go on. Always an
+    /// error, in the end: why the stream is no more.
+    pub fn listen(&mut self, each: &mut dyn FnMut(Update) -> bool) -> Result<(), Error> {
         let path = "/sse/listen/builds/*/*";
-        let broken = |why: String| Error::Unreachable(format!("GET {path}: {why}"));
-        let headers = [("Accept", "text/event-stream")];
-        let (mut connection, head) = self.send(None, "GET", path, &headers, b"").map_err(broken)?;
+        let broken = |why: String| unreachable(path, "", &why);
+        let mut on = self.connect().map_err(broken)?;
+        let head = self.send(&mut on, path, "Accept: text/event-stream\r\n", "").map_err(broken)?;
         if head.status != 200 {
             return Err(Error::Refused(head.status, "no event stream".into()));
         }
         let mut parser = EventParser::default();
-        while let Some(piece) = connection.piece().map_err(|e| broken(e.to_string()))? {
+        while let Some(piece) = on.piece().map_err(broken)? {
             for (event, data) in parser.feed(&piece) {
-                if event == "handshake" {
-                    // More than one kind of event needs more than one subscription.
-                    for more in ["workers/*/*", "buildrequests/*/*"] {
-                        let (head, _) =
-                            self.exchange("GET", &format!("/sse/add/{}/{more}", percent_encoded(&data)), b"")?;
-                        if head.status != 200 {
-                            return Err(Error::Refused(head.status, format!("no events of {more}")));
-                        }
-                    }
-                    connection.stream.set_limits(STREAM_SILENCE, STREAM_SILENCE);
-                    subscribed(connection.stream.socket());
-                } else if Update::parse(&data).is_some_and(|update| !each(update)) {
+                let update = if event == "handshake" {
+                    self.subscribe(&data)?;
+                    on.stream.set_limits(STREAM_SILENCE, STREAM_SILENCE);
+                    Some(Update::Subscribed(on.stream.socket().map_err(|e| broken(e.to_string()))?))
+                } else {
+                    Update::parse(&data)
+                };
+                if update.is_some_and(|update| !each(update)) {
                     return Err(broken("nobody listens".into()));
                 }
             }
         }
         Err(broken("ended by the master".into()))
     }
+
+    /// More than one kind of event needs more than one subscription.
+    fn subscribe(&mut self, stream: &str) -> Result<(), Error> {
+        for more in ["workers/*/*", "buildrequests/*/*"] {
+            let (head, _) = self.exchange(&format!("/sse/add/{}/{more}", percent_encoded(stream)), "")?;
+            if head.status != 200 {
+                return Err(Error::Refused(head.status, format!("no events of {more}")));
+            }
+        }
+        Ok(())
+    }
 }
 
 /// RFC 3986: everything but the unreserved characters.
-fn percent_encoded(text: &str) -> String {
+pub fn percent_encoded(text: &str) -> String {
     let one = |b: u8| match b {
         b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => char::from(b).to_string(),
         _ => format!("%{b:02X}"),
@@ -452,9 +301,9 @@ fn percent_encoded(text: &str) -> String {
     text.bytes().map(one).collect()
 }
 
-/// A path as errors show it: without its query.
-fn short(path: &str) -> &str {
-    path.split('?').next().unwrap_or(path)
+/// The error of a request that has no answer; its query is of no interest.
+fn unreachable(path: &str, json: &str, why: &str) -> Error {
+    Error::Unreachable(format!("{} {}: {why}", method(json), path.split('?').next().unwrap_or(path)))
 }
 
 /// What a refusal says: `error` in the body is a text, or an object with a `message`, which may hold
@@ -475,6 +324,8 @@ fn refusal(body: &[u8]) -> String {
 /// What the stream tells.
 #[derive(Debug)]
 pub enum Update {
+    /// It stands; the socket is for ending it.
+    Subscribed(TcpStream),
     Build(Build),
     Worker(ListedWorker),
     Request(Request),
@@ -483,17 +334,16 @@ pub enum Update {
 impl Update {
     /// Reads `{"key": [kind, id, what], "message": {…}}`; anything else is nothing to us.
     pub fn parse(data: &str) -> Option<Update> {
-        let mut event: Value = serde_json::from_str(data).ok()?;
-        let message = event.get_mut("message")?.take();
-        let key = &event["key"];
+        let event: Value = serde_json::from_str(data).ok()?;
+        let (key, message) = (&event["key"], &event["message"]);
         match key[0].as_str()? {
             "builds" => Build::deserialize(message).map(Update::Build).ok(),
+            "buildrequests" => Request::deserialize(message).map(Update::Request).ok(),
             "workers" => {
                 let mut listed = ListedWorker::deserialize(message).ok()?;
                 listed.worker.missing = key[2] == "missing";
                 Some(Update::Worker(listed))
             }
-            "buildrequests" => Request::deserialize(message).map(Update::Request).ok(),
             _ => None,
         }
     }
@@ -503,10 +353,8 @@ impl Update {
 /// `data:` lines, an empty line behind. Chunks of HTTP are not events.
 #[derive(Default)]
 pub struct EventParser {
-    line: Vec<u8>,
-    event: String,
-    data: String,
-    /// The event at hand was too long.
+    /// The event at hand so far, and whether it was too long.
+    bytes: Vec<u8>,
     dropping: bool,
 }
 
@@ -514,28 +362,21 @@ impl EventParser {
     /// Takes bytes and returns the events that they complete: name and data.
     pub fn feed(&mut self, bytes: &[u8]) -> Vec<(String, String)> {
         let mut events = Vec::new();
-        for part in bytes.split_inclusive(|&b| b == b'\n') {
-            if self.line.len() + self.data.len() + part.len() > EVENT {
+        for &byte in bytes.iter().filter(|&&b| b != b'\r') {
+            self.bytes.push(byte);
+            if self.bytes.len() > EVENT {
+                // The last byte stays: it may be half of the end.
+                self.bytes.drain(..EVENT);
                 self.dropping = true;
-                (self.line, self.data) = (Vec::new(), String::new());
             }
-            self.line.extend_from_slice(if self.dropping && part.len() > 2 { b"x" } else { part });
-            if !part.ends_with(b"\n") {
+            if !self.bytes.ends_with(b"\n\n") {
                 continue;
             }
-            let line = String::from_utf8_lossy(&take(&mut self.line)).into_owned();
-            let line = line.trim_end_matches(['\r', '\n']);
-            let (field, value) = line.split_once(':').unwrap_or((line, ""));
-            let value = value.strip_prefix(' ').unwrap_or(value);
-            match field {
-                "" if line.is_empty() => {
-                    let done = (take(&mut self.event), take(&mut self.data));
-                    let whole = !take(&mut self.dropping) && !done.1.is_empty();
-                    events.extend(whole.then_some(done));
-                }
-                "event" => self.event = value.to_owned(),
-                "data" if !self.dropping => self.data.push_str(value),
-                _ => {}
+            let text = String::from_utf8_lossy(&take(&mut self.bytes)).into_owned();
+            let field = |name| text.lines().filter_map(|l| l.strip_prefix(name)).map(str::trim).collect::<String>();
+            let event = (field("event:"), field("data:"));
+            if !take(&mut self.dropping) && !event.1.is_empty() {
+                events.push(event);
             }
         }
         events
@@ -572,7 +413,7 @@ mod tests {
         for _ in 0..200 {
             assert!(parser.feed(&[b'a'; 16 * 1024]).is_empty());
             assert!(parser.feed(b"\ndata: b").is_empty());
-            assert!(parser.line.capacity() + parser.data.capacity() <= 4 * EVENT);
+            assert!(parser.bytes.capacity() <= 4 * EVENT);
         }
         assert!(parser.feed(b"\n\n").is_empty(), "the long one is dropped");
         assert_eq!(parser.feed(b"data: c\n\n").len(), 1, "the next one is whole again");

@@ -3,44 +3,42 @@
 //! One thread applies everything that is learnt, be it by poll, stream or on demand, to the shared
 //! status, and hands over what is news. REST is the truth; the stream only makes it early.
 
-use super::api::{Error, Master, PAGE, Update};
+use super::api::{BUILDERS, BUILDS, CHANGES, Change, Error, ListedWorker, Master, PAGE, Update, WORKERS};
 use super::worker::Facts;
 use crate::command::Ask;
 use crate::config::Buildbot;
 use crate::log::unix_now;
-use crate::status::{Build, Kind, News, Status};
+use crate::status::{Build, Builder, Kind, News, Status, Target};
 use crate::text;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
+use std::mem::{replace, take};
 use std::net::{Shutdown, TcpStream};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-/// Pages of recent builds that the first poll looks at, for the last results of all builders.
-const LOOK_BACK: usize = 10;
-/// The most pages it goes back to reach the builds that were told before a restart.
-const LOOK_BACK_MOST: usize = 50;
+/// Recent builds that the first poll looks at, for the last results of all builders.
+const LOOK_BACK: usize = 10 * PAGE;
 /// Pages of new builds that one poll takes; the next poll goes on from there.
-const PAGES: usize = 20;
+const PAGES: usize = 50;
+/// Far above what any master has: one that lists more does not look at `offset`.
+const LISTED: usize = 100_000;
+/// Workers in an answer that also has the builders of each, which may be thousands.
+const LONG_PAGE: usize = 10;
 /// With a healthy stream the poll is only a check.
 const RELAXED: u32 = 6;
-/// The list of builders changes with the configuration only, and the stream says nothing of it.
-const LIST: Duration = Duration::from_secs(600);
-/// The most builds of one batch for whose changes the master is asked.
+/// The list of builders changes with the configuration only, and the stream says nothing of it. A
+/// master that has no stream is asked for one as rarely.
+const RARELY: Duration = Duration::from_secs(600);
+/// The most builds of one batch for whose changes the master is asked, and requests for their end.
 const DETAILS: usize = 20;
-/// While the master is away it is asked again after one second, doubling up to this.
-const AWAY: Duration = Duration::from_secs(60);
-/// A master without an event stream is asked for one so often.
-const NO_STREAM: Duration = Duration::from_secs(600);
 /// The longest that a poll may take, before a supervisor should know.
 const STUCK: Duration = Duration::from_secs(900);
 
 /// What other threads bring to the poller.
 pub enum Note {
-    /// The event stream stands; the socket is for ending it.
-    StreamUp(Option<TcpStream>),
-    StreamDown,
     Update(Update),
+    StreamDown,
     /// Facts, and the command that asked for them.
     Learned(Facts, Ask),
 }
@@ -58,26 +56,41 @@ pub fn lock(status: &Mutex<Status>) -> MutexGuard<'_, Status> {
     status.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// How long to wait after so many failures: a second, doubling up to about a minute.
+fn back_off(failures: u32) -> Duration {
+    Duration::from_secs(1 << failures.min(6))
+}
+
+/// A master that refuses to tell of one thing must not keep us from the others: that is nothing.
+fn unless_away<T: Default>(answer: Result<T, Error>) -> Result<T, Error> {
+    match answer {
+        Err(Error::Refused(..)) => Ok(T::default()),
+        answer => answer,
+    }
+}
+
 pub struct Poller {
     master: Master,
     status: Arc<Mutex<Status>>,
     interval: Duration,
+    /// To be handed over; and the mark and the open builds that were handed over last.
+    news: Vec<News>,
+    told: (Option<u64>, Vec<u64>),
+    /// The event stream, and whether it has said anything since the last poll.
     stream: Option<TcpStream>,
-    /// Builds that the stream should have told since the last poll; none until it has stood for a poll.
-    untold: Option<BTreeSet<u64>>,
+    heard: bool,
     listed: Option<Instant>,
     synced: bool,
     failures: u32,
-    /// The mark and the open builds that were handed over last.
-    told: (Option<u64>, Vec<u64>),
 }
 
 impl Poller {
     /// A poller that has not asked anything yet. The errors are the TLS files'.
     pub fn new(config: &Buildbot, status: Arc<Mutex<Status>>) -> Result<Poller, String> {
         let (master, interval) = (Master::new(config)?, config.poll_interval);
-        let (stream, untold, listed, told) = (None, None, None, (None, Vec::new()));
-        Ok(Poller { master, status, interval, stream, untold, listed, synced: false, failures: 0, told })
+        let (news, told, stream, heard) = (Vec::new(), (None, Vec::new()), None, false);
+        let (listed, synced, failures) = (None, false, 0);
+        Ok(Poller { master, status, interval, news, told, stream, heard, listed, synced, failures })
     }
 
     /// Polls and takes notes until nobody listens to `emit` any more.
@@ -88,208 +101,203 @@ impl Poller {
             let wait = next.saturating_duration_since(Instant::now());
             // A poll that is due comes first, however many notes wait.
             let note = if wait.is_zero() { Err(RecvTimeoutError::Timeout) } else { notes.recv_timeout(wait) };
-            let (mut news, mut learned) = (Vec::new(), None);
+            let mut learned = None;
             match note {
-                Ok(Note::StreamUp(socket)) => {
+                Ok(Note::Update(Update::Subscribed(socket))) => {
                     log!(Info, "event stream: subscribed");
                     // What happened before the subscription stood, and perhaps a new configuration.
-                    (self.stream, self.untold, self.listed, next) = (socket, None, None, Instant::now());
+                    (self.stream, self.heard, self.listed, next) = (Some(socket), true, None, Instant::now());
                 }
                 Ok(Note::StreamDown) => (self.stream, next) = (None, Instant::now()),
-                Ok(Note::Update(update)) => self.update(update, &mut news),
-                Ok(Note::Learned(facts, ask)) => (news, learned) = (self.learn(facts), Some(ask)),
-                Err(RecvTimeoutError::Timeout) => next = self.turn(&mut news),
+                // Before the first poll it is not known what is new; that poll will see all of it.
+                Ok(Note::Update(_)) if !self.synced => {}
+                // The next poll brings what this one could not.
+                Ok(Note::Update(update)) => self.update(update).unwrap_or_else(|e| log!(Warning, "{e}")),
+                Ok(Note::Learned(facts, ask)) => {
+                    self.learn(facts);
+                    learned = Some(ask);
+                }
+                Err(RecvTimeoutError::Timeout) => next = Instant::now() + self.turn(),
                 Err(RecvTimeoutError::Disconnected) => return,
             }
-            if !self.hand_over(news, emit) || learned.is_some_and(|ask| !emit(Heard::Learned(ask))) {
+            if !self.hand_over(emit) || learned.is_some_and(|ask| !emit(Heard::Learned(ask))) {
                 return;
             }
         }
     }
 
-    /// One poll, and when the next is due.
-    fn turn(&mut self, news: &mut Vec<News>) -> Instant {
-        let polled = self.poll(news);
-        let trouble = polled.as_ref().err().map(|e| text::clean(&e.to_string()));
-        lock(&self.status).trouble = trouble;
+    /// One poll, and how long to wait for the next.
+    fn turn(&mut self) -> Duration {
+        let polled = self.poll();
+        lock(&self.status).trouble = polled.as_ref().err().map(|e| text::clean(&e.to_string()));
         if let Err(e) = polled {
             if self.failures == 0 {
                 log!(Warning, "the master does not answer: {e}");
             }
-            let doubled = Duration::from_secs(1 << self.failures.min(6)).min(AWAY);
             self.failures += 1;
-            return Instant::now() + doubled.min(self.interval.max(Duration::from_secs(1)));
+            return back_off(self.failures - 1).min(self.interval.max(back_off(0)));
         }
         lock(&self.status).reached = Some(unix_now());
-        if self.failures > 0 {
+        if take(&mut self.failures) > 0 {
             log!(Info, "the master answers again");
         }
-        self.failures = 0;
-        self.check_stream(news);
-        Instant::now() + self.interval * if self.stream.is_some() { RELAXED } else { 1 }
-    }
-
-    /// A connection can die without a word. What a poll found and the stream has not told by the
-    /// next poll, it will never tell.
-    fn check_stream(&mut self, news: &[News]) {
-        let Some(socket) = &self.stream else { return };
-        let missed = self.untold.as_ref().map_or(0, BTreeSet::len);
+        let heard = take(&mut self.heard);
+        let Some(socket) = &self.stream else { return self.interval };
+        // A connection can die without a word: of what this poll has found, it should have said some.
+        let missed = self.news.iter().filter(|n| n.kind == Kind::Finished && !heard).count();
         if missed > 0 {
             log!(Warning, "event stream: it missed {}; starting it anew", text::count(missed, "build"));
             let _ = socket.shutdown(Shutdown::Both);
         }
-        let finished = news.iter().filter(|n| n.kind == Kind::Finished && self.untold.is_some());
-        self.untold = Some(finished.map(|n| n.build.id).collect());
+        self.interval * RELAXED
     }
 
     /// Asks for everything that may have changed; what was learnt before an error stays learnt.
-    pub fn poll(&mut self, news: &mut Vec<News>) -> Result<(), Error> {
-        let list = self.listed.is_none_or(|at| at.elapsed() >= LIST);
+    pub fn poll(&mut self) -> Result<(), Error> {
+        let list = self.listed.is_none_or(|at| at.elapsed() >= RARELY);
         if list {
-            self.list(news)?;
+            self.list()?;
         }
-        let mut seen = Vec::new();
-        for _ in 0..PAGES {
-            let mark = lock(&self.status).mark.unwrap_or(0);
-            let newer = format!("buildid__gt={mark}&order=buildid");
-            let builds = if self.synced { self.master.builds(&newer)? } else { self.history()? };
-            let more = self.synced && builds.len() == PAGE;
-            let last = builds.last().map_or(mark, |b| b.id);
-            seen.extend(builds.iter().map(|b| b.id));
-            self.apply(builds, news)?;
-            lock(&self.status).caught_up(last);
-            self.synced = true;
-            if !more {
-                break;
-            }
+        if !self.synced {
+            self.look_back()?;
         }
-        let open: Vec<u64> = lock(&self.status).open.keys().copied().filter(|id| !seen.contains(id)).collect();
-        for ids in open.chunks(PAGE) {
-            let wanted: Vec<String> = ids.iter().map(|id| format!("buildid={id}")).collect();
-            let builds = self.master.builds(&wanted.join("&"))?;
-            let known: Vec<u64> = builds.iter().map(|b| b.id).collect();
-            self.apply(builds, news)?;
-            lock(&self.status).open.retain(|id, _| known.contains(id) || !ids.contains(id));
-        }
-        let queued = self.master.queued(None)?;
+        self.new_builds()?;
+        self.open_builds()?;
+        let queued = self.master.queued("")?;
         lock(&self.status).queued = queued.iter().map(|r| (r.id, r.builderid)).collect();
-        self.requests(news)?;
+        self.requests()?;
         if !list && self.stream.is_none() {
-            self.workers(false, news)?;
+            self.workers("", PAGE)?;
         }
         Ok(())
     }
 
     /// Who the master is, its builders, and its workers with the builders of each.
-    fn list(&mut self, news: &mut Vec<News>) -> Result<(), Error> {
+    fn list(&mut self) -> Result<(), Error> {
         let (version, url) = self.master.identity()?;
-        let builders = self.master.builders()?;
+        let mut builders: Vec<Builder> = self.master.pages(BUILDERS, PAGE, LISTED)?;
+        // Those that were removed from the configuration have no master.
+        builders.retain(|b| !b.masterids.is_empty());
         let mut status = lock(&self.status);
         (status.version, status.url) = (version, text::clean(&url));
         status.set_builders(builders);
         drop(status);
-        self.workers(true, news)?;
+        self.workers("&field=configured_on", LONG_PAGE)?;
         self.listed = Some(Instant::now());
         Ok(())
     }
 
-    fn workers(&mut self, whole: bool, news: &mut Vec<News>) -> Result<(), Error> {
-        let workers = self.master.workers(whole)?;
+    fn workers(&mut self, more: &str, page: usize) -> Result<(), Error> {
+        let workers: Vec<ListedWorker> = self.master.pages(&format!("{WORKERS}{more}&order=name"), page, LISTED)?;
         let mut status = lock(&self.status);
         status.workers.retain(|id, _| workers.iter().any(|w| w.id == *id));
-        news.extend(workers.into_iter().filter_map(|w| status.apply_worker(w.id, w.worker, unix_now())));
+        self.news.extend(workers.into_iter().filter_map(|w| status.apply_worker(w.id, w.worker, unix_now())));
         Ok(())
     }
 
-    /// The recent builds, lowest id first: enough for the last results of most builders, and all
-    /// since the mark of an earlier run, if that is not too far back.
-    fn history(&mut self) -> Result<Vec<Build>, Error> {
-        let mark = lock(&self.status).mark.unwrap_or(u64::MAX);
-        let mut builds: Vec<Build> = Vec::new();
-        for page in 1..=LOOK_BACK_MOST {
-            let found = self.master.builds(&format!("order=-buildid&offset={}", (page - 1) * PAGE))?;
-            let full = found.len() == PAGE;
-            builds.extend(found);
-            let gap = builds.last().map_or(0, |b| b.id.saturating_sub(mark));
-            if !full || (gap == 0 && page >= LOOK_BACK) {
-                break;
-            }
-            if page == LOOK_BACK_MOST && gap > 1 {
-                log!(Warning, "{} builds ended too long ago to be told", gap - 1);
-            }
-        }
-        // New builds push old ones from page to page: the same one may come twice.
+    /// The recent builds, for the last results of most builders. They are no news, but for the end
+    /// of builds that ran when an earlier run left off; what came behind its mark is asked for next.
+    fn look_back(&mut self) -> Result<(), Error> {
+        let mut builds: Vec<Build> = self.master.pages(&format!("{BUILDS}&order=-buildid"), PAGE, LOOK_BACK)?;
         builds.sort_by_key(|b| b.id);
-        builds.dedup_by_key(|b| b.id);
         let newest = builds.last().map_or(0, |b| b.id);
-        if mark != u64::MAX && newest < mark {
+        let mut status = lock(&self.status);
+        let mark = status.mark.unwrap_or(newest).min(newest);
+        if status.mark > Some(newest) {
             log!(Warning, "the master counts its builds anew; forgetting where we were");
-            let mut status = lock(&self.status);
             (status.mark, status.open) = (Some(newest), BTreeMap::new());
             status.watches.clear();
         }
-        Ok(builds)
+        drop(status);
+        builds.retain(|b| b.id <= mark);
+        self.apply(builds)?;
+        lock(&self.status).caught_up(mark);
+        self.synced = true;
+        Ok(())
     }
 
-    /// Applies builds in the order of their ids; asks for what their news need.
-    fn apply(&mut self, builds: Vec<Build>, news: &mut Vec<News>) -> Result<(), Error> {
-        for build in builds {
-            let status = lock(&self.status);
-            let (known, past) = (status.builder_by_id(build.builderid).is_some(), status.needs_past(&build));
-            let fresh = status.mark.is_some_and(|mark| build.id > mark) || status.open.contains_key(&build.id);
-            drop(status);
-            if !known && self.listed.is_none_or(|at| at.elapsed() >= Duration::from_secs(5)) {
-                self.list(news)?;
+    /// All builds since the mark, lowest id first.
+    fn new_builds(&mut self) -> Result<(), Error> {
+        for _ in 0..PAGES {
+            let mark = lock(&self.status).mark.unwrap_or(0);
+            let builds = self.master.builds(&format!("buildid__gt={mark}&order=buildid"))?;
+            let (full, last) = (builds.len() >= PAGE, builds.last().map_or(mark, |b| b.id));
+            self.apply(builds)?;
+            lock(&self.status).caught_up(last);
+            if !full {
+                break;
             }
-            if past && fresh {
-                // A master that refuses to tell of one builder must not keep us from the others.
-                let builds = self.master.recent(build.builderid).or_else(Error::unless_away)?;
-                news.extend(self.learn(Facts { builds, asked: vec![build.builderid], ..Facts::default() }));
-            }
-            news.extend(lock(&self.status).apply(build, unix_now()));
         }
         Ok(())
     }
 
-    fn update(&mut self, update: Update, news: &mut Vec<News>) {
-        // Before the first poll it is not known what is new; that poll will see all of it.
-        if !self.synced {
-            return;
+    /// The builds that ran when we last heard of them; some may be gone.
+    fn open_builds(&mut self) -> Result<(), Error> {
+        let open: Vec<u64> = lock(&self.status).open.keys().copied().collect();
+        for ids in open.chunks(PAGE) {
+            let wanted: Vec<String> = ids.iter().map(|id| format!("buildid={id}")).collect();
+            let builds = self.master.builds(&wanted.join("&"))?;
+            let known: Vec<u64> = builds.iter().map(|b| b.id).collect();
+            self.apply(builds)?;
+            lock(&self.status).open.retain(|id, _| known.contains(id) || !ids.contains(id));
         }
-        match update {
-            Update::Build(build) => {
-                if let Some(untold) = self.untold.as_mut().filter(|_| build.complete) {
-                    untold.remove(&build.id);
-                }
-                // The next poll brings what this one could not.
-                self.apply(vec![build], news).unwrap_or_else(|e| log!(Warning, "{e}"));
+        Ok(())
+    }
+
+    /// Applies builds in the order of their ids; asks for what their news need.
+    fn apply(&mut self, builds: Vec<Build>) -> Result<(), Error> {
+        for build in builds {
+            let status = lock(&self.status);
+            let known = status.builder_by_id(build.builderid).is_some();
+            let fresh = status.mark.is_some_and(|mark| build.id > mark) || status.open.contains_key(&build.id);
+            let needs_past = fresh && status.needs_past(&build);
+            drop(status);
+            // Not over and over: builders that are gone have left builds, too.
+            if !known && self.listed.is_none_or(|at| at.elapsed() >= Duration::from_secs(5)) {
+                self.list()?;
             }
-            Update::Worker(w) => news.extend(lock(&self.status).apply_worker(w.id, w.worker, unix_now())),
-            Update::Request(r) => {
-                match r.claimed || r.complete {
-                    true => lock(&self.status).queued.remove(&r.id),
-                    false => lock(&self.status).queued.insert(r.id, r.builderid),
-                };
-                if r.complete {
-                    self.requests(news).unwrap_or_else(|e| log!(Warning, "{e}"));
-                }
+            if needs_past {
+                let builds = unless_away(self.master.recent(build.builderid))?;
+                self.learn(Facts { builds, asked: vec![build.builderid], ..Facts::default() });
             }
+            self.news.extend(lock(&self.status).apply(build, unix_now()));
         }
+        Ok(())
+    }
+
+    /// Takes in what the stream has told.
+    fn update(&mut self, update: Update) -> Result<(), Error> {
+        self.heard = true;
         lock(&self.status).reached = Some(unix_now());
+        match update {
+            Update::Subscribed(_) => {}
+            Update::Build(build) => self.apply(vec![build])?,
+            Update::Worker(w) => self.news.extend(lock(&self.status).apply_worker(w.id, w.worker, unix_now())),
+            Update::Request(r) if r.complete => {
+                lock(&self.status).queued.remove(&r.id);
+                self.requests()?;
+            }
+            Update::Request(r) if r.claimed => drop(lock(&self.status).queued.remove(&r.id)),
+            Update::Request(r) => drop(lock(&self.status).queued.insert(r.id, r.builderid)),
+        }
+        Ok(())
     }
 
     /// Watched requests that may have ended without a build: merged with another, or cancelled.
-    fn requests(&mut self, news: &mut Vec<News>) -> Result<(), Error> {
+    fn requests(&mut self) -> Result<(), Error> {
         let unclear = lock(&self.status).unclear_requests();
         for id in unclear.into_iter().take(DETAILS) {
-            match self.master.request(id).or_else(Error::unless_away)? {
+            match unless_away(self.master.request(id))? {
                 (None, None) => lock(&self.status).watches.retain(|w| !w.request || w.id != id),
                 (_, Some(build)) => {
                     let ended = Some(build.clone()).filter(|b| b.complete);
-                    self.apply(vec![build], news)?;
-                    news.extend(ended.and_then(|b| lock(&self.status).ended(&b, unix_now())));
+                    self.apply(vec![build])?;
+                    self.news.extend(ended.and_then(|b| lock(&self.status).ended(&b, unix_now())));
                 }
-                (Some(r), None) if r.complete => news.extend(lock(&self.status).lapse(id, r.builderid, r.results())),
+                (Some(r), None) if r.complete => {
+                    let results = usize::try_from(r.results).ok();
+                    self.news.extend(lock(&self.status).lapse(id, r.builderid, results));
+                }
                 _ => {}
             }
         }
@@ -297,52 +305,45 @@ impl Poller {
     }
 
     /// Puts what was asked for into the status.
-    pub fn learn(&mut self, mut facts: Facts) -> Vec<News> {
+    pub fn learn(&mut self, mut facts: Facts) {
         facts.builds.sort_by_key(|b| b.id);
         let mut status = lock(&self.status);
-        let news = facts.builds.into_iter().filter_map(|b| status.apply(b, unix_now())).collect();
+        self.news.extend(facts.builds.into_iter().filter_map(|b| status.apply(b, unix_now())));
         for id in facts.asked {
             status.builder_mut(id).into_iter().for_each(|b| b.asked = true);
         }
         for (id, step) in facts.steps {
             status.open.entry(id).and_modify(|b| b.step = Some(step));
         }
-        news
     }
 
     /// Hands over what is new, if anything is.
-    fn hand_over(&mut self, mut news: Vec<News>, emit: &dyn Fn(Heard) -> bool) -> bool {
+    fn hand_over(&mut self, emit: &dyn Fn(Heard) -> bool) -> bool {
+        let mut news = take(&mut self.news);
         for one in news.iter_mut().filter(|n| n.kind == Kind::Finished).take(DETAILS) {
             self.details(one).unwrap_or_else(|e| log!(Warning, "{e}"));
         }
         let status = lock(&self.status);
-        let (mark, open) = (status.mark, status.open.keys().copied().collect());
+        let (mark, open) = (status.mark, status.open.keys().copied().collect::<Vec<_>>());
         drop(status);
-        let before = std::mem::replace(&mut self.told, (mark, open));
-        let (mark, open) = self.told.clone();
+        let before = replace(&mut self.told, (mark, open.clone()));
         (news.is_empty() && before == self.told) || emit(Heard::News { news, mark, open })
     }
 
     /// Authors and revisions, where a target wants to hear them.
     fn details(&mut self, news: &mut News) -> Result<(), Error> {
-        let status = lock(&self.status);
-        let hearers = status.targets.iter().filter(|t| news.targets.contains(&t.name));
-        let bad = news.build.outcome().is_some_and(|o| !o.is_good());
-        let blame = bad && hearers.clone().any(|t| t.settings.blame);
-        let revisions = hearers.clone().any(|t| t.settings.revisions);
-        drop(status);
-        if !blame && !revisions {
+        let bad = news.build.outcome().is_some_and(|outcome| !outcome.is_good());
+        let wants = |t: &Target| news.targets.contains(&t.name) && (t.settings.revisions || (t.settings.blame && bad));
+        if !lock(&self.status).targets.iter().any(wants) {
             return Ok(());
         }
-        for change in self.master.changes_of(news.build.id)? {
+        let changes: Vec<Change> = self.master.list(&format!("/builds/{}{CHANGES}&limit=50", news.build.id))?;
+        for change in changes {
             let author = text::author(&change.author);
             if !author.is_empty() && !news.blame.contains(&author) {
                 news.blame.push(author);
             }
             news.revisions.extend(change.revision.filter(|r| !r.is_empty()));
-        }
-        if revisions && news.revisions.is_empty() {
-            news.revisions = self.master.revisions(news.build.id)?;
         }
         Ok(())
     }
@@ -351,24 +352,23 @@ impl Poller {
 /// Holds the event stream open and passes on what it carries, until the poller is gone.
 pub fn listen(config: &Buildbot, notes: &SyncSender<Note>) -> Result<(), String> {
     let mut master = Master::new(config)?;
-    let mut wait = Duration::from_secs(1);
+    let mut failures = 0;
     loop {
         let mut stood = false;
-        let mut subscribed = |socket: std::io::Result<TcpStream>| {
-            stood = true;
-            // Without a poller the next send says so.
-            let _ = notes.send(Note::StreamUp(socket.ok()));
-        };
-        let ended = master.listen(&mut subscribed, &mut |update| notes.send(Note::Update(update)).is_ok());
-        if stood {
-            wait = Duration::from_secs(1);
-        }
-        let told = ended.as_ref().err().filter(|_| wait == Duration::from_secs(1));
-        told.iter().for_each(|e| log!(Info, "event stream: {e}"));
+        let ended = master.listen(&mut |update| {
+            stood |= matches!(update, Update::Subscribed(_));
+            notes.send(Note::Update(update)).is_ok()
+        });
         if stood && notes.send(Note::StreamDown).is_err() {
             return Ok(());
         }
-        std::thread::sleep(if matches!(ended, Err(Error::Refused(..499, _))) { NO_STREAM } else { wait });
-        wait = (wait * 2).min(AWAY);
+        failures = if stood { 0 } else { failures + 1 };
+        if failures < 2
+            && let Err(e) = &ended
+        {
+            log!(Info, "event stream: {e}");
+        }
+        let none = matches!(ended, Err(Error::Refused(..499, _)));
+        std::thread::sleep(if none { RARELY } else { back_off(failures) });
     }
 }
