@@ -19,8 +19,8 @@ use std::time::{Duration, Instant};
 
 /// Recent builds that the first poll looks at, for the last results of all builders.
 const LOOK_BACK: usize = 10 * PAGE;
-/// Pages of new builds that one poll takes; the next poll goes on from there.
-const PAGES: usize = 50;
+/// New builds that one poll takes; the next poll goes on from there.
+const CATCH_UP: usize = 50 * PAGE;
 /// Far above what any master has: one that lists more does not look at `offset`.
 const LISTED: usize = 100_000;
 /// Workers in an answer that also has the builders of each, which may be thousands.
@@ -218,16 +218,12 @@ impl Poller {
 
     /// All builds since the mark, lowest id first.
     fn new_builds(&mut self) -> Result<(), Error> {
-        for _ in 0..PAGES {
-            let mark = lock(&self.status).mark.unwrap_or(0);
-            let builds = self.master.builds(&format!("buildid__gt={mark}&order=buildid"))?;
-            let (full, last) = (builds.len() >= PAGE, builds.last().map_or(mark, |b| b.id));
-            self.apply(builds)?;
-            lock(&self.status).caught_up(last);
-            if !full {
-                break;
-            }
-        }
+        let mark = lock(&self.status).mark.unwrap_or(0);
+        let query = format!("{BUILDS}&buildid__gt={mark}&order=buildid");
+        let builds: Vec<Build> = self.master.pages(&query, PAGE, CATCH_UP)?;
+        let last = builds.last().map_or(mark, |b| b.id);
+        self.apply(builds)?;
+        lock(&self.status).caught_up(last);
         Ok(())
     }
 

@@ -157,17 +157,12 @@ fn force(order: &Order, master: &mut Master) -> Result<(String, Option<u64>), Er
     let by = if names.len() > 1 { format!(" (scheduler {})", clean(wanted)) } else { String::new() };
     // Whatever goes wrong now, the build is on its way, and its end will be told.
     let but = |e| (format!("asked for {name}{by}, but: {e}"), Some(request));
-    Ok(outcome(order.builder, &name, &by, request, master).unwrap_or_else(but))
+    Ok(outcome(order, &by, request, master).unwrap_or_else(but))
 }
 
 /// What has become of a request a moment later; and the request, if it has an end to wait for.
-fn outcome(
-    builder: u64,
-    name: &str,
-    by: &str,
-    request: u64,
-    master: &mut Master,
-) -> Result<(String, Option<u64>), Error> {
+fn outcome(order: &Order, by: &str, request: u64, master: &mut Master) -> Result<(String, Option<u64>), Error> {
+    let (builder, name) = (order.builder, clean(&order.name));
     let end = Instant::now() + START;
     while Instant::now() < end {
         let (asked, build) = master.request(request)?;
