@@ -7,7 +7,7 @@ use crate::command::{self, Account, Answer, Ask, Effect, Verdict, View};
 use crate::config::{Config, Irc};
 use crate::irc::outbox::{Outbox, Route};
 use crate::irc::session::{Action, Session};
-use crate::irc::wire::{Line, LineBuffer, Message, is_channel, text_budget};
+use crate::irc::wire::{Line, LineBuffer, is_channel, text_budget};
 use crate::log::unix_now;
 use crate::master::poller::{Heard, lock};
 use crate::master::worker::Job;
@@ -189,15 +189,9 @@ impl Bot {
             Ok(text) => text,
             Err(e) => return self.down(&format!("connection: {e}"), now),
         };
-        for line in self.wire.lines.feed(&text) {
-            let Ok(line) = line else {
-                log!(Warning, "IRC: dropped a line that was too long");
-                continue;
-            };
-            if let Some(message) = Message::parse(&line) {
-                log!(Debug, "<< {}", message.shown());
-                self.session.message(&message, now);
-            }
+        for message in self.wire.lines.feed(&text) {
+            log!(Debug, "<< {}", message.shown());
+            self.session.message(&message, now);
         }
     }
 

@@ -623,7 +623,13 @@ impl Session {
                 let wait = (place.kicks <= KICKS.0).then(|| 15 << place.kicks);
                 place.retry = wait.map(|secs| now + seconds(secs));
                 let next = wait.map_or("waiting for an INVITE".into(), |secs| format!("back in {secs} s"));
-                log!(Warning, "IRC: {} put us out of {}: {}; {next}", clean(m.nick()), place.name, clean(m.text()));
+                log!(
+                    Warning,
+                    "IRC: {} put us out of {}: {}; {next}",
+                    clean(m.nick()),
+                    place.name,
+                    clean(m.params.last().map_or("", |p| p))
+                );
             }
             ("353", [names]) => {
                 for name in names.split_whitespace() {
@@ -669,7 +675,7 @@ impl Session {
 
     fn on_privmsg(&mut self, m: &Message, target: &str, raw: &str) {
         // IRCv3's tag for bots, and the name that InspIRCd 3 has for it.
-        let bot = m.tags.iter().any(|(name, _)| name == "bot" || name.ends_with("/bot"));
+        let bot = m.tags().any(|(name, _)| name == "bot" || name.ends_with("/bot"));
         if self.is_me(m.nick()) || bot || !m.source.contains('!') {
             return;
         }
@@ -684,9 +690,10 @@ impl Session {
             };
             return self.actions.push(Action::Notice(nick, format!("\u{1}{what} {answer}\u{1}")));
         }
-        let account = match m.tag("account") {
+        let account = match m.tags().find(|(name, _)| *name == "account") {
             _ if !self.link.account_tag => Account::Unknown,
-            Some(account) => Account::Is(account.to_owned()),
+            // Nothing else that IRCv3 escapes can be in an account's name.
+            Some((_, account)) => Account::Is(account.replace(r"\\", r"\")),
             None => Account::None,
         };
         let text = plain(raw);
@@ -971,7 +978,7 @@ mod tests {
         };
         let got = |place: &str, op, account| Some((place.to_owned(), "help".to_owned(), op, account));
         for (line, expected) in [
-            ("@account=Joe :op!u@h PRIVMSG #A :BOT: help", got("#a", true, Account::Is("Joe".into()))),
+            ("@account=J\\\\oe :op!u@h PRIVMSG #A :BOT: help", got("#a", true, Account::Is("J\\oe".into()))),
             (":admin!u@h PRIVMSG #a :\u{2}bot\u{2}, help", got("#a", true, Account::None)),
             (":half!u@h PRIVMSG #a :bot: help", got("#a", false, Account::None)),
             (":voice!u@h PRIVMSG bot :help", got("voice", false, Account::None)),

@@ -1,65 +1,49 @@
-//! IRC bytes to messages and back, by RFC 1459, RFC 2812 and the IRCv3 message-tags text.
+//! IRC bytes to messages and back, by RFC 1459, RFC 2812 and the IRCv3 message-tags text. Pure.
 //!
-//! Pure: no socket, no clock. What the wire forbids cannot be built here: an outgoing [`Line`]
-//! holds no CR, LF or NUL and is never too long, whoever made it.
+//! What the wire forbids cannot be built here: an outgoing [`Line`] holds no CR, LF or NUL and is
+//! never too long, whoever made it.
 
 /// The most a server may send before LF: 8,191 bytes of tags (IRCv3) and 512 of message (RFC 1459).
-pub const LINE_IN: usize = 8191 + 512;
+const LINE_IN: usize = 8191 + 512;
 /// The most anyone may send, CR LF included, as the server relays it (RFC 1459, section 2.3).
-pub const LINE_OUT: usize = 512;
-/// What stands for what behind a backslash in a tag's value (IRCv3); all else stands for itself.
-const ESCAPES: [(char, char); 4] = [(':', ';'), ('s', ' '), ('r', '\r'), ('n', '\n')];
+const LINE_OUT: usize = 512;
 
-/// Cuts the byte stream into lines. Memory is bounded by [`LINE_IN`].
+/// Cuts the byte stream into messages. It never holds more than a line and a byte.
 #[derive(Default)]
-pub struct LineBuffer {
-    bytes: Vec<u8>,
-    dropping: bool,
-}
-
-/// A line that was longer than [`LINE_IN`] and has been dropped.
-#[derive(Debug, PartialEq, Eq)]
-pub struct TooLong;
+pub struct LineBuffer(Vec<u8>);
 
 impl LineBuffer {
-    /// Takes a chunk and returns the lines that it completes, without their ends: LF, or CR LF.
-    /// Empty lines are nothing.
-    pub fn feed(&mut self, chunk: &[u8]) -> Vec<Result<String, TooLong>> {
-        let mut lines = Vec::new();
+    /// Takes a chunk and returns the messages that it completes. A line ends with LF or CR LF; one
+    /// that is too long is dropped.
+    pub fn feed(&mut self, chunk: &[u8]) -> Vec<Message> {
+        let mut messages = Vec::new();
         for part in chunk.split_inclusive(|&b| b == b'\n') {
             let body = part.strip_suffix(b"\n").unwrap_or(part);
-            self.dropping |= self.bytes.len() + body.len() > LINE_IN;
-            match self.dropping {
-                true => self.bytes = Vec::new(),
-                false => self.bytes.extend_from_slice(body),
-            }
+            let room = LINE_IN + 1 - self.0.len();
+            self.0.extend_from_slice(&body[..body.len().min(room)]);
             if body.len() < part.len() {
-                match decode(&std::mem::take(&mut self.bytes)).trim_end_matches('\r') {
-                    _ if std::mem::take(&mut self.dropping) => lines.push(Err(TooLong)),
-                    "" => {}
-                    line => lines.push(Ok(line.to_owned())),
+                let line = std::mem::take(&mut self.0);
+                match line.len() > LINE_IN {
+                    true => log!(Warning, "IRC: dropped a line that was too long"),
+                    false => messages.extend(Message::parse(decode(&line).trim_end_matches('\r'))),
                 }
             }
         }
-        lines
+        messages
     }
 }
 
 /// UTF-8, or else Latin-1: what people without UTF-8 mostly send, and it cannot fail.
-pub fn decode(bytes: &[u8]) -> String {
+fn decode(bytes: &[u8]) -> String {
     std::str::from_utf8(bytes).map_or_else(|_| bytes.iter().map(|&b| char::from(b)).collect(), str::to_owned)
 }
 
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Message {
-    /// IRCv3 tags, unescaped; a tag without a value has an empty one.
-    pub tags: Vec<(String, String)>,
-    /// `nick!user@host`, a server's name, or empty.
-    pub source: String,
-    /// A command in capitals, or three digits.
-    pub command: String,
-    /// Parameters; the last may hold blanks.
-    pub params: Vec<String>,
+    pub tags: String,        // of IRCv3, as they came: `name=value;name`
+    pub source: String,      // `nick!user@host`, a server's name, or empty
+    pub command: String,     // in capitals, or three digits
+    pub params: Vec<String>, // the last may hold blanks
 }
 
 impl Message {
@@ -69,36 +53,28 @@ impl Message {
         let (tags, rest) = marked('@', line.trim_start_matches(' '));
         let (source, rest) = marked(':', rest);
         let (command, mut rest) = word(rest);
-        let tags = tags.split(';').filter(|t| !t.is_empty()).map(parse_tag).collect();
-        let (source, command) = (source.to_owned(), command.to_ascii_uppercase());
-        let mut message = Message { tags, source, command, params: Vec::new() };
+        let mut params = Vec::new();
         while !rest.is_empty() {
             let (param, after) = rest.strip_prefix(':').map_or_else(|| word(rest), |last| (last, ""));
-            message.params.push(param.to_owned());
+            params.push(param.to_owned());
             rest = after;
         }
-        (!message.command.is_empty()).then_some(message)
+        let (tags, source, command) = (tags.to_owned(), source.to_owned(), command.to_ascii_uppercase());
+        (!command.is_empty()).then_some(Message { tags, source, command, params })
     }
 
     /// The message as the log may show it: without channel keys, which people and servers tell us.
     pub fn shown(&self) -> String {
-        let mut params = self.params.join(" ");
+        let mut text = self.params.join(" ");
         let key = match self.command.as_str() {
-            "MODE" if self.params.get(1).is_some_and(|modes| modes.contains('k')) => {
-                Some(self.params[0].len() + 1 + self.params[1].len())
-            }
-            "PRIVMSG" => {
-                let join = params.to_ascii_lowercase().find("join ").map(|i| i + "join ".len());
-                join.and_then(|i| {
-                    params[i..].trim_start().find(' ').map(|end| params.len() - params[i..].trim_start().len() + end)
-                })
-            }
+            "MODE" if self.params.get(1).is_some_and(|modes| modes.contains('k')) => text.find(' '),
+            "PRIVMSG" => text.to_ascii_lowercase().find("join ").map(|at| at + "join".len()),
             _ => None,
         };
-        if let Some(end) = key.filter(|&end| end < params.len()) {
-            params.replace_range(end.., " ***");
+        if let Some(at) = key {
+            text.replace_range(at.., " ***");
         }
-        format!("{} {} {params}", self.source, self.command)
+        format!("{} {} {text}", self.source, self.command)
     }
 
     /// The nick of the source, or a server's name.
@@ -106,13 +82,9 @@ impl Message {
         self.source.split(['!', '@']).next().unwrap_or("")
     }
 
-    /// The last parameter, which is where servers put text for people.
-    pub fn text(&self) -> &str {
-        self.params.last().map_or("", String::as_str)
-    }
-
-    pub fn tag(&self, name: &str) -> Option<&str> {
-        self.tags.iter().find(|(n, _)| n == name).map(|(_, v)| v.as_str())
+    /// The tags by name, with raw values; one without a value has an empty one.
+    pub fn tags(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.tags.split(';').map(|tag| tag.split_once('=').unwrap_or((tag, "")))
     }
 }
 
@@ -124,17 +96,6 @@ fn word(text: &str) -> (&str, &str) {
 /// The first word if it begins with `mark`, or nothing, and the rest.
 fn marked(mark: char, text: &str) -> (&str, &str) {
     text.strip_prefix(mark).map_or(("", text), word)
-}
-
-fn parse_tag(tag: &str) -> (String, String) {
-    let (name, raw) = tag.split_once('=').unwrap_or((tag, ""));
-    let mut value = String::new();
-    let mut chars = raw.chars();
-    while let Some(c) = chars.next() {
-        let escaped = |c| ESCAPES.iter().find(|e| e.0 == c).map_or(c, |e| e.1);
-        value.extend(if c == '\\' { chars.next().map(escaped) } else { Some(c) });
-    }
-    (name.to_owned(), value)
 }
 
 /// An outgoing line. It holds nothing that the wire forbids.
@@ -150,14 +111,8 @@ impl Line {
     pub fn new(command: &str, middle: &[&str], trailing: Option<&str>) -> Line {
         let mut text = String::from(command);
         for param in middle {
-            let first = if param.is_empty() {
-                "*"
-            } else if param.starts_with(':') {
-                "_"
-            } else {
-                ""
-            };
-            text.extend([" ", first, &param.replace(' ', "_")]);
+            let mark = if param.is_empty() || param.starts_with(':') { " _" } else { " " };
+            text.extend([mark, &param.replace(' ', "_")]);
         }
         text.extend(trailing.map(|last| format!(" :{last}")));
         text = text.replace(['\r', '\n', '\0'], " ");
@@ -194,27 +149,24 @@ pub fn split(text: &str, budget: usize) -> Vec<&str> {
     let budget = budget.max(4);
     let mut pieces = Vec::new();
     let mut rest = text.trim_matches(' ');
-    while rest.len() > budget {
+    while !rest.is_empty() {
         let hard = rest.floor_char_boundary(budget);
-        let soft = rest.as_bytes()[..=hard].iter().rposition(|&b| b == b' ').filter(|&i| i > 0);
+        let soft = rest.as_bytes().get(..=hard).and_then(|head| head.iter().rposition(|&b| b == b' '));
         let (piece, after) = rest.split_at(soft.unwrap_or(hard));
         pieces.push(piece.trim_end_matches(' '));
         rest = after.trim_start_matches(' ');
     }
-    pieces.extend(Some(rest).filter(|r| !r.is_empty()));
     pieces
 }
 
-/// How a server compares names (CASEMAPPING of ISUPPORT).
+/// How a server compares names (CASEMAPPING of ISUPPORT): besides the letters A to Z, so many of `[]\~`
+/// are the capitals of `{}|^` (RFC 1459, section 2.2).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Casemapping {
-    /// Only the letters A to Z.
-    Ascii,
-    /// Also `[]\~` and `{}|^` (RFC 1459, section 2.2).
+    Ascii = 0,
+    StrictRfc1459 = 3,
     #[default]
-    Rfc1459,
-    /// Also `[]\` and `{}|`.
-    StrictRfc1459,
+    Rfc1459 = 4,
 }
 
 impl Casemapping {
@@ -228,10 +180,9 @@ impl Casemapping {
     }
 
     pub fn fold(self, name: &str) -> String {
-        let lower = |c: char| match c {
-            '[' | ']' | '\\' if self != Casemapping::Ascii => char::from(c as u8 + 32),
-            '~' if self == Casemapping::Rfc1459 => '^',
-            c => c.to_ascii_lowercase(),
+        let lower = |c: char| match "[]\\~".find(c) {
+            Some(i) if i < self as usize => char::from(b"{}|^"[i]),
+            _ => c.to_ascii_lowercase(),
         };
         name.chars().map(lower).collect()
     }
@@ -256,7 +207,7 @@ pub fn is_channel(name: &str) -> bool {
 mod tests {
     use super::*;
 
-    fn feed(chunks: &[&[u8]]) -> Vec<Result<String, TooLong>> {
+    fn feed(chunks: &[&[u8]]) -> Vec<Message> {
         let mut buffer = LineBuffer::default();
         chunks.iter().flat_map(|c| buffer.feed(c)).collect()
     }
@@ -278,21 +229,22 @@ mod tests {
         let mut buffer = LineBuffer::default();
         for _ in 0..100 {
             assert_eq!(buffer.feed(&[b'x'; 4096]), []);
-            assert!(buffer.bytes.capacity() <= 2 * LINE_IN);
+            assert!(buffer.0.capacity() <= 2 * LINE_IN);
         }
-        assert_eq!(buffer.feed(b"x\nPING :1\r\n"), [Err(TooLong), Ok("PING :1".into())]);
+        assert_eq!(buffer.feed(b"x\nPING :1\r\n"), [Message::parse("PING 1").unwrap()]);
+        let longest = [&[b'x'; LINE_IN], &b"\n"[..]].concat();
+        assert_eq!((buffer.feed(&longest).len(), buffer.feed(&[b"x", &longest[..]].concat()).len()), (1, 0));
     }
 
     #[test]
     fn invalid_utf8_is_read_as_latin_1() {
-        assert_eq!(feed(&[b"PRIVMSG x :gr\xfc\xdfe\n"]), [Ok("PRIVMSG x :gr\u{fc}\u{df}e".into())]);
+        assert_eq!(feed(&[b"PRIVMSG x :gr\xfc\xdfe\n"])[0].params[1], "gr\u{fc}\u{df}e");
     }
 
     #[test]
     fn messages_parse() {
         let m = Message::parse("@a=b\\sc;account=joe;+x :n!u@h PRIVMSG #c  :a :b").unwrap();
-        assert_eq!(m.tag("a"), Some("b c"));
-        assert_eq!(m.tag("+x"), Some(""));
+        assert_eq!(m.tags().collect::<Vec<_>>(), [("a", "b\\sc"), ("account", "joe"), ("+x", "")]);
         assert_eq!((m.nick(), m.source.as_str()), ("n", "n!u@h"));
         assert_eq!(m.params, ["#c", "a :b"]);
         let m = Message::parse(":irc.example 353 bot = #x:y :@a +b").unwrap();
@@ -307,7 +259,7 @@ mod tests {
     fn an_outgoing_line_cannot_hold_what_the_wire_forbids() {
         let line = Line::new("PRIVMSG", &["#a b"], Some("x\r\nQUIT :gone\0"));
         assert_eq!(line.bytes(), b"PRIVMSG #a_b :x  QUIT :gone \r\n");
-        assert_eq!(Line::new("JOIN", &["", ":k"], None).bytes(), b"JOIN * _:k\r\n");
+        assert_eq!(Line::new("JOIN", &["", ":k"], None).bytes(), b"JOIN _ _:k\r\n");
         let long = Line::new("PRIVMSG", &["#c"], Some(&"\u{e9}".repeat(400))).bytes();
         assert!(long.len() <= LINE_OUT && std::str::from_utf8(&long).is_ok());
     }
@@ -321,10 +273,10 @@ mod tests {
     #[test]
     fn keys_that_we_are_told_are_not_shown() {
         for (line, shown) in [
-            (":s MODE #c +kl key 5", ":s MODE #c +kl ***"),
+            (":s MODE #c +kl key 5", ":s MODE #c ***"),
             (":s MODE #c +o joe", ":s MODE #c +o joe"),
-            (":a!b@c PRIVMSG bot :Join  #c key more", "PRIVMSG bot Join  #c ***"),
-            (":a!b@c PRIVMSG #x :bot: join #c", "PRIVMSG #x bot: join #c"),
+            (":a!b@c PRIVMSG bot :Join  #c key more", "PRIVMSG bot Join ***"),
+            (":a!b@c PRIVMSG #x :bot: status #c", "PRIVMSG #x bot: status #c"),
         ] {
             let shown = shown.trim_start_matches(":s ");
             assert!(Message::parse(line).unwrap().shown().ends_with(shown), "{line}");
@@ -386,13 +338,11 @@ mod tests {
                 }
             }
             let cut = random() % bytes.len();
-            for line in feed(&[&bytes[..cut], &bytes[cut..]]).into_iter().flatten() {
-                assert!(!line.contains('\n'));
-                if let Some(message) = Message::parse(&line) {
-                    let echo = Line::new("PRIVMSG", &[message.nick()], Some(message.text())).bytes();
-                    assert!(echo.len() <= LINE_OUT);
-                    assert!(!echo[..echo.len() - 2].iter().any(|b| b"\r\n\0".contains(b)));
-                }
+            for message in feed(&[&bytes[..cut], &bytes[cut..]]) {
+                assert!(!message.shown().contains('\n'));
+                let echo = Line::new("PRIVMSG", &[message.nick()], message.params.last().map(String::as_str)).bytes();
+                assert!(echo.len() <= LINE_OUT);
+                assert!(!echo[..echo.len() - 2].iter().any(|b| b"\r\n\0".contains(b)));
             }
         }
     }
