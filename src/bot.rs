@@ -281,9 +281,8 @@ impl Bot {
     }
 
     fn reply(&mut self, place: &str, lines: &[String]) {
-        let Some(route) = route(&self.session, &self.irc, place) else { return };
-        if !self.outbox.reply(place, lines, &route) {
-            log!(Warning, "{place}: too much waits to be said there, not answering");
+        if let Some(route) = route(&self.session, &self.irc, place) {
+            self.outbox.reply(place, lines, &route);
         }
     }
 

@@ -13,11 +13,8 @@ use std::time::{Duration, Instant};
 /// seconds that servers allow. Five short lines go at once, then one every two seconds.
 const AHEAD: Duration = Duration::from_secs(8);
 const CHANNEL_LINES: usize = 10; // of one reply; the rest is for private talk
-/// Lines of replies that wait for all targets together.
-const REPLIES: usize = 20_000;
-/// After so many lines of replies an announcement has its turn.
-const REPLIES_AT_ONCE: usize = 5;
-const PATIENCE: usize = 50; // lines; a target that waits for more than these gets no more replies yet
+const PATIENCE: (usize, usize) = (50, 20_000); // lines of replies that wait for a target, and for all: no more yet
+const REPLIES_AT_ONCE: usize = 5; // then an announcement has its turn
 const WAITING: usize = 100; // announcements for one target; beyond it the least important are only counted
 const PILE: usize = 4; // from so many announcements on, they are told in a summary
 const SPARE: usize = 20; // room that a summary leaves for `and N more`
@@ -31,16 +28,16 @@ fn rank(a: &Announcement) -> usize {
 #[derive(Default)]
 struct Queue {
     target: String,
-    replies: VecDeque<(String, bool)>, // text, and whether it goes as a NOTICE
-    news: VecDeque<Announcement>,
+    replies: VecDeque<Line>,
+    news: Vec<Announcement>,
     uncounted: usize, // dropped for want of room
 }
 
 /// All that waits.
 pub struct Outbox {
     clock: Instant,
-    queues: VecDeque<Queue>,                    // the next one's turn is in front
-    unconfirmed: VecDeque<(u64, Announcement)>, // sent, but the connection has not answered since
+    queues: VecDeque<Queue>,               // the next one's turn is in front
+    unconfirmed: Vec<(u64, Announcement)>, // sent, but the connection has not answered since
     sent: u64,
     replied: usize, // lines since the last announcement
 }
@@ -51,9 +48,15 @@ pub struct Route {
     pub notice: bool,
 }
 
+impl Route {
+    fn line(&self, target: &str, text: &str) -> Line {
+        Line::new(if self.notice { "NOTICE" } else { "PRIVMSG" }, &[target], Some(text))
+    }
+}
+
 impl Outbox {
     pub fn new(now: Instant) -> Outbox {
-        Outbox { clock: now, queues: VecDeque::new(), unconfirmed: VecDeque::new(), sent: 0, replied: 0 }
+        Outbox { clock: now, queues: VecDeque::new(), unconfirmed: Vec::new(), sent: 0, replied: 0 }
     }
 
     fn queue(&mut self, target: &str) -> &mut Queue {
@@ -64,32 +67,28 @@ impl Outbox {
         &mut self.queues[at]
     }
 
-    /// Queues a reply, split to the budget; in a channel its first lines and a hint. Returns false
-    /// if the target has too much waiting already.
-    pub fn reply(&mut self, target: &str, lines: &[String], route: &Route) -> bool {
-        let all: usize = self.queues.iter().map(|q| q.replies.len()).sum();
-        let queue = self.queue(target);
-        if queue.replies.len() > PATIENCE || all > REPLIES {
-            return false;
+    /// Whether a reply to this target would still be taken.
+    pub fn takes(&self, target: &str) -> bool {
+        let here = self.queues.iter().find(|q| q.target == target).map_or(0, |q| q.replies.len());
+        here <= PATIENCE.0 && self.queues.iter().map(|q| q.replies.len()).sum::<usize>() <= PATIENCE.1
+    }
+
+    /// Queues a reply, split to the budget; in a channel its first lines and a hint.
+    pub fn reply(&mut self, target: &str, lines: &[String], route: &Route) {
+        if !self.takes(target) {
+            return log!(Warning, "{target}: too much waits to be said there, not answering");
         }
         let pieces: Vec<&str> = lines.iter().flat_map(|l| split(l, route.budget)).collect();
         let shown = if is_channel(target) { pieces.len().min(CHANNEL_LINES) } else { pieces.len() };
-        queue.replies.extend(pieces[..shown].iter().map(|p| ((*p).to_owned(), route.notice)));
-        if shown < pieces.len() {
-            let hint = format!("… and {} more, ask in private", pieces.len() - shown);
-            queue.replies.push_back((hint, route.notice));
-        }
-        true
-    }
-
-    /// Whether a reply to this target would still be taken.
-    pub fn takes(&self, target: &str) -> bool {
-        self.queues.iter().all(|q| q.target != target || q.replies.len() <= PATIENCE)
+        let hint = format!("… and {} more, ask in private", pieces.len() - shown);
+        let hint = Some(hint.as_str()).filter(|_| shown < pieces.len());
+        let said = pieces[..shown].iter().copied().chain(hint);
+        self.queue(target).replies.extend(said.map(|text| route.line(target, text)));
     }
 
     pub fn announce(&mut self, announcement: Announcement) {
         let queue = self.queue(&announcement.target);
-        queue.news.push_back(announcement);
+        queue.news.push(announcement);
         if queue.news.len() > WAITING {
             let least = (0..queue.news.len()).rev().max_by_key(|&i| rank(&queue.news[i]));
             queue.news.remove(least.unwrap_or(0));
@@ -112,8 +111,8 @@ impl Outbox {
 
     /// When the next line may go, if one waits for a target that `route` can reach.
     pub fn deadline(&self, route: &dyn Fn(&str) -> Option<Route>) -> Option<Instant> {
-        let waits = |q: &Queue| !(q.replies.is_empty() && q.news.is_empty()) && route(&q.target).is_some();
-        self.queues.iter().any(waits).then(|| self.clock.checked_sub(AHEAD).unwrap_or(self.clock))
+        let waits = self.queues.iter().any(|q| q.waits() && route(&q.target).is_some());
+        waits.then(|| self.clock.checked_sub(AHEAD).unwrap_or(self.clock))
     }
 
     /// The next line, if one waits and the clock allows it. Announcements older than `oldest`
@@ -123,31 +122,30 @@ impl Outbox {
             return None;
         }
         let first = |has: fn(&Queue) -> bool| self.queues.iter().position(|q| has(q) && route(&q.target).is_some());
-        let (replies, news) = (first(|q| !q.replies.is_empty()), first(|q| !q.news.is_empty()));
-        let news_now = news.is_some() && (replies.is_none() || self.replied >= REPLIES_AT_ONCE);
-        let at = if news_now { news? } else { replies? };
-        self.replied = if news_now { 0 } else { self.replied + 1 };
-        let mut queue = self.queues.remove(at)?;
-        let target = queue.target.clone();
-        let route = route(&target)?;
-        let reply = if news_now { None } else { queue.replies.pop_front() };
-        let (text, notice) = reply.unwrap_or_else(|| {
-            let (text, told) = queue.take(oldest, route.budget);
-            self.sent += 1;
-            self.unconfirmed.extend(told.into_iter().map(|a| (self.sent, a)));
-            (text, route.notice)
-        });
-        if !(queue.replies.is_empty() && queue.news.is_empty()) {
-            self.queues.push_back(queue);
-        }
-        let line = Line::new(if notice { "NOTICE" } else { "PRIVMSG" }, &[&target], Some(&text));
+        let (reply, news) = (first(|q| !q.replies.is_empty()), first(|q| !q.news.is_empty()));
+        let news = news.filter(|_| reply.is_none() || self.replied >= REPLIES_AT_ONCE);
+        let mut queue = self.queues.remove(news.or(reply)?)?;
+        let line = match news {
+            Some(_) => {
+                let route = route(&queue.target)?;
+                let (text, told) = queue.take(oldest, route.budget);
+                (self.replied, self.sent) = (0, self.sent + 1);
+                self.unconfirmed.extend(told.into_iter().map(|a| (self.sent, a)));
+                route.line(&queue.target, &text)
+            }
+            None => {
+                self.replied += 1;
+                queue.replies.pop_front()?
+            }
+        };
+        self.queues.extend(Some(queue).filter(Queue::waits));
         self.charge(now, line.bytes().len());
         Some(line)
     }
 
     /// The number of the last announcement that was sent, if some wait for the connection's answer.
     pub fn unconfirmed(&self) -> Option<u64> {
-        self.unconfirmed.back().map(|(number, _)| *number)
+        self.unconfirmed.last().map(|(number, _)| *number)
     }
 
     /// Whether nothing waits to be sent at once.
@@ -157,9 +155,7 @@ impl Outbox {
 
     /// The connection has answered after announcement `number`. Returns whether that was news.
     pub fn confirm(&mut self, number: u64) -> bool {
-        let before = self.unconfirmed.len();
-        self.unconfirmed.retain(|(n, _)| *n > number);
-        before != self.unconfirmed.len()
+        self.unconfirmed.extract_if(.., |(n, _)| *n <= number).count() > 0
     }
 
     /// The connection is gone: replies are no use any more, announcements that may not have arrived
@@ -167,10 +163,10 @@ impl Outbox {
     pub fn lost(&mut self, now: Instant) {
         self.clock = now;
         self.queues.iter_mut().for_each(|q| q.replies.clear());
-        while let Some((_, announcement)) = self.unconfirmed.pop_back() {
-            self.queue(&announcement.target).news.push_front(announcement);
+        for (_, announcement) in take(&mut self.unconfirmed).into_iter().rev() {
+            self.queue(&announcement.target).news.insert(0, announcement);
         }
-        self.queues.retain(|q| !q.news.is_empty());
+        self.queues.retain(Queue::waits);
     }
 
     /// Every announcement whose arrival is not certain.
@@ -181,55 +177,49 @@ impl Outbox {
 }
 
 impl Queue {
+    fn waits(&self) -> bool {
+        !(self.replies.is_empty() && self.news.is_empty())
+    }
+
     /// Takes what is to be said next: one announcement, or a summary of several.
     fn take(&mut self, oldest: i64, budget: usize) -> (String, Vec<Announcement>) {
-        let (mut pile, fresh): (Vec<_>, Vec<_>) = self.news.drain(..).partition(|a| a.at < oldest);
-        let missed = pile.len() > 1 || (!pile.is_empty() && self.uncounted > 0);
-        self.news.extend(fresh);
-        if !missed {
-            pile.extend(self.news.drain(..));
-            if pile.len() < PILE && self.uncounted == 0 {
-                self.news.extend(pile.drain(1..));
-                return (split(&pile[0].text, budget).first().map_or(String::new(), |t| (*t).to_owned()), pile);
-            }
+        let old = self.news.iter().filter(|a| a.at < oldest).count();
+        let missed = old > 1 || (old > 0 && self.uncounted > 0);
+        let mut pile: Vec<Announcement> = self.news.extract_if(.., |a| !missed || a.at < oldest).collect();
+        if !missed && pile.len() < PILE && self.uncounted == 0 {
+            self.news = pile.split_off(1);
+            return (split(&pile[0].text, budget).first().map_or(String::new(), |t| (*t).to_owned()), pile);
         }
         // Whoever hears of the end need not hear of the start.
         let ended: BTreeSet<String> = pile.iter().map(|a| format!("{} started", a.label)).collect();
         pile.retain(|a| !ended.contains(&a.label));
         pile.sort_by_key(rank);
-        let (mut text, told) = summary(if missed { "missed while away" } else { "meanwhile" }, &pile, budget);
+        // One line that names as many as fit, by result.
+        let mut text = String::from(if missed { "missed while away:" } else { "meanwhile:" });
+        let mut told = 0;
+        for (i, a) in pile.iter().enumerate() {
+            let item = match a.outcome.map_or("also", Outcome::word) {
+                word if i == 0 => format!(" {word} {}", a.label),
+                _ if pile[i - 1].outcome == a.outcome => format!(", {}", a.label),
+                word => format!("; {word} {}", a.label),
+            };
+            if i > 0 && text.len() + item.len() + SPARE > budget {
+                break;
+            }
+            text += &item;
+            told = i + 1;
+        }
         // What was missed is told once, even if only its number is.
-        let mut more = if missed { pile.len() - told } else { 0 };
         if !missed {
-            self.news.extend(pile.drain(told..));
+            self.news = pile.split_off(told);
         }
-        if missed || self.news.is_empty() {
-            more += take(&mut self.uncounted);
-        }
+        let last = missed || self.news.is_empty();
+        let more = pile.len() - told + if last { take(&mut self.uncounted) } else { 0 };
         if more > 0 {
             text += &format!(" and {more} more");
         }
         (text, pile)
     }
-}
-
-/// One line that names as many as fit, by result; and how many these are.
-fn summary(lead: &str, sorted: &[Announcement], budget: usize) -> (String, usize) {
-    let mut text = format!("{lead}:");
-    for (i, a) in sorted.iter().enumerate() {
-        let item = match i.checked_sub(1).map(|before| sorted[before].outcome == a.outcome) {
-            Some(true) => format!(", {}", a.label),
-            other => {
-                let semicolon = if other.is_some() { ";" } else { "" };
-                format!("{semicolon} {} {}", a.outcome.map_or("also", Outcome::word), a.label)
-            }
-        };
-        if i > 0 && text.len() + item.len() + SPARE > budget {
-            return (text, i);
-        }
-        text += &item;
-    }
-    (text, sorted.len())
 }
 
 #[cfg(test)]
@@ -306,8 +296,10 @@ mod tests {
         assert_eq!((said.len(), said[10].1.as_str()), (11, "PRIVMSG #c :… and 20 more, ask in private"));
         outbox.reply("joe", &lines, &route("").unwrap());
         assert_eq!(drain(&mut outbox, now).len(), 30);
-        assert!(outbox.reply("joe", &vec!["x".to_owned(); 60], &route("").unwrap()));
-        assert!(!outbox.reply("joe", &lines, &route("").unwrap()), "enough waits for joe");
+        outbox.reply("joe", &vec!["x".to_owned(); 60], &route("").unwrap());
+        assert!(!outbox.takes("joe") && outbox.takes("#c"), "enough waits for joe");
+        outbox.reply("joe", &lines, &route("").unwrap());
+        assert_eq!(drain(&mut outbox, now).len(), 60);
     }
 
     #[test]
