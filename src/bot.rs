@@ -24,14 +24,10 @@ use std::sync::mpsc::{Receiver, SyncSender};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-/// WHOIS has so long to prove who someone is.
-const PROOF: Duration = Duration::from_secs(10);
 /// After a signal to stop, what waits has so long to be said.
 const FAREWELL: Duration = Duration::from_secs(3);
 /// A state file that cannot be written is tried again after so long.
 const SAVE_AGAIN: Duration = Duration::from_secs(60);
-/// Commands that wait for a proof; more are "busy".
-const WAITING: usize = 32;
 
 /// What other threads bring.
 pub enum Event {
@@ -78,8 +74,6 @@ pub struct Bot {
     session: Session,
     outbox: Outbox,
     wire: Wire,
-    /// Commands that wait for their asker's account.
-    unproved: Vec<(Ask, Instant)>,
     state: State,
     dirty: Option<Instant>,
     stopping: Option<Instant>,
@@ -94,10 +88,9 @@ impl Bot {
         let tls = tls.map_err(|e| Failure(78, format!("[irc] {e}")))?;
         let seed = unix_now() as u64 ^ u64::from(std::process::id()) << 32;
         let (session, outbox, wire) = (Session::new(irc.clone(), now, seed), Outbox::new(now), Wire::default());
-        let (unproved, dirty, stopping) = (Vec::new(), Some(now), None);
+        let (dirty, stopping) = (Some(now), None);
         let supervisor = Supervisor::new(now);
-        let mut bot =
-            Bot { config, irc, tls, ties, session, outbox, wire, unproved, state, dirty, stopping, supervisor };
+        let mut bot = Bot { config, irc, tls, ties, session, outbox, wire, state, dirty, stopping, supervisor };
         bot.state.joined.iter().for_each(|(channel, key)| bot.session.join(channel, key, now));
         bot.state.left.iter().for_each(|channel| bot.session.leave(channel, ""));
         take(&mut bot.state.pending).into_iter().for_each(|p| bot.outbox.announce(p));
@@ -136,11 +129,10 @@ impl Bot {
     }
 
     fn deadline(&self) -> Instant {
-        let proofs = self.unproved.iter().map(|p| p.1);
         // While TLS holds a line back, only an event helps.
         let said = self.outbox.deadline(&|target| route(&self.session, &self.irc, target));
         let said = said.filter(|_| self.wire.unsent.is_empty());
-        let others = proofs.chain(said).chain(self.stopping).chain(self.dirty).chain(self.supervisor.deadline());
+        let others = said.into_iter().chain(self.stopping).chain(self.dirty).chain(self.supervisor.deadline());
         others.fold(self.session.deadline(), Instant::min)
     }
 
@@ -227,16 +219,10 @@ impl Bot {
                             self.dirty = Some(now);
                         }
                     }
-                    Action::Account { nick, mask, account } => self.proved(&nick, &mask, &account, now),
                     Action::Fatal(why) => return Err(Failure(78, format!("IRC: {why}"))),
                 }
             }
             actions = self.session.actions();
-        }
-        while let Some((ask, _)) = self.unproved.iter().find(|(_, until)| *until <= now) {
-            let nick = ask.nick.clone();
-            self.session.end_of_whois(&nick, false);
-            self.proved(&nick, "", &Account::None, now);
         }
         Ok(())
     }
@@ -320,10 +306,7 @@ impl Bot {
                 self.answer(&Ask { own_only: true, ..ask }, false, now);
             }
             Verdict::No => self.reply(&ask.place, &[command::refusal(&ask, &name)]),
-            Verdict::NeedsAccount if self.unproved.len() < WAITING => {
-                self.session.whois(&ask.nick, &ask.mask);
-                self.unproved.push((ask, now + PROOF));
-            }
+            Verdict::NeedsAccount if self.session.prove(ask.clone(), now) => {}
             Verdict::NeedsAccount => self.reply(&ask.place, &["busy, try again".into()]),
         }
     }
@@ -341,16 +324,6 @@ impl Bot {
             lock(&self.ties.status).targets.iter().find(|t| mapping.same(&t.name, name)).map(|t| t.name.clone());
         let section = self.irc.channels.iter().find(|c| mapping.same(&c.name, name)).map(|c| c.name.clone());
         known.or(section).unwrap_or_else(|| self.session.spelled(name))
-    }
-
-    fn proved(&mut self, nick: &str, mask: &str, account: &Account, now: Instant) {
-        let mapping = self.session.mapping();
-        let theirs: Vec<_> = self.unproved.extract_if(.., |(ask, _)| mapping.same(&ask.nick, nick)).collect();
-        for (ask, _) in theirs {
-            // Someone else may have had the nick a moment ago: what was proved is not theirs.
-            let account = if ask.mask == mask { account.clone() } else { Account::None };
-            self.command(Ask { account, ..ask }, now);
-        }
     }
 
     fn answer(&mut self, ask: &Ask, again: bool, now: Instant) {

@@ -5,34 +5,29 @@ use super::wire::{Casemapping, Line, Message, addressed, is_channel};
 use crate::command::{Account, Ask};
 use crate::config::{Irc, Sasl};
 use crate::text::{base64, clean, plain};
-use std::collections::{BTreeMap, btree_map::Entry};
+use std::collections::BTreeMap;
 use std::mem::take;
 use std::time::{Duration, Instant};
 
-const fn seconds(n: u64) -> Duration {
-    Duration::from_secs(n)
-}
-
-const CONNECT: Duration = seconds(120); // name lookup, all addresses and the TLS hand-shake
-const REGISTRATION: Duration = seconds(60);
-const STEP: Duration = seconds(20); // SASL, services and the message of the day may each take so long
-/// First wait before a new connection (a restarted server sees us soon), doubling up to the second;
-/// a connection that lasted longer than the third starts anew.
-const BACK_OFF: (Duration, Duration, Duration) = (seconds(4), seconds(300), seconds(120));
-const THROTTLED: Duration = seconds(120); // the least wait when the server says that we come too often
-const SLOW: Duration = seconds(300); // the least wait for what only an operator or time can mend
-const REGAIN: (Duration, Duration) = (seconds(15), seconds(600)); // asking for our nick: first, doubling up to
+const CONNECT: Duration = Duration::from_secs(120); // name lookup, all addresses and the TLS hand-shake
+const REGISTRATION: Duration = Duration::from_secs(60);
+const STEP: Duration = Duration::from_secs(20); // SASL and services may each take so long
+const PROOF: Duration = Duration::from_secs(10); // and so long may WHOIS
+const BACK_OFF: (u64, u64) = (4, 300); // seconds until a new connection, doubling: a restarted server sees us soon
+const STABLE: Duration = Duration::from_secs(120); // after a connection that lasted so long it starts anew
+const THROTTLED: Duration = Duration::from_secs(120); // the least wait when the server says that we come too often
+const SLOW: Duration = Duration::from_secs(300); // the least wait for what only an operator or time can mend
+const REGAIN: (u64, u64) = (15, 600); // seconds between requests for our nick, doubling
 const REJOIN: [u64; 4] = [30, 60, 120, 300]; // seconds until a refused JOIN is tried again, the last for ever
-const KICKS: (u32, Duration) = (5, seconds(3600)); // so many in a row: wait for an INVITE; a calm hour forgets them
+const KICKED: (u64, u64) = (30, 480); // seconds until we come back, doubling
+const KICKS: u32 = 5; // so many in a row: wait for an INVITE
+const CALM: Duration = Duration::from_secs(3600); // in a channel for so long: not in a row
 const JOINS: (usize, usize) = (10, 400); // channels and bytes in one JOIN
-const UNKNOWN_HOST: usize = 65; // our `user@host` until the server has shown it: a tilde, and a host of 63
-const NICK_REFUSED: [&str; 5] = ["432", "433", "436", "437", "447"]; // 437 is for either
 const JOIN_REFUSED: [&str; 11] = ["403", "405", "437", "471", "473", "474", "475", "476", "477", "489", "520"];
-
-/// Bytes of offered capabilities, and people with a rank in one channel, that we care to remember: a
-/// server could send more for ever.
-const CAPS: usize = 16 * 1024;
-const RANKED: usize = 10_000;
+const UNKNOWN_HOST: usize = 65; // our `user@host` until the server has shown it: a tilde, and a host of 63
+const CAPS: [&str; 4] = ["account-tag", "message-tags", "multi-prefix", "sasl"];
+const PROOFS: usize = 32; // under way at once
+const RANKED: usize = 10_000; // people with a rank in one channel: a server could name more for ever
 
 /// What the session wants done.
 #[derive(Debug, PartialEq, Eq)]
@@ -43,7 +38,6 @@ pub enum Action {
     Command(Ask),
     Notice(String, String), // the answer to this nick's CTCP, in private
     Pong(String),           // the server has answered the PING with this token
-    Account { nick: String, mask: String, account: Account }, // who the one with this mask is, after Session::whois
     Fatal(String),          // no retry mends this
 }
 
@@ -51,8 +45,8 @@ pub enum Action {
 enum Phase {
     Waiting,
     Connecting,
-    Registering,
-    Identifying,
+    Registering, // until the welcome
+    Identifying, // until services know us, or the end of the welcome if they need not
     Online,
 }
 
@@ -75,29 +69,22 @@ struct Link {
     nick: String,
     user_host: Option<usize>, // bytes of ours as others see it
     tried: usize,             // nicks other than the first
-    welcomed: bool,
-    spoken: bool,  // the server has said something
-    closing: bool, // what still comes is of no interest
+    spoken: bool,             // the server has said something
+    asked: bool,              // a PING is on its way
     logged_in: bool,
-    offered: String, // capabilities, each behind a blank
+    offered: BTreeMap<&'static str, String>, // capabilities that we know, with their values
     account_tag: bool,
     mapping: Casemapping,
-    prefix: (String, String), // PREFIX: mode letters and their signs, highest first
-    modes: (String, String),  // CHANMODES: always with a parameter, and only when set
-    monitor: bool,
-    bot_mode: Option<String>,
-    asked: bool,                         // a PING is on its way
-    regain: Option<(Instant, Duration)>, // when to ask for our nick again, and how long to wait then
+    prefix: (String, String),            // PREFIX: mode letters and their signs, highest first
+    modes: (String, String),             // CHANMODES: always with a parameter, and only when set
     recoveries: &'static [&'static str], // the words to try on NickServ
-    whois: BTreeMap<String, Proof>,      // by folded nick
 }
 
-/// What WHOIS has said so far of the one with this mask.
-#[derive(Debug, Default)]
+/// A command whose asker WHOIS is to prove.
 struct Proof {
-    mask: String,
+    ask: Ask,
+    until: Instant,
     same: bool, // the one who has the nick now is the one who asked
-    account: Account,
 }
 
 /// The session; it outlives connections.
@@ -105,32 +92,43 @@ pub struct Session {
     irc: Irc,
     actions: Vec<Action>,
     phase: Phase,
-    until: Instant, // when the phase is over, one way or the other
-    heard: Instant,
-    back_off: Duration,
+    until: Instant, // when the phase is over, or silence is no longer normal
+    failures: u32,
     least_wait: Duration,
     random: u64,
     last_online: Option<Instant>,
+    regain: (Instant, u32), // when to ask for our nick again, if we have another, and how often we have
     link: Link,
     places: Vec<Place>,
+    proofs: Vec<Proof>,
+}
+
+/// Seconds, doubled so often, up to a limit.
+fn doubled((first, most): (u64, u64), times: u32) -> Duration {
+    Duration::from_secs((first << times.min(16)).min(most))
 }
 
 impl Session {
-    pub fn new(irc: Irc, now: Instant, seed: u64) -> Session {
+    pub fn new(irc: Irc, now: Instant, random: u64) -> Session {
+        let (phase, until, least_wait, last_online) = (Phase::Waiting, now, Duration::ZERO, None);
+        let (failures, regain, link) = (0, (now, 0), Link::default());
+        let (actions, places, proofs) = (Vec::new(), Vec::new(), Vec::new());
+        let channels = irc.channels.clone();
         let mut session = Session {
             irc,
-            actions: Vec::new(),
-            phase: Phase::Waiting,
-            until: now,
-            heard: now,
-            back_off: BACK_OFF.0,
-            least_wait: Duration::ZERO,
-            random: seed | 1,
-            last_online: None,
-            link: Link::default(),
-            places: Vec::new(),
+            actions,
+            phase,
+            until,
+            failures,
+            least_wait,
+            random,
+            last_online,
+            regain,
+            link,
+            places,
+            proofs,
         };
-        for channel in session.irc.channels.clone() {
+        for channel in channels {
             session.join(&channel.name, channel.key.as_ref().map_or("", |k| &k.0), now);
         }
         session
@@ -161,54 +159,58 @@ impl Session {
 
     /// Whether lines to this channel or nick can be sent now.
     pub fn reaches(&self, target: &str) -> bool {
-        let joined = |p: &Place| p.joined.is_some() && self.link.mapping.same(&p.name, target);
-        self.phase == Phase::Online && (!is_channel(target) || self.places.iter().any(joined))
+        let same = |name: &&str| self.link.mapping.same(name, target);
+        self.phase == Phase::Online && (!is_channel(target) || self.channels().iter().any(same))
+    }
+
+    /// A channel of ours as we spell it; any other name as it is.
+    pub fn spelled(&self, name: &str) -> String {
+        let ours = self.places.iter().find(|p| self.link.mapping.same(&p.name, name));
+        ours.map_or(name, |p| &p.name).to_owned()
     }
 
     /// When [`Session::tick`] has something to do.
     pub fn deadline(&self) -> Instant {
-        if self.phase != Phase::Online {
-            return self.until;
-        }
-        let retries = self.places.iter().filter(|p| p.joined.is_none()).filter_map(|p| p.retry);
-        let alive = self.heard + self.irc.ping_timeout * if self.link.asked { 5 } else { 3 } / 5;
-        retries.chain(self.link.regain.map(|r| r.0)).fold(alive, Instant::min)
+        let joins = self.places.iter().filter(|p| p.joined.is_none()).filter_map(|p| p.retry);
+        let nick = (!self.has_wanted_nick()).then_some(self.regain.0);
+        let online = joins.chain(nick).filter(|_| self.phase == Phase::Online);
+        online.chain(self.proofs.iter().map(|p| p.until)).fold(self.until, Instant::min)
     }
 
     pub fn tick(&mut self, now: Instant) {
-        let (silence, limit) = (now.saturating_duration_since(self.heard), self.irc.ping_timeout);
         match self.phase {
-            Phase::Online if silence >= limit => {
-                self.close("the server has gone silent and does not answer PING", None);
-            }
-            Phase::Online => {
-                if silence >= limit * 3 / 5 && !self.link.asked {
-                    self.link.asked = true;
-                    self.send(Line::new("PING", &[], Some("alive")));
-                }
-                if let Some((_, wait)) = self.link.regain.filter(|r| r.0 <= now) {
-                    self.link.regain = Some((now + wait, (wait * 2).min(REGAIN.1)));
-                    self.want_nick();
-                }
-                self.join_due(now);
-            }
             _ if now < self.until => {}
             Phase::Waiting => {
                 (self.phase, self.until) = (Phase::Connecting, now + CONNECT);
                 self.actions.push(Action::Connect);
             }
-            Phase::Connecting => self.close("no connection within two minutes", None),
-            Phase::Registering if self.link.welcomed => self.identify(now),
-            Phase::Registering => self.close("registration took too long", None),
+            Phase::Connecting => self.close("no connection within two minutes", Duration::ZERO),
+            Phase::Registering => self.close("registration took too long", Duration::ZERO),
             Phase::Identifying => self.online(now),
+            Phase::Online if self.link.asked => {
+                self.close("the server has gone silent and does not answer PING", Duration::ZERO);
+            }
+            Phase::Online => {
+                (self.link.asked, self.until) = (true, now + self.irc.ping_timeout * 2 / 5);
+                self.send(Line::new("PING", &[], Some("alive")));
+            }
         }
+        if self.regain.0 <= now && !self.has_wanted_nick() {
+            self.regain = (now + doubled(REGAIN, self.regain.1), self.regain.1 + 1);
+            self.want_nick();
+        }
+        if let Some(nick) = self.proofs.iter().find(|p| p.until <= now).map(|p| p.ask.nick.clone()) {
+            self.end_of_whois(&nick, false);
+        }
+        self.join_due(now);
     }
 
     /// The connection stands.
     pub fn up(&mut self, now: Instant) {
-        (self.phase, self.until, self.heard) = (Phase::Registering, now + REGISTRATION, now);
+        (self.phase, self.until) = (Phase::Registering, now + REGISTRATION);
         let (prefix, modes) = (("ov".into(), "@+".into()), ("beIk".into(), "l".into()));
-        self.link = Link { nick: self.irc.nick.clone(), prefix, modes, ..Link::default() };
+        let recoveries = &["REGAIN", "RECOVER", "GHOST"];
+        self.link = Link { nick: self.irc.nick.clone(), prefix, modes, recoveries, ..Link::default() };
         if let Some(password) = &self.irc.server_password {
             self.send(Line::secret("PASS", &[], Some(&password.0)));
         }
@@ -219,28 +221,24 @@ impl Session {
 
     /// The connection is gone, or could not be made.
     pub fn down(&mut self, why: &str, now: Instant) {
-        if self.phase == Phase::Online && self.last_online.is_some_and(|at| now >= at + BACK_OFF.2) {
-            self.back_off = BACK_OFF.0;
-        }
+        let stable = self.phase == Phase::Online && self.last_online.is_some_and(|at| now >= at + STABLE);
+        let failures = if stable { 0 } else { self.failures };
+        // Knuth's generator; up to a quarter more or less, so that many bots do not come back at once.
+        self.random = self.random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        let jitter = 0.75 + (self.random >> 33) as f64 / f64::from(1u32 << 31) / 2.0;
+        let wait = doubled(BACK_OFF, failures).mul_f64(jitter).max(take(&mut self.least_wait));
         let silent = self.phase == Phase::Registering && !self.link.spoken && !self.irc.use_ssl;
         let hint = if silent { " (is this a TLS port? use_ssl = yes)" } else { "" };
-        // Xorshift; up to a quarter more or less, so that many bots do not come back at once.
-        self.random ^= self.random << 13;
-        self.random ^= self.random >> 7;
-        self.random ^= self.random << 17;
-        let wait = self.back_off.mul_f64(0.75 + (self.random % 1000) as f64 / 2000.0).max(take(&mut self.least_wait));
         log!(Warning, "IRC: {why}{hint}; next try in {} s", wait.as_secs());
-        self.back_off = (self.back_off * 2).min(BACK_OFF.1);
-        (self.phase, self.until) = (Phase::Waiting, now + wait);
-        let unknown: Vec<String> = self.link.whois.keys().cloned().collect();
-        unknown.iter().for_each(|nick| self.end_of_whois(nick, false));
-        self.places.iter_mut().for_each(|p| (p.joined, p.tries) = (None, 0));
+        (self.phase, self.until, self.failures) = (Phase::Waiting, now + wait, failures + 1);
+        self.places.iter_mut().for_each(|p| (p.joined, p.tries, p.retry) = (None, 0, p.retry.map(|_| now)));
+        self.proofs.iter_mut().for_each(|p| p.until = now);
     }
 
     /// Wants to be in a channel, from now on.
     pub fn join(&mut self, name: &str, key: &str, now: Instant) {
         let (key, retry) = (key.to_owned(), Some(now));
-        match self.place(name) {
+        match self.places.iter_mut().find(|p| self.link.mapping.same(&p.name, name)) {
             Some(place) => (place.key, place.retry, place.kicks) = (key, retry, 0),
             None => self.places.push(Place { name: name.to_owned(), key, retry, ..Place::default() }),
         }
@@ -250,108 +248,87 @@ impl Session {
     /// Wants to be in a channel no more, and says there why.
     pub fn leave(&mut self, name: &str, why: &str) {
         if self.reaches(name) {
-            self.send(Line::new("PART", &[name], Some(why).filter(|w| !w.is_empty())));
+            self.send(Line::new("PART", &[name], Some(why)));
         }
         self.places.retain(|p| !self.link.mapping.same(&p.name, name));
     }
 
-    /// A channel of ours as we spell it; any other name as it is.
-    pub fn spelled(&self, name: &str) -> String {
-        let ours = self.places.iter().find(|p| self.link.mapping.same(&p.name, name));
-        ours.map_or(name, |p| &p.name).to_owned()
-    }
-
-    /// Asks the server who a nick is. What it says counts only for the one with this mask.
-    pub fn whois(&mut self, nick: &str, mask: &str) {
-        if let Entry::Vacant(entry) = self.link.whois.entry(self.link.mapping.fold(nick)) {
-            entry.insert(Proof { mask: mask.to_owned(), ..Proof::default() });
-            self.send(Line::new("WHOIS", &[nick], None));
+    /// Asks the server who the asker is; then the command comes again, with their account. Returns
+    /// false if too many wait for that already.
+    pub fn prove(&mut self, ask: Ask, now: Instant) -> bool {
+        let room = self.proofs.len() < PROOFS;
+        if room && self.proofs.iter().all(|p| !self.link.mapping.same(&p.ask.nick, &ask.nick)) {
+            self.send(Line::new("WHOIS", &[&ask.nick], None));
         }
+        self.proofs.extend(room.then_some(Proof { ask, until: now + PROOF, same: false }));
+        room
     }
 
     /// Takes in a message. Each arm holds the parameters that it needs; a message with fewer is odd
     /// and falls through.
     pub fn message(&mut self, m: &Message, now: Instant) {
-        if self.link.closing {
+        if let Some(Action::Close(_) | Action::Fatal(_)) = self.actions.last() {
             return;
         }
-        (self.heard, self.link.asked, self.link.spoken) = (now, false, true);
+        (self.link.asked, self.link.spoken) = (false, true);
+        if self.phase == Phase::Online {
+            self.until = now + self.irc.ping_timeout * 3 / 5;
+        }
         let params: Vec<&str> = m.params.iter().map(String::as_str).collect();
-        let sasl = self.irc.sasl != Sasl::No;
+        let (registering, sasl) = (self.phase == Phase::Registering, self.irc.sasl != Sasl::No);
         match (m.command.as_str(), &params[..]) {
             ("PING", [.., token]) => self.send(Line::new("PONG", &[], Some(token))),
             ("PONG", [.., token]) => self.actions.push(Action::Pong((*token).to_owned())),
+            // ngIRCd has no 464 for a wrong server password.
+            ("ERROR", [.., why]) if registering && why.contains("Bad password") => {
+                self.refuse("server_password is refused", why);
+            }
             ("ERROR", [.., why]) => {
                 let said = why.to_ascii_lowercase();
-                // ngIRCd has no 464 for a wrong server password.
-                if said.contains("bad password") && !self.link.welcomed {
-                    return self.refuse(&format!("server_password is refused: {}", clean(why)));
-                }
                 let throttled = ["throttl", "too fast", "too many"].iter().any(|w| said.contains(w));
-                let why = format!("the server closes the connection: {}", clean(why));
-                self.close(&why, throttled.then_some(THROTTLED));
+                let least = if throttled { THROTTLED } else { Duration::ZERO };
+                self.close(&format!("the server closes the connection: {}", clean(why)), least);
             }
-            ("CAP", [_, "LS", more @ .., caps]) => self.on_offer(caps, *more == ["*"]),
+            ("CAP", [_, "LS", more @ .., caps]) if registering => self.on_offer(caps, *more == ["*"], now),
             ("CAP", [_, "ACK", .., caps]) => {
                 self.link.account_tag |= caps.split_whitespace().any(|c| c == "account-tag");
-                if sasl && !self.link.logged_in {
-                    self.until = self.until.min(now + STEP);
-                    self.send(Line::new("AUTHENTICATE", &[self.mechanism()], None));
-                } else {
-                    self.send(Line::new("CAP", &["END"], None));
-                }
+                let login = sasl && !self.link.logged_in;
+                let (command, word) = if login { ("AUTHENTICATE", self.mechanism()) } else { ("CAP", "END") };
+                self.send(Line::new(command, &[word], None));
             }
-            ("CAP", [_, "NAK", .., _]) if sasl => self.no_sasl("the server refuses it"),
-            ("CAP", [_, "NAK", .., _]) => self.send(Line::new("CAP", &["END"], None)),
+            ("CAP", [_, "NAK", ..]) if sasl => self.no_sasl("the server refuses it"),
+            ("CAP", [_, "NAK", ..]) => self.send(Line::new("CAP", &["END"], None)),
             ("AUTHENTICATE", ["+"]) => self.authenticate(),
-            ("001", [_, ..]) if sasl && !self.link.logged_in => self.no_sasl("the server let us in before it"),
-            ("001", [nick, ..]) => {
-                (self.link.nick, self.link.welcomed, self.until) = ((*nick).to_owned(), true, now + STEP);
-            }
-            ("005", tokens) => tokens.iter().for_each(|token| self.on_isupport(token)),
-            ("376" | "422", _) if self.phase == Phase::Registering && self.link.welcomed => self.identify(now),
-            ("396", [_, host, ..]) => self.link.user_host = Some(self.irc.username.len() + 2 + host.len()),
-            ("900", _) => self.identified(true, now),
-            ("903" | "907", _) if !self.link.welcomed => {
+            ("900", _) => self.identified(now),
+            ("903" | "907", _) if registering => {
                 self.link.logged_in = true;
                 self.send(Line::new("CAP", &["END"], None));
             }
-            ("902" | "904" | "905", [.., why]) => self.refuse(&format!("SASL failed: {}", clean(why))),
+            ("902" | "904" | "905", [.., why]) => self.refuse("SASL failed", why),
             ("906", _) => self.no_sasl("it was aborted"),
             ("421", [_, "CAP", ..]) if sasl => self.no_sasl("the server knows no CAP"),
-            ("464", [.., why]) => self.refuse(&format!("server_password is refused: {}", clean(why))),
-            ("465", [.., why]) => self.close(&format!("banned from this server: {}", clean(why)), Some(SLOW)),
-            (n, [_, nick, .., why]) if NICK_REFUSED.contains(&n) && !is_channel(nick) => {
-                self.on_nick_refused(&format!("nick {}: {} ({n})", clean(nick), clean(why)), n == "432");
+            ("464", [.., why]) => self.refuse("server_password is refused", why),
+            ("465", [.., why]) => self.close(&format!("banned from this server: {}", clean(why)), SLOW),
+            ("432" | "433" | "436" | "437" | "447", [_, nick, .., why]) if registering && !is_channel(nick) => {
+                self.next_nick(&format!("nick {}", clean(nick)), &format!("{why} ({})", m.command));
             }
-            (n, [_, channel, why @ ..]) if JOIN_REFUSED.contains(&n) => self.on_channel(m, channel, why, now),
+            ("001", [_, ..]) if sasl && !self.link.logged_in => self.no_sasl("the server let us in before it"),
+            ("001", [nick, ..]) if registering => self.welcome(nick, now),
+            ("005", tokens) => tokens.iter().for_each(|token| self.on_isupport(token)),
+            ("376" | "422", _) if self.link.logged_in || self.irc.password.is_none() => self.online(now),
+            ("396", [_, host, ..]) => self.link.user_host = Some(self.irc.username.len() + 2 + host.len()),
             ("404", [_, channel, .., why]) => log!(Warning, "IRC: cannot speak in {}: {}", clean(channel), clean(why)),
-            ("353", [_, _, channel, names]) => self.on_channel(m, channel, &[names], now),
-            ("731", [.., nicks]) if nicks.split(',').any(|n| self.is_wanted(n)) => self.want_nick(),
+            ("731", _) => self.want_nick(),
             ("307" | "311" | "330", [_, nick, rest @ ..]) => self.on_whois(&m.command, nick, rest),
             ("318" | "401", [_, nick, ..]) => self.end_of_whois(nick, true),
             ("PRIVMSG", [target, text]) => self.on_privmsg(m, target, text),
             ("NOTICE", [_, text]) => self.on_notice(m.nick(), text, now),
             ("NICK", [new, ..]) => self.on_nick(m.nick(), Some(new)),
             ("QUIT", _) => self.on_nick(m.nick(), None),
-            ("JOIN", [channel, ..]) if self.is_me(m.nick()) => {
-                self.link.user_host = m.source.split_once('!').map(|(_, rest)| rest.len());
-                self.on_channel(m, channel, &[], now);
+            ("MODE", [nick, modes, ..]) if self.is_me(nick) && modes.starts_with('+') && modes.contains('r') => {
+                self.identified(now);
             }
-            ("PART", [channel, ..]) => {
-                self.end_of_whois(m.nick(), false);
-                self.on_channel(m, channel, &[m.nick()], now);
-            }
-            ("KICK", [channel, nick, ..]) => {
-                self.end_of_whois(nick, false);
-                self.on_channel(m, channel, &[nick], now);
-            }
-            ("INVITE", [_, channel]) => self.on_channel(m, channel, &[], now),
-            ("MODE", [target, modes, ..]) if self.is_me(target) && modes.starts_with('+') && modes.contains('r') => {
-                self.identified(true, now);
-            }
-            ("MODE", [channel, changes @ ..]) => self.on_channel(m, channel, changes, now),
-            _ => {}
+            _ => self.on_channel(m, &params, now),
         }
     }
 
@@ -359,62 +336,52 @@ impl Session {
         self.actions.push(Action::Send(line));
     }
 
-    /// Ends the connection; the next one waits for `least`, if given.
-    fn close(&mut self, why: &str, least: Option<Duration>) {
-        self.least_wait = self.least_wait.max(least.unwrap_or_default());
-        self.link.closing = true;
+    /// Ends the connection; the next one waits for `least`. What still comes is of no interest.
+    fn close(&mut self, why: &str, least: Duration) {
+        self.least_wait = least;
         self.actions.push(Action::Close(why.to_owned()));
     }
 
     /// A refusal that an operator must mend: the end, unless things once were different.
-    fn refuse(&mut self, why: &str) {
+    fn refuse(&mut self, what: &str, why: &str) {
+        let why = format!("{what}: {}", clean(why));
         match self.last_online {
-            Some(_) => self.close(why, Some(SLOW)),
-            None => self.actions.push(Action::Fatal(why.to_owned())),
+            Some(_) => self.close(&why, SLOW),
+            None => self.actions.push(Action::Fatal(why)),
         }
-    }
-
-    fn fold(&self, name: &str) -> String {
-        self.link.mapping.fold(name)
-    }
-
-    fn place(&mut self, name: &str) -> Option<&mut Place> {
-        self.places.iter_mut().find(|p| self.link.mapping.same(&p.name, name))
     }
 
     fn is_me(&self, nick: &str) -> bool {
         self.link.mapping.same(nick, &self.link.nick)
     }
 
-    /// Whether this is the nick that we want, perhaps with a mask behind it.
-    fn is_wanted(&self, nick: &str) -> bool {
-        self.link.mapping.same(nick.split('!').next().unwrap_or(""), &self.irc.nick)
+    fn has_wanted_nick(&self) -> bool {
+        self.is_me(&self.irc.nick)
     }
 
     /// The server says what it is capable of; when there is no `more` to come, we say what we want.
-    fn on_offer(&mut self, caps: &str, more: bool) {
-        if self.link.offered.len() < CAPS {
-            self.link.offered += &format!(" {caps}");
+    fn on_offer(&mut self, caps: &str, more: bool, now: Instant) {
+        for cap in caps.split_whitespace() {
+            let (name, value) = cap.split_once('=').unwrap_or((cap, ""));
+            let known = CAPS.iter().find(|&&known| known == name);
+            self.link.offered.extend(known.map(|&name| (name, value.to_owned())));
         }
-        if more || self.link.welcomed {
+        if more {
             return;
         }
-        let (link, sasl) = (&self.link, self.irc.sasl != Sasl::No);
-        let offer = |name: &str| link.offered.split_whitespace().find(|c| c.split('=').next() == Some(name));
-        let listed = offer("sasl").map(|c| c.split_once('=').map_or("", |(_, mechanisms)| mechanisms));
-        match listed.filter(|l| !l.is_empty()) {
-            _ if !sasl => {}
-            None if listed.is_none() => return self.no_sasl("the server does not offer it (services down?)"),
-            Some(l) if l.split(',').all(|m| m != self.mechanism()) => {
-                return self.no_sasl(&format!("the server offers only {l}"));
+        let mut wanted = take(&mut self.link.offered);
+        match wanted.get("sasl") {
+            _ if self.irc.sasl == Sasl::No => drop(wanted.remove("sasl")),
+            None => return self.no_sasl("the server does not offer it (services down?)"),
+            Some(list) if !list.is_empty() && list.split(',').all(|m| m != self.mechanism()) => {
+                return self.no_sasl(&format!("the server offers only {list}"));
             }
-            _ => {}
+            Some(_) => self.until = self.until.min(now + STEP),
         }
-        let mut wanted = vec!["account-tag", "message-tags", "multi-prefix", "sasl"];
-        wanted.retain(|&name| offer(name).is_some() && (sasl || name != "sasl"));
+        let wanted = wanted.into_keys().collect::<Vec<_>>().join(" ");
         self.send(match wanted.is_empty() {
             true => Line::new("CAP", &["END"], None),
-            false => Line::new("CAP", &["REQ"], Some(&wanted.join(" "))),
+            false => Line::new("CAP", &["REQ"], Some(&wanted)),
         });
     }
 
@@ -424,16 +391,15 @@ impl Session {
 
     /// SASL was asked for and cannot be had now. We never go on without it.
     fn no_sasl(&mut self, why: &str) {
-        let why = format!("no SASL {}: {}; not going on without", self.mechanism(), clean(why));
-        self.close(&why, Some(THROTTLED));
+        self.close(&format!("no SASL {}: {}; not going on without", self.mechanism(), clean(why)), THROTTLED);
     }
 
     fn authenticate(&mut self) {
-        let Irc { sasl, account, password, .. } = &self.irc;
-        let secret = match password {
-            Some(p) if *sasl == Sasl::Plain => base64(format!("{account}\0{account}\0{}", p.0).as_bytes()),
+        let secret = match &self.irc {
+            Irc { sasl: Sasl::Plain, account, password: Some(p), .. } => format!("{account}\0{account}\0{}", p.0),
             _ => String::new(),
         };
+        let secret = base64(secret.as_bytes());
         // Pieces of 400 bytes; a full last one is followed by an empty one (IRCv3 sasl-3.1).
         for at in (0..=secret.len()).step_by(400) {
             let piece = if at < secret.len() { &secret[at..secret.len().min(at + 400)] } else { "+" };
@@ -446,103 +412,96 @@ impl Session {
         let prefix = value.strip_prefix('(').and_then(|v| v.split_once(')'));
         match (name, prefix, &value.split(',').collect::<Vec<_>>()[..]) {
             ("CASEMAPPING", ..) => self.link.mapping = Casemapping::named(value),
-            ("MONITOR", ..) => self.link.monitor = true,
-            ("BOT", ..) if value.len() == 1 => self.link.bot_mode = Some(format!("+{value}")),
             ("PREFIX", Some((letters, signs)), _) => self.link.prefix = (letters.to_owned(), signs.to_owned()),
             ("CHANMODES", _, [lists, always, when_set, ..]) => {
                 self.link.modes = (format!("{lists}{always}"), (*when_set).to_owned());
+            }
+            ("BOT", ..) => self.send(Line::new("MODE", &[&self.link.nick, &format!("+{value}")], None)),
+            ("MONITOR", ..) if !self.has_wanted_nick() => {
+                self.send(Line::new("MONITOR", &["+", &self.irc.nick], None));
             }
             _ => {}
         }
     }
 
-    /// While registering, the next name; later, the next try will come.
-    fn on_nick_refused(&mut self, why: &str, erroneous: bool) {
-        if self.link.welcomed {
-            return;
-        }
+    /// The nick is refused: tries the next one, and this one again when we are online.
+    fn next_nick(&mut self, what: &str, why: &str) {
         let wanted = &self.irc.nick;
-        let more = [format!("{wanted}_"), format!("{wanted}__")];
         // Servers that allow only nine characters refuse a longer name altogether.
         let short = (1..10).map(|i| format!("{wanted:.8}{i}"));
-        match self.irc.alt_nicks.iter().cloned().chain(more).chain(short).nth(self.link.tried) {
+        let mut names = self.irc.alt_nicks.iter().cloned().chain([format!("{wanted}_")]).chain(short);
+        match names.nth(self.link.tried) {
             Some(next) => {
-                log!(Warning, "IRC: {why}; trying {next}");
+                log!(Warning, "IRC: {what}: {}; trying {next}", clean(why));
                 self.link.tried += 1;
                 self.send(Line::new("NICK", &[&next], None));
                 self.link.nick = next;
             }
-            None if erroneous => self.refuse(why),
-            None => self.close(why, None),
+            None if why.ends_with("(432)") => self.refuse(what, why),
+            None => self.close(&format!("{what}: {}", clean(why)), Duration::ZERO),
         }
     }
 
     /// Registered: tell services who we are, and join when they believe it.
-    fn identify(&mut self, now: Instant) {
-        if let Some(mode) = &self.link.bot_mode {
-            self.send(Line::new("MODE", &[&self.link.nick, mode], None));
-        }
-        let Irc { account, password: Some(password), nickserv, .. } = &self.irc else { return self.online(now) };
-        if self.link.logged_in {
-            return self.online(now);
-        }
-        (self.phase, self.until) = (Phase::Identifying, now + STEP);
-        // With the password alone, services take the account of the nick that we have.
-        let account = if self.is_me(account) { String::new() } else { format!("{account} ") };
-        self.send(Line::secret("PRIVMSG", &[nickserv], Some(&format!("IDENTIFY {account}{}", password.0))));
-    }
-
-    /// Services have answered; `proved`: they believe us.
-    fn identified(&mut self, proved: bool, now: Instant) {
-        self.link.logged_in |= proved;
-        if self.phase == Phase::Identifying {
-            self.online(now);
+    fn welcome(&mut self, nick: &str, now: Instant) {
+        (self.link.nick, self.phase, self.until) = (nick.to_owned(), Phase::Identifying, now + STEP);
+        if !self.link.logged_in {
+            // With the password alone, services take the account of the nick that we have.
+            let account = if self.is_me(&self.irc.account) { "" } else { &self.irc.account };
+            self.tell_nickserv(format!("IDENTIFY {account}").trim_end());
         }
     }
 
+    /// Says something to services that the nick's password goes with, if there is one.
+    fn tell_nickserv(&mut self, words: &str) {
+        if let Irc { nickserv, password: Some(password), .. } = &self.irc {
+            self.send(Line::secret("PRIVMSG", &[nickserv], Some(&format!("{words} {}", password.0))));
+        }
+    }
+
+    /// Services believe us.
+    fn identified(&mut self, now: Instant) {
+        self.link.logged_in = true;
+        self.online(now);
+    }
+
+    /// Joins and speaks from now on, if that was what we waited for.
     fn online(&mut self, now: Instant) {
-        log!(Info, "IRC: online as {}", self.link.nick);
-        (self.phase, self.last_online) = (Phase::Online, Some(now));
-        if !self.is_wanted(&self.link.nick) {
-            self.link.regain = Some((now + REGAIN.0, REGAIN.0 * 2));
-            if self.link.monitor {
-                self.send(Line::new("MONITOR", &["+", &self.irc.nick], None));
-            }
-            self.link.recoveries = &["REGAIN", "RECOVER", "GHOST"];
+        if self.phase == Phase::Identifying {
+            log!(Info, "IRC: online as {}", self.link.nick);
+            (self.phase, self.until) = (Phase::Online, now + self.irc.ping_timeout * 3 / 5);
+            (self.last_online, self.regain) = (Some(now), (now + doubled(REGAIN, 0), 1));
             self.recover();
+            self.join_due(now);
         }
-        self.places.iter_mut().for_each(|p| p.retry = p.retry.map(|_| now));
-        self.join_due(now);
     }
 
     /// Services differ in their word for "give me my nick"; one that is wrong is answered as such.
     fn recover(&mut self) {
-        if let (Irc { nick, password: Some(p), nickserv, .. }, [word, rest @ ..]) = (&self.irc, self.link.recoveries) {
+        if let (false, [word, rest @ ..]) = (self.has_wanted_nick(), self.link.recoveries) {
             self.link.recoveries = rest;
-            self.send(Line::secret("PRIVMSG", &[nickserv], Some(&format!("{word} {nick} {}", p.0))));
+            self.tell_nickserv(&format!("{word} {}", self.irc.nick));
         }
     }
 
     fn want_nick(&mut self) {
-        if self.phase == Phase::Online && !self.is_wanted(&self.link.nick) {
+        if self.phase == Phase::Online && !self.has_wanted_nick() {
             self.send(Line::new("NICK", &[&self.irc.nick], None));
         }
     }
 
     /// Services speak in NOTICEs; nobody else's are of interest.
     fn on_notice(&mut self, nick: &str, text: &str, now: Instant) {
-        if !self.link.mapping.same(nick, self.irc.nickserv.split('@').next().unwrap_or("")) {
-            return;
-        }
+        let services = self.irc.nickserv.split('@').next().is_some_and(|name| self.link.mapping.same(nick, name));
         let text = plain(text).to_ascii_lowercase();
-        let says = |words: &str| words.split('|').any(|w| text.contains(w));
+        let says = |words: &str| services && words.split('|').any(|w| text.contains(w));
         if says("unknown command|invalid command") {
             self.recover();
         } else if says("now recognized|now identified|already identified|now logged in|password accepted") {
-            self.identified(true, now);
+            self.identified(now);
         } else if says("incorrect|invalid password|not registered|isn't registered") {
             log!(Warning, "IRC: {}: {}", clean(nick), clean(&text));
-            self.identified(false, now);
+            self.online(now);
         } else if says("ghost|killed|recovered|regained|released") {
             self.want_nick();
         }
@@ -551,20 +510,17 @@ impl Session {
     /// Someone has another nick, or none any more (QUIT).
     fn on_nick(&mut self, old: &str, new: Option<&str>) {
         self.end_of_whois(old, false);
-        let (from, to) = (self.fold(old), new.map(|n| self.fold(n)));
+        let mapping = self.link.mapping;
         for place in &mut self.places {
-            let ranks = place.ranks.remove(&from);
-            place.ranks.extend(to.clone().zip(ranks));
+            let ranks = place.ranks.remove(&mapping.fold(old));
+            place.ranks.extend(new.map(|n| mapping.fold(n)).zip(ranks));
         }
         match new {
             Some(new) if self.is_me(old) => {
                 log!(Info, "IRC: our nick is now {}", clean(new));
                 self.link.nick = new.to_owned();
-                if self.is_wanted(new) && self.link.regain.take().is_some() && self.link.monitor {
-                    self.send(Line::new("MONITOR", &["-", new], None));
-                }
             }
-            _ if self.is_wanted(old) => self.want_nick(),
+            _ if mapping.same(old, &self.irc.nick) => self.want_nick(),
             _ => {}
         }
     }
@@ -574,98 +530,92 @@ impl Session {
         if self.phase != Phase::Online {
             return;
         }
-        let mut due: Vec<(String, String)> = Vec::new();
-        for place in self.places.iter_mut().filter(|p| p.joined.is_none() && p.retry.is_some_and(|at| at <= now)) {
-            // If the server does not say anything at all, we try again then.
-            place.retry = Some(now + SLOW);
-            due.push((place.name.clone(), place.key.clone()));
-        }
-        due.sort_by_key(|(_, key)| key.is_empty());
-        while !due.is_empty() {
-            let mut bytes = 0;
-            let fits = due.iter().take(JOINS.0).take_while(|(name, key)| {
-                bytes += name.len() + key.len() + 2;
-                bytes <= JOINS.1
-            });
-            let count = fits.count().max(1);
-            let (names, mut keys): (Vec<String>, Vec<String>) = due.drain(..count).unzip();
-            keys.retain(|k| !k.is_empty());
-            self.send(match keys.is_empty() {
-                true => Line::new("JOIN", &[&names.join(",")], None),
-                false => Line::secret("JOIN", &[&names.join(","), &keys.join(",")], None),
-            });
+        let is_due = |p: &&mut Place| p.joined.is_none() && p.retry.is_some_and(|at| at <= now);
+        let mut due: Vec<&mut Place> = self.places.iter_mut().filter(is_due).collect();
+        // If the server does not say anything at all, we try again then.
+        due.iter_mut().for_each(|p| p.retry = Some(now + SLOW));
+        due.sort_by_key(|p| p.key.is_empty());
+        for some in due.chunks(JOINS.0) {
+            let bytes: usize = some.iter().map(|p| p.name.len() + p.key.len() + 2).sum();
+            for some in some.chunks(if bytes > JOINS.1 { 1 } else { JOINS.0 }) {
+                let list = |part: fn(&Place) -> &str| some.iter().map(|p| part(p)).collect::<Vec<_>>().join(",");
+                let (names, keys) = (list(|p| &p.name), list(|p| &p.key));
+                self.actions.push(Action::Send(match keys.trim_end_matches(',') {
+                    "" => Line::new("JOIN", &[&names], None),
+                    keys => Line::secret("JOIN", &[&names, keys], None),
+                }));
+            }
         }
     }
 
     /// What happens in a channel that is ours, or on our way into it.
-    fn on_channel(&mut self, m: &Message, channel: &str, rest: &[&str], now: Instant) {
+    fn on_channel(&mut self, m: &Message, params: &[&str], now: Instant) {
         let Session { places, link, .. } = self;
         let (mapping, (letters, signs)) = (link.mapping, &link.prefix);
-        let Some(place) = places.iter_mut().find(|p| mapping.same(&p.name, channel)) else { return };
-        place.ranks.retain(|_, ranks| !ranks.is_empty());
+        let at = match m.command.as_str() {
+            "JOIN" | "PART" | "KICK" | "MODE" => 0,
+            "353" => 2,
+            _ => 1, // INVITE, and the numerics that refuse a JOIN
+        };
+        let named = |p: &&mut Place| params.get(at).is_some_and(|name| mapping.same(&p.name, name));
+        let Some(place) = places.iter_mut().find(named) else { return };
         if place.ranks.len() > RANKED {
             place.ranks.clear();
         }
-        match (m.command.as_str(), rest) {
-            ("JOIN", _) => {
+        match (m.command.as_str(), params) {
+            ("JOIN", _) if mapping.same(m.nick(), &link.nick) => {
                 log!(Info, "IRC: joined {}", place.name);
+                link.user_host = m.source.split_once('!').map(|(_, rest)| rest.len());
                 (place.joined, place.tries) = (Some(now), 0);
                 place.refusal.clear();
                 place.ranks.clear();
             }
-            ("PART" | "KICK", [nick, ..]) => {
+            ("PART" | "KICK", [_, rest @ ..]) => {
+                let nick = rest.first().filter(|_| m.command == "KICK").map_or(m.nick(), |nick| nick);
                 place.ranks.remove(&mapping.fold(nick));
-                if !mapping.same(nick, &link.nick) {
-                    return;
+                if mapping.same(nick, &link.nick) {
+                    let calm = place.joined.take().is_some_and(|at| now >= at + CALM);
+                    place.kicks = if calm { 1 } else { place.kicks + 1 };
+                    let wait = (place.kicks <= KICKS).then(|| doubled(KICKED, place.kicks - 1));
+                    place.retry = wait.map(|wait| now + wait);
+                    let next =
+                        wait.map_or("waiting for an INVITE".into(), |wait| format!("back in {} s", wait.as_secs()));
+                    let why = clean(rest.last().unwrap_or(&""));
+                    log!(Warning, "IRC: {} put us out of {}: {why}; {next}", clean(m.nick()), place.name);
                 }
-                let calm = place.joined.take().is_some_and(|at| now >= at + KICKS.1);
-                place.kicks = if calm { 1 } else { place.kicks + 1 };
-                let wait = (place.kicks <= KICKS.0).then(|| 15 << place.kicks);
-                place.retry = wait.map(|secs| now + seconds(secs));
-                let next = wait.map_or("waiting for an INVITE".into(), |secs| format!("back in {secs} s"));
-                log!(
-                    Warning,
-                    "IRC: {} put us out of {}: {}; {next}",
-                    clean(m.nick()),
-                    place.name,
-                    clean(m.params.last().map_or("", |p| p))
-                );
+                self.end_of_whois(nick, false);
             }
-            ("353", [names]) => {
+            ("353", [.., names]) => {
                 for name in names.split_whitespace() {
                     let nick = name.trim_start_matches(|c| signs.contains(c));
                     let shown = name.chars().map_while(|c| signs.find(c));
                     place.ranks.insert(mapping.fold(nick), shown.filter_map(|i| letters.chars().nth(i)).collect());
                 }
             }
-            ("MODE", [changes, params @ ..]) => {
-                let (mut set, mut params) = (true, params.iter());
+            ("MODE", [_, changes, rest @ ..]) => {
+                let (mut set, mut rest) = (true, rest.iter());
                 for mode in changes.chars() {
-                    match mode {
-                        '+' | '-' => set = mode == '+',
-                        rank if letters.contains(rank) => {
-                            let Some(nick) = params.next() else { return };
+                    let rank = letters.contains(mode);
+                    let takes = rank || link.modes.0.contains(mode) || (set && link.modes.1.contains(mode));
+                    match if takes { rest.next() } else { None } {
+                        Some(nick) if rank => {
                             let ranks = place.ranks.entry(mapping.fold(nick)).or_default();
-                            ranks.retain(|r| r != rank);
-                            ranks.extend(set.then_some(rank));
+                            ranks.retain(|r| r != mode);
+                            ranks.extend(set.then_some(mode));
                         }
-                        other if link.modes.0.contains(other) || (set && link.modes.1.contains(other)) => {
-                            params.next();
-                        }
-                        _ => {}
+                        _ => set = if mode == '-' { false } else { set || mode == '+' },
                     }
                 }
             }
-            _ if place.joined.is_some() => {}
             ("INVITE", _) => {
                 (place.retry, place.kicks) = (Some(now), 0);
                 self.join_due(now);
             }
-            (numeric, [.., why]) => {
-                place.retry = Some(now + seconds(REJOIN[place.tries.min(REJOIN.len() - 1)]));
+            (n, [_, _, .., why]) if JOIN_REFUSED.contains(&n) && place.joined.is_none() => {
+                place.retry = Some(now + Duration::from_secs(REJOIN[place.tries.min(REJOIN.len() - 1)]));
                 place.tries += 1;
                 if place.refusal != *why {
-                    log!(Warning, "IRC: cannot join {}: {} ({numeric}); still trying", place.name, clean(why));
+                    log!(Warning, "IRC: cannot join {}: {} ({n}); still trying", place.name, clean(why));
                     place.refusal = (*why).to_owned();
                 }
             }
@@ -679,69 +629,60 @@ impl Session {
         if self.is_me(m.nick()) || bot || !m.source.contains('!') {
             return;
         }
-        let (nick, mask, private) = (m.nick().to_owned(), m.source.clone(), self.is_me(target));
+        let (nick, private) = (m.nick().to_owned(), self.is_me(target));
         if let Some(ctcp) = raw.strip_prefix('\u{1}') {
-            let ctcp = ctcp.trim_end_matches('\u{1}');
-            let (what, rest) = ctcp.split_once(' ').unwrap_or((ctcp, ""));
-            let answer = match what {
-                "VERSION" if private => concat!("buildbot-irc ", env!("CARGO_PKG_VERSION")).to_owned(),
-                "PING" if private => clean(rest),
+            let answer = match clean(ctcp).as_str() {
+                "VERSION" if private => concat!("VERSION buildbot-irc ", env!("CARGO_PKG_VERSION")).to_owned(),
+                ping if private && ping.starts_with("PING ") => ping.to_owned(),
                 _ => return,
             };
-            return self.actions.push(Action::Notice(nick, format!("\u{1}{what} {answer}\u{1}")));
+            return self.actions.push(Action::Notice(nick, format!("\u{1}{answer}\u{1}")));
         }
+        let Link { mapping, prefix: (letters, _), .. } = &self.link;
+        let text = plain(raw);
+        let command = [&self.link.nick, &self.irc.nick].iter().find_map(|name| addressed(&text, name, *mapping));
+        let (place, text, op) = match (command, self.places.iter().find(|p| mapping.same(&p.name, target))) {
+            // Some address us by habit even there.
+            _ if private => (nick.clone(), command.unwrap_or(text.trim()), false),
+            (Some(command), Some(place)) => {
+                // Operator or higher: the PREFIX letters up to `o`.
+                let high = letters.find('o').map_or("", |o| &letters[..=o]);
+                let op = place.ranks.get(&mapping.fold(&nick)).is_some_and(|r| r.contains(|c| high.contains(c)));
+                (place.name.clone(), command, op)
+            }
+            _ => return,
+        };
         let account = match m.tags().find(|(name, _)| *name == "account") {
             _ if !self.link.account_tag => Account::Unknown,
             // Nothing else that IRCv3 escapes can be in an account's name.
             Some((_, account)) => Account::Is(account.replace(r"\\", r"\")),
             None => Account::None,
         };
-        let text = plain(raw);
-        let ours = [&self.link.nick, &self.irc.nick];
-        let command = ours.iter().find_map(|name| addressed(&text, name, self.link.mapping));
-        // Operator or higher: the PREFIX letters up to `o`.
-        let letters = self.link.prefix.0.clone();
-        let high = letters.find('o').map_or("", |o| &letters[..=o]);
-        let folded = self.fold(&nick);
-        let (place, text, op) = match (command, self.place(target)) {
-            // Some address us by habit even there.
-            _ if private => (nick.clone(), command.unwrap_or(text.trim()), false),
-            (Some(command), Some(place)) => {
-                let op = place.ranks.get(&folded).is_some_and(|r| r.contains(|c| high.contains(c)));
-                (place.name.clone(), command, op)
-            }
-            _ => return,
-        };
-        self.actions.push(Action::Command(Ask {
-            place,
-            nick,
-            mask,
-            text: text.to_owned(),
-            op,
-            own_only: false,
-            account,
-        }));
+        let (mask, text) = (m.source.clone(), text.to_owned());
+        self.actions.push(Action::Command(Ask { place, nick, mask, text, op, own_only: false, account }));
     }
 
     /// The server tells something of a nick.
     fn on_whois(&mut self, numeric: &str, nick: &str, rest: &[&str]) {
-        let folded = self.fold(nick);
-        let Some(Proof { mask, same, account }) = self.link.whois.get_mut(&folded) else { return };
-        match (numeric, rest) {
-            // Someone else may have taken the nick since: then none of this counts.
-            ("311", [user, host, ..]) => *same = mask.ends_with(&format!("!{user}@{host}")),
-            ("330", [name, ..]) => *account = Account::Is((*name).to_owned()),
-            ("307", _) if *account == Account::Unknown => *account = Account::Is(nick.to_owned()),
-            _ => {}
+        let mapping = self.link.mapping;
+        for Proof { ask, same, .. } in self.proofs.iter_mut().filter(|p| mapping.same(&p.ask.nick, nick)) {
+            match (numeric, rest) {
+                // Someone else may have taken the nick since: then none of this counts.
+                ("311", [user, host, ..]) => *same = ask.mask.ends_with(&format!("!{user}@{host}")),
+                ("330", [name, ..]) => ask.account = Account::Is((*name).to_owned()),
+                ("307", _) if ask.account == Account::Unknown => ask.account = Account::Is(nick.to_owned()),
+                _ => {}
+            }
         }
     }
 
     /// The answer is complete; or, not `whole`: the nick has gone or changed, which proves nothing.
-    pub fn end_of_whois(&mut self, nick: &str, whole: bool) {
-        if let Some(Proof { mask, same, account }) = self.link.whois.remove(&self.fold(nick)) {
-            let proved = whole && same && account != Account::Unknown;
-            let account = if proved { account } else { Account::None };
-            self.actions.push(Action::Account { nick: nick.to_owned(), mask, account });
+    fn end_of_whois(&mut self, nick: &str, whole: bool) {
+        let mapping = self.link.mapping;
+        for Proof { ask, same, .. } in self.proofs.extract_if(.., |p| mapping.same(&p.ask.nick, nick)) {
+            let proved = whole && same && ask.account != Account::Unknown;
+            let account = if proved { ask.account } else { Account::None };
+            self.actions.push(Action::Command(Ask { account, ..ask }));
         }
     }
 }
@@ -750,6 +691,10 @@ impl Session {
 mod tests {
     use super::*;
     use crate::config::tests::{SHORT, parse};
+
+    fn seconds(n: u64) -> Duration {
+        Duration::from_secs(n)
+    }
 
     /// A session with its clock: lines in, lines out.
     struct Rig {
@@ -812,8 +757,8 @@ mod tests {
             Rig::new("server_password = pw\nrealname = r\nusername = u\n[channel #a]\n[channel #b]\npassword = k\n");
         assert_eq!(rig.said(), ["PASS :pw", "CAP LS 302", "NICK bot", "USER u 0 * :r"]);
         rig.answers(":s CAP * LS :", &["CAP END"]);
-        rig.answers(":s 001 bot :hi\n:s 005 bot BOT=B CASEMAPPING=ascii :x", &[]);
-        rig.answers(":s 376 bot :end", &["MODE bot +B", "JOIN #b,#a k"]);
+        rig.answers(":s 001 bot :hi\n:s 005 bot BOT=B CASEMAPPING=ascii :x", &["MODE bot +B"]);
+        rig.answers(":s 376 bot :end", &["JOIN #b,#a k"]);
         rig.answers("PING :x y", &["PONG :x y"]);
     }
 
@@ -854,9 +799,10 @@ mod tests {
     #[test]
     fn nickserv_comes_before_joining() {
         let mut rig = Rig::new("password = pw\n[channel #a]\n");
-        rig.hear(":s 001 bot :hi");
         rig.said();
-        rig.answers(":s 422 bot :none", &["PRIVMSG NickServ :IDENTIFY pw"]);
+        rig.answers(":s 422 bot :none", &[]);
+        rig.answers(":s 001 bot :hi", &["PRIVMSG NickServ :IDENTIFY pw"]);
+        rig.answers(":s 422 bot :none", &[]);
         rig.answers(":eve!e@h NOTICE bot :You are now identified", &[]);
         rig.answers(":NickServ!s@s NOTICE bot :You are now identified for \u{2}bot\u{2}.", &["JOIN #a"]);
         let mut rig = Rig::new("password = pw\n[channel #a]\n");
@@ -873,9 +819,9 @@ mod tests {
         rig.said();
         rig.answers(":s 433 * bot :in use", &["NICK alt"]);
         rig.answers(":s 433 * alt :in use", &["NICK bot_"]);
-        rig.hear(":s 001 bot_ :hi\n:s 005 bot_ MONITOR=30 :x");
-        rig.answers(":s 422 bot_ :none", &["PRIVMSG NickServ :IDENTIFY bot pw"]);
-        rig.answers(":s MODE bot_ +r", &["MONITOR + bot", "PRIVMSG NickServ :REGAIN bot pw", "JOIN #a"]);
+        rig.answers(":s 001 bot_ :hi", &["PRIVMSG NickServ :IDENTIFY bot pw"]);
+        rig.answers(":s 005 bot_ MONITOR=30 :x\n:s 422 bot_ :none", &["MONITOR + bot"]);
+        rig.answers(":s MODE bot_ +r", &["PRIVMSG NickServ :REGAIN bot pw", "JOIN #a"]);
         rig.answers(
             ":NickServ!s@s NOTICE bot_ :Unknown command \u{2}REGAIN\u{2}.",
             &["PRIVMSG NickServ :RECOVER bot pw"],
@@ -883,8 +829,13 @@ mod tests {
         rig.answers(":s 731 bot_ :bot", &["NICK bot"]);
         rig.answers(":s 433 bot_ bot :in use", &[]);
         rig.answers(":bot!x@y QUIT :gone", &["NICK bot"]);
-        rig.answers(":bot_!u@h NICK :bot", &["MONITOR - bot"]);
+        rig.answers(":bot_!u@h NICK :bot", &[]);
         assert_eq!(rig.session.nick(), "bot");
+        rig.now += seconds(15);
+        rig.answers(":bot!u@h NICK :Guest7", &[]);
+        rig.session.tick(rig.now);
+        assert_eq!(rig.said(), ["NICK bot"], "renamed by services, it asks at once");
+        assert_eq!(rig.session.deadline(), rig.now + seconds(30));
         let mut rig = Rig::new("");
         (0..12).for_each(|_| rig.hear(":s 432 * x :Erroneous"));
         rig.said();
@@ -930,6 +881,10 @@ mod tests {
         rig.hear(":s 001 bot :hi\n:s 422 bot :none");
         let joins: Vec<String> = rig.said().into_iter().filter(|l| l.starts_with("JOIN")).collect();
         assert_eq!(joins.iter().map(|l| l.matches('#').count()).collect::<Vec<_>>(), [10, 10, 4]);
+        let sections: String = (0..12).map(|i| format!("[channel #{:040}]\n", i)).collect();
+        let mut rig = Rig::new(&sections);
+        rig.hear(":s 001 bot :hi\n:s 422 bot :none");
+        assert!(rig.said().iter().all(|l| l.len() < 500));
     }
 
     #[test]
@@ -1028,13 +983,23 @@ mod tests {
             (format!(":joe!u@h QUIT :x{whois}"), Account::None),
         ] {
             let mut rig = Rig::online("");
-            rig.session.whois("joe", "joe!u@h");
+            let ask = |mask: &str| Ask { nick: "joe".into(), mask: mask.into(), ..Ask::default() };
+            assert!(rig.session.prove(ask("joe!u@h"), rig.now) && rig.session.prove(ask("joe!eve@h"), rig.now));
             assert_eq!(rig.said(), ["WHOIS joe"]);
             rig.hear(&answer);
             rig.said();
-            let proof = Action::Account { nick: "joe".into(), mask: "joe!u@h".into(), account: expected };
-            assert_eq!(rig.others[1..], [proof], "{answer}");
+            let proofs =
+                [Ask { account: expected, ..ask("joe!u@h") }, Ask { account: Account::None, ..ask("joe!eve@h") }];
+            assert_eq!(rig.others[1..], proofs.map(Action::Command), "{answer}");
         }
+        let mut rig = Rig::online("");
+        let proofs = (0..40).map(|i| rig.session.prove(Ask { nick: format!("n{i}"), ..Ask::default() }, rig.now));
+        assert_eq!(proofs.filter(|taken| *taken).count(), PROOFS);
+        rig.now += PROOF;
+        assert_eq!(rig.session.deadline(), rig.now);
+        (0..40).for_each(|_| rig.wait(0));
+        let nobody = |a: &Action| matches!(a, Action::Command(Ask { account: Account::None, .. }));
+        assert_eq!(rig.others.iter().filter(|a| nobody(a)).count(), PROOFS, "no answer in time proves nothing");
     }
 
     #[test]
