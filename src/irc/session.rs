@@ -15,8 +15,8 @@ const STEP: Duration = Duration::from_secs(20); // SASL and services may each ta
 const PROOF: Duration = Duration::from_secs(10); // and so long may WHOIS
 const BACK_OFF: (u64, u64) = (4, 300); // seconds until a new connection, doubling: a restarted server sees us soon
 const STABLE: Duration = Duration::from_secs(120); // after a connection that lasted so long it starts anew
-const THROTTLED: Duration = Duration::from_secs(120); // the least wait when the server says that we come too often
-const SLOW: Duration = Duration::from_secs(300); // the least wait for what only an operator or time can mend
+const THROTTLED: u64 = 120; // seconds, the least wait when the server says that we come too often
+const SLOW: u64 = 300; // seconds, the least wait for what only an operator or time can mend
 const REGAIN: (u64, u64) = (15, 600); // seconds between requests for our nick, doubling
 const REJOIN: [u64; 4] = [30, 60, 120, 300]; // seconds until a refused JOIN is tried again, the last for ever
 const KICKED: (u64, u64) = (30, 480); // seconds until we come back, doubling
@@ -76,7 +76,7 @@ struct Link {
     account_tag: bool,
     mapping: Casemapping,
     prefix: (String, String),            // PREFIX: mode letters and their signs, highest first
-    modes: (String, String),             // CHANMODES: always with a parameter, and only when set
+    modes: String,                       // CHANMODES
     recoveries: &'static [&'static str], // the words to try on NickServ
 }
 
@@ -110,25 +110,21 @@ fn doubled((first, most): (u64, u64), times: u32) -> Duration {
 
 impl Session {
     pub fn new(irc: Irc, now: Instant, random: u64) -> Session {
-        let (phase, until, least_wait, last_online) = (Phase::Waiting, now, Duration::ZERO, None);
-        let (failures, regain, link) = (0, (now, 0), Link::default());
-        let (actions, places, proofs) = (Vec::new(), Vec::new(), Vec::new());
-        let channels = irc.channels.clone();
         let mut session = Session {
             irc,
-            actions,
-            phase,
-            until,
-            failures,
-            least_wait,
+            actions: Vec::new(),
+            phase: Phase::Waiting,
+            until: now,
+            failures: 0,
+            least_wait: Duration::ZERO,
             random,
-            last_online,
-            regain,
-            link,
-            places,
-            proofs,
+            last_online: None,
+            regain: (now, 0),
+            link: Link::default(),
+            places: Vec::new(),
+            proofs: Vec::new(),
         };
-        for channel in channels {
+        for channel in session.irc.channels.clone() {
             session.join(&channel.name, channel.key.as_ref().map_or("", |k| &k.0), now);
         }
         session
@@ -184,31 +180,31 @@ impl Session {
                 (self.phase, self.until) = (Phase::Connecting, now + CONNECT);
                 self.actions.push(Action::Connect);
             }
-            Phase::Connecting => self.close("no connection within two minutes", Duration::ZERO),
-            Phase::Registering => self.close("registration took too long", Duration::ZERO),
+            Phase::Connecting => self.close("no connection within two minutes", 0),
+            Phase::Registering => self.close("registration took too long", 0),
             Phase::Identifying => self.online(now),
-            Phase::Online if self.link.asked => {
-                self.close("the server has gone silent and does not answer PING", Duration::ZERO);
-            }
+            Phase::Online if self.link.asked => self.close("the server has gone silent and does not answer PING", 0),
             Phase::Online => {
                 (self.link.asked, self.until) = (true, now + self.irc.ping_timeout * 2 / 5);
                 self.send(Line::new("PING", &[], Some("alive")));
             }
         }
-        if self.regain.0 <= now && !self.has_wanted_nick() {
-            self.regain = (now + doubled(REGAIN, self.regain.1), self.regain.1 + 1);
-            self.want_nick();
+        if self.phase == Phase::Online {
+            if self.regain.0 <= now && !self.has_wanted_nick() {
+                self.regain = (now + doubled(REGAIN, self.regain.1), self.regain.1 + 1);
+                self.want_nick();
+            }
+            self.join_due(now);
         }
         if let Some(nick) = self.proofs.iter().find(|p| p.until <= now).map(|p| p.ask.nick.clone()) {
             self.end_of_whois(&nick, false);
         }
-        self.join_due(now);
     }
 
     /// The connection stands.
     pub fn up(&mut self, now: Instant) {
         (self.phase, self.until) = (Phase::Registering, now + REGISTRATION);
-        let (prefix, modes) = (("ov".into(), "@+".into()), ("beIk".into(), "l".into()));
+        let (prefix, modes) = (("ov".into(), "@+".into()), "beI,k,l".into());
         let recoveries = &["REGAIN", "RECOVER", "GHOST"];
         self.link = Link { nick: self.irc.nick.clone(), prefix, modes, recoveries, ..Link::default() };
         if let Some(password) = &self.irc.server_password {
@@ -242,7 +238,6 @@ impl Session {
             Some(place) => (place.key, place.retry, place.kicks) = (key, retry, 0),
             None => self.places.push(Place { name: name.to_owned(), key, retry, ..Place::default() }),
         }
-        self.join_due(now);
     }
 
     /// Wants to be in a channel no more, and says there why.
@@ -286,8 +281,8 @@ impl Session {
             ("ERROR", [.., why]) => {
                 let said = why.to_ascii_lowercase();
                 let throttled = ["throttl", "too fast", "too many"].iter().any(|w| said.contains(w));
-                let least = if throttled { THROTTLED } else { Duration::ZERO };
-                self.close(&format!("the server closes the connection: {}", clean(why)), least);
+                let why = format!("the server closes the connection: {}", clean(why));
+                self.close(&why, if throttled { THROTTLED } else { 0 });
             }
             ("CAP", [_, "LS", more @ .., caps]) if registering => self.on_offer(caps, *more == ["*"], now),
             ("CAP", [_, "ACK", .., caps]) => {
@@ -296,7 +291,7 @@ impl Session {
                 let (command, word) = if login { ("AUTHENTICATE", self.mechanism()) } else { ("CAP", "END") };
                 self.send(Line::new(command, &[word], None));
             }
-            ("CAP", [_, "NAK", ..]) if sasl => self.no_sasl("the server refuses it"),
+            ("CAP", [_, "NAK", ..]) | ("906", _) if sasl => self.no_sasl("the server refuses it"),
             ("CAP", [_, "NAK", ..]) => self.send(Line::new("CAP", &["END"], None)),
             ("AUTHENTICATE", ["+"]) => self.authenticate(),
             ("900", _) => self.identified(now),
@@ -305,7 +300,6 @@ impl Session {
                 self.send(Line::new("CAP", &["END"], None));
             }
             ("902" | "904" | "905", [.., why]) => self.refuse("SASL failed", why),
-            ("906", _) => self.no_sasl("it was aborted"),
             ("421", [_, "CAP", ..]) if sasl => self.no_sasl("the server knows no CAP"),
             ("464", [.., why]) => self.refuse("server_password is refused", why),
             ("465", [.., why]) => self.close(&format!("banned from this server: {}", clean(why)), SLOW),
@@ -328,7 +322,10 @@ impl Session {
             ("MODE", [nick, modes, ..]) if self.is_me(nick) && modes.starts_with('+') && modes.contains('r') => {
                 self.identified(now);
             }
-            _ => self.on_channel(m, &params, now),
+            ("JOIN" | "PART" | "KICK" | "MODE", [channel, rest @ ..])
+            | ("353", [_, _, channel, rest @ ..])
+            | (_, [_, channel, rest @ ..]) => self.on_channel(m, channel, rest, now),
+            _ => {}
         }
     }
 
@@ -336,9 +333,9 @@ impl Session {
         self.actions.push(Action::Send(line));
     }
 
-    /// Ends the connection; the next one waits for `least`. What still comes is of no interest.
-    fn close(&mut self, why: &str, least: Duration) {
-        self.least_wait = least;
+    /// Ends the connection; the next one waits for that many seconds at least.
+    fn close(&mut self, why: &str, seconds: u64) {
+        self.least_wait = Duration::from_secs(seconds);
         self.actions.push(Action::Close(why.to_owned()));
     }
 
@@ -379,10 +376,8 @@ impl Session {
             Some(_) => self.until = self.until.min(now + STEP),
         }
         let wanted = wanted.into_keys().collect::<Vec<_>>().join(" ");
-        self.send(match wanted.is_empty() {
-            true => Line::new("CAP", &["END"], None),
-            false => Line::new("CAP", &["REQ"], Some(&wanted)),
-        });
+        let (word, list) = if wanted.is_empty() { ("END", None) } else { ("REQ", Some(wanted.as_str())) };
+        self.send(Line::new("CAP", &[word], list));
     }
 
     fn mechanism(&self) -> &'static str {
@@ -409,15 +404,12 @@ impl Session {
 
     fn on_isupport(&mut self, token: &str) {
         let (name, value) = token.split_once('=').unwrap_or((token, ""));
-        let prefix = value.strip_prefix('(').and_then(|v| v.split_once(')'));
-        match (name, prefix, &value.split(',').collect::<Vec<_>>()[..]) {
-            ("CASEMAPPING", ..) => self.link.mapping = Casemapping::named(value),
-            ("PREFIX", Some((letters, signs)), _) => self.link.prefix = (letters.to_owned(), signs.to_owned()),
-            ("CHANMODES", _, [lists, always, when_set, ..]) => {
-                self.link.modes = (format!("{lists}{always}"), (*when_set).to_owned());
-            }
-            ("BOT", ..) => self.send(Line::new("MODE", &[&self.link.nick, &format!("+{value}")], None)),
-            ("MONITOR", ..) if !self.has_wanted_nick() => {
+        match (name, value.trim_start_matches('(').split_once(')')) {
+            ("CASEMAPPING", _) => self.link.mapping = Casemapping::named(value),
+            ("PREFIX", Some((letters, signs))) => self.link.prefix = (letters.to_owned(), signs.to_owned()),
+            ("CHANMODES", _) => self.link.modes = value.to_owned(),
+            ("BOT", _) => self.send(Line::new("MODE", &[&self.link.nick, &format!("+{value}")], None)),
+            ("MONITOR", _) if !self.has_wanted_nick() => {
                 self.send(Line::new("MONITOR", &["+", &self.irc.nick], None));
             }
             _ => {}
@@ -438,7 +430,7 @@ impl Session {
                 self.link.nick = next;
             }
             None if why.ends_with("(432)") => self.refuse(what, why),
-            None => self.close(&format!("{what}: {}", clean(why)), Duration::ZERO),
+            None => self.close(&format!("{what}: {}", clean(why)), 0),
         }
     }
 
@@ -472,7 +464,6 @@ impl Session {
             (self.phase, self.until) = (Phase::Online, now + self.irc.ping_timeout * 3 / 5);
             (self.last_online, self.regain) = (Some(now), (now + doubled(REGAIN, 0), 1));
             self.recover();
-            self.join_due(now);
         }
     }
 
@@ -485,7 +476,7 @@ impl Session {
     }
 
     fn want_nick(&mut self) {
-        if self.phase == Phase::Online && !self.has_wanted_nick() {
+        if !self.has_wanted_nick() {
             self.send(Line::new("NICK", &[&self.irc.nick], None));
         }
     }
@@ -515,25 +506,22 @@ impl Session {
             let ranks = place.ranks.remove(&mapping.fold(old));
             place.ranks.extend(new.map(|n| mapping.fold(n)).zip(ranks));
         }
-        match new {
-            Some(new) if self.is_me(old) => {
-                log!(Info, "IRC: our nick is now {}", clean(new));
-                self.link.nick = new.to_owned();
-            }
-            _ if mapping.same(old, &self.irc.nick) => self.want_nick(),
-            _ => {}
+        if self.is_me(old)
+            && let Some(new) = new
+        {
+            log!(Info, "IRC: our nick is now {}", clean(new));
+            self.link.nick = new.to_owned();
+        } else if mapping.same(old, &self.irc.nick) {
+            self.want_nick();
         }
     }
 
     /// Joins the channels that are due, several to a line; keyed ones first, as JOIN wants them.
     fn join_due(&mut self, now: Instant) {
-        if self.phase != Phase::Online {
-            return;
-        }
         let is_due = |p: &&mut Place| p.joined.is_none() && p.retry.is_some_and(|at| at <= now);
         let mut due: Vec<&mut Place> = self.places.iter_mut().filter(is_due).collect();
         // If the server does not say anything at all, we try again then.
-        due.iter_mut().for_each(|p| p.retry = Some(now + SLOW));
+        due.iter_mut().for_each(|p| p.retry = Some(now + Duration::from_secs(SLOW)));
         due.sort_by_key(|p| p.key.is_empty());
         for some in due.chunks(JOINS.0) {
             let bytes: usize = some.iter().map(|p| p.name.len() + p.key.len() + 2).sum();
@@ -549,16 +537,10 @@ impl Session {
     }
 
     /// What happens in a channel that is ours, or on our way into it.
-    fn on_channel(&mut self, m: &Message, params: &[&str], now: Instant) {
+    fn on_channel(&mut self, m: &Message, channel: &str, params: &[&str], now: Instant) {
         let Session { places, link, .. } = self;
         let (mapping, (letters, signs)) = (link.mapping, &link.prefix);
-        let at = match m.command.as_str() {
-            "JOIN" | "PART" | "KICK" | "MODE" => 0,
-            "353" => 2,
-            _ => 1, // INVITE, and the numerics that refuse a JOIN
-        };
-        let named = |p: &&mut Place| params.get(at).is_some_and(|name| mapping.same(&p.name, name));
-        let Some(place) = places.iter_mut().find(named) else { return };
+        let Some(place) = places.iter_mut().find(|p| mapping.same(&p.name, channel)) else { return };
         if place.ranks.len() > RANKED {
             place.ranks.clear();
         }
@@ -570,8 +552,8 @@ impl Session {
                 place.refusal.clear();
                 place.ranks.clear();
             }
-            ("PART" | "KICK", [_, rest @ ..]) => {
-                let nick = rest.first().filter(|_| m.command == "KICK").map_or(m.nick(), |nick| nick);
+            ("PART" | "KICK", _) => {
+                let nick = params.first().filter(|_| m.command == "KICK").map_or(m.nick(), |nick| nick);
                 place.ranks.remove(&mapping.fold(nick));
                 if mapping.same(nick, &link.nick) {
                     let calm = place.joined.take().is_some_and(|at| now >= at + CALM);
@@ -580,23 +562,25 @@ impl Session {
                     place.retry = wait.map(|wait| now + wait);
                     let next =
                         wait.map_or("waiting for an INVITE".into(), |wait| format!("back in {} s", wait.as_secs()));
-                    let why = clean(rest.last().unwrap_or(&""));
+                    let why = clean(params.last().unwrap_or(&""));
                     log!(Warning, "IRC: {} put us out of {}: {why}; {next}", clean(m.nick()), place.name);
                 }
                 self.end_of_whois(nick, false);
             }
-            ("353", [.., names]) => {
-                for name in names.split_whitespace() {
+            ("353", [names]) => {
+                for name in names.split_whitespace().filter(|name| name.starts_with(|c| signs.contains(c))) {
                     let nick = name.trim_start_matches(|c| signs.contains(c));
                     let shown = name.chars().map_while(|c| signs.find(c));
                     place.ranks.insert(mapping.fold(nick), shown.filter_map(|i| letters.chars().nth(i)).collect());
                 }
             }
-            ("MODE", [_, changes, rest @ ..]) => {
+            ("MODE", [changes, rest @ ..]) => {
                 let (mut set, mut rest) = (true, rest.iter());
                 for mode in changes.chars() {
                     let rank = letters.contains(mode);
-                    let takes = rank || link.modes.0.contains(mode) || (set && link.modes.1.contains(mode));
+                    // Of CHANMODES, the third kind has a parameter only when it is set.
+                    let mut kinds = link.modes.split(',').take(if set { 3 } else { 2 });
+                    let takes = rank || kinds.any(|kind| kind.contains(mode));
                     match if takes { rest.next() } else { None } {
                         Some(nick) if rank => {
                             let ranks = place.ranks.entry(mapping.fold(nick)).or_default();
@@ -607,11 +591,8 @@ impl Session {
                     }
                 }
             }
-            ("INVITE", _) => {
-                (place.retry, place.kicks) = (Some(now), 0);
-                self.join_due(now);
-            }
-            (n, [_, _, .., why]) if JOIN_REFUSED.contains(&n) && place.joined.is_none() => {
+            ("INVITE", _) => (place.retry, place.kicks) = (Some(now), 0),
+            (n, [.., why]) if JOIN_REFUSED.contains(&n) && place.joined.is_none() => {
                 place.retry = Some(now + Duration::from_secs(REJOIN[place.tries.min(REJOIN.len() - 1)]));
                 place.tries += 1;
                 if place.refusal != *why {
@@ -725,6 +706,7 @@ mod tests {
 
         fn hear(&mut self, lines: &str) {
             lines.lines().for_each(|l| self.session.message(&Message::parse(l).unwrap(), self.now));
+            self.session.tick(self.now);
         }
 
         fn wait(&mut self, secs: u64) {
@@ -832,9 +814,7 @@ mod tests {
         rig.answers(":bot_!u@h NICK :bot", &[]);
         assert_eq!(rig.session.nick(), "bot");
         rig.now += seconds(15);
-        rig.answers(":bot!u@h NICK :Guest7", &[]);
-        rig.session.tick(rig.now);
-        assert_eq!(rig.said(), ["NICK bot"], "renamed by services, it asks at once");
+        rig.answers(":bot!u@h NICK :Guest7", &["NICK bot"]);
         assert_eq!(rig.session.deadline(), rig.now + seconds(30));
         let mut rig = Rig::new("");
         (0..12).for_each(|_| rig.hear(":s 432 * x :Erroneous"));
@@ -912,7 +892,7 @@ mod tests {
         rig.said();
         assert_eq!(rig.others.len(), 3, "what comes after the end is of no interest: {:?}", rig.others);
         rig.session.down("gone", rig.now);
-        assert!(rig.session.deadline() >= rig.now + THROTTLED);
+        assert!(rig.session.deadline() >= rig.now + seconds(THROTTLED));
     }
 
     #[test]
@@ -949,7 +929,10 @@ mod tests {
         ] {
             assert_eq!(ask(&mut rig, line), expected, "{line}");
         }
+        let crowd = |n: usize| (0..20).map(|i| format!(" nick{n}x{i}")).collect::<String>();
+        (0..RANKED / 10).for_each(|n| rig.hear(&format!(":s 353 bot = #a :{}", crowd(n))));
         let op = |rig: &mut Rig, nick: &str| ask(rig, &format!(":{nick}!u@h PRIVMSG #a :bot: help")).unwrap().2;
+        assert!(op(&mut rig, "op"), "a crowd does not make us forget");
         rig.hear(":op!u@h MODE #a +bk-o+o *!*@x key op {X}");
         assert!(!op(&mut rig, "op") && op(&mut rig, "[x]"));
         rig.hear(":admin!u@h NICK :Boss");
