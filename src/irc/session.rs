@@ -67,11 +67,11 @@ struct Place {
 #[derive(Default)]
 struct Link {
     nick: String,
-    user_host: Option<usize>, // bytes of ours as others see it
-    tried: usize,             // nicks other than the first
-    spoken: bool,             // the server has said something
-    asked: bool,              // a PING is on its way
-    logged_in: bool,
+    user_host: Option<usize>,                // bytes of ours as others see it
+    tried: usize,                            // nicks other than the first
+    spoken: bool,                            // the server has said something
+    asked: bool,                             // a PING is on its way
+    logged_in: bool,                         // by SASL
     offered: BTreeMap<&'static str, String>, // capabilities that we know, with their values
     account_tag: bool,
     mapping: Casemapping,
@@ -294,7 +294,7 @@ impl Session {
             ("CAP", [_, "NAK", ..]) | ("906", _) if sasl => self.no_sasl("the server refuses it"),
             ("CAP", [_, "NAK", ..]) => self.send(Line::new("CAP", &["END"], None)),
             ("AUTHENTICATE", ["+"]) => self.authenticate(),
-            ("900", _) => self.identified(now),
+            ("900", _) => self.online(now),
             ("903" | "907", _) if registering => {
                 self.link.logged_in = true;
                 self.send(Line::new("CAP", &["END"], None));
@@ -304,7 +304,7 @@ impl Session {
             ("464", [.., why]) => self.refuse("server_password is refused", why),
             ("465", [.., why]) => self.close(&format!("banned from this server: {}", clean(why)), SLOW),
             ("432" | "433" | "436" | "437" | "447", [_, nick, .., why]) if registering && !is_channel(nick) => {
-                self.next_nick(&format!("nick {}", clean(nick)), &format!("{why} ({})", m.command));
+                self.next_nick(nick, why, &m.command);
             }
             ("001", [_, ..]) if sasl && !self.link.logged_in => self.no_sasl("the server let us in before it"),
             ("001", [nick, ..]) if registering => self.welcome(nick, now),
@@ -320,7 +320,7 @@ impl Session {
             ("NICK", [new, ..]) => self.on_nick(m.nick(), Some(new)),
             ("QUIT", _) => self.on_nick(m.nick(), None),
             ("MODE", [nick, modes, ..]) if self.is_me(nick) && modes.starts_with('+') && modes.contains('r') => {
-                self.identified(now);
+                self.online(now);
             }
             ("JOIN" | "PART" | "KICK" | "MODE", [channel, rest @ ..])
             | ("353", [_, _, channel, rest @ ..])
@@ -417,20 +417,21 @@ impl Session {
     }
 
     /// The nick is refused: tries the next one, and this one again when we are online.
-    fn next_nick(&mut self, what: &str, why: &str) {
+    fn next_nick(&mut self, nick: &str, why: &str, numeric: &str) {
+        let (what, why) = (format!("nick {}", clean(nick)), format!("{} ({numeric})", clean(why)));
         let wanted = &self.irc.nick;
         // Servers that allow only nine characters refuse a longer name altogether.
         let short = (1..10).map(|i| format!("{wanted:.8}{i}"));
         let mut names = self.irc.alt_nicks.iter().cloned().chain([format!("{wanted}_")]).chain(short);
         match names.nth(self.link.tried) {
             Some(next) => {
-                log!(Warning, "IRC: {what}: {}; trying {next}", clean(why));
+                log!(Warning, "IRC: {what}: {why}; trying {next}");
                 self.link.tried += 1;
                 self.send(Line::new("NICK", &[&next], None));
                 self.link.nick = next;
             }
-            None if why.ends_with("(432)") => self.refuse(what, why),
-            None => self.close(&format!("{what}: {}", clean(why)), 0),
+            None if numeric == "432" => self.refuse(&what, &why),
+            None => self.close(&format!("{what}: {why}"), 0),
         }
     }
 
@@ -449,12 +450,6 @@ impl Session {
         if let Irc { nickserv, password: Some(password), .. } = &self.irc {
             self.send(Line::secret("PRIVMSG", &[nickserv], Some(&format!("{words} {}", password.0))));
         }
-    }
-
-    /// Services believe us.
-    fn identified(&mut self, now: Instant) {
-        self.link.logged_in = true;
-        self.online(now);
     }
 
     /// Joins and speaks from now on, if that was what we waited for.
@@ -489,7 +484,7 @@ impl Session {
         if says("unknown command|invalid command") {
             self.recover();
         } else if says("now recognized|now identified|already identified|now logged in|password accepted") {
-            self.identified(now);
+            self.online(now);
         } else if says("incorrect|invalid password|not registered|isn't registered") {
             log!(Warning, "IRC: {}: {}", clean(nick), clean(&text));
             self.online(now);
@@ -560,8 +555,7 @@ impl Session {
                     place.kicks = if calm { 1 } else { place.kicks + 1 };
                     let wait = (place.kicks <= KICKS).then(|| doubled(KICKED, place.kicks - 1));
                     place.retry = wait.map(|wait| now + wait);
-                    let next =
-                        wait.map_or("waiting for an INVITE".into(), |wait| format!("back in {} s", wait.as_secs()));
+                    let next = wait.map_or("waiting for an INVITE".into(), |w| format!("back in {} s", w.as_secs()));
                     let why = clean(params.last().unwrap_or(&""));
                     log!(Warning, "IRC: {} put us out of {}: {why}; {next}", clean(m.nick()), place.name);
                 }
@@ -587,7 +581,8 @@ impl Session {
                             ranks.retain(|r| r != mode);
                             ranks.extend(set.then_some(mode));
                         }
-                        _ => set = if mode == '-' { false } else { set || mode == '+' },
+                        _ if mode == '+' || mode == '-' => set = mode == '+',
+                        _ => {}
                     }
                 }
             }

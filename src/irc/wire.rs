@@ -23,19 +23,18 @@ impl LineBuffer {
             self.0.extend_from_slice(&body[..body.len().min(room)]);
             if body.len() < part.len() {
                 let line = std::mem::take(&mut self.0);
-                match line.len() > LINE_IN {
-                    true => log!(Warning, "IRC: dropped a line that was too long"),
-                    false => messages.extend(Message::parse(decode(&line).trim_end_matches('\r'))),
+                if line.len() > LINE_IN {
+                    log!(Warning, "IRC: dropped a line that was too long");
+                    continue;
                 }
+                // UTF-8, or else Latin-1: what people without UTF-8 mostly send, and it cannot fail.
+                let latin_1 = |line: Vec<u8>| line.into_iter().map(char::from).collect();
+                let line = String::from_utf8(line).unwrap_or_else(|e| latin_1(e.into_bytes()));
+                messages.extend(Message::parse(line.trim_end_matches('\r')));
             }
         }
         messages
     }
-}
-
-/// UTF-8, or else Latin-1: what people without UTF-8 mostly send, and it cannot fail.
-fn decode(bytes: &[u8]) -> String {
-    std::str::from_utf8(bytes).map_or_else(|_| bytes.iter().map(|&b| char::from(b)).collect(), str::to_owned)
 }
 
 #[derive(Debug, Default, PartialEq, Eq)]
