@@ -15,6 +15,14 @@ check:
 test: setup
 	$(CARGO) test --locked -- --test-threads=4
 
+# Those of the tests that know a master, with older ones.
+test-masters:
+	for version in 2.10.5 3.11.9; do \
+		sh tests/common/setup.sh $$version && \
+		BUILDBOT=$$version $(CARGO) test --locked --no-fail-fast --test announcements --test authority \
+			--test commands --test master -- --test-threads=4 || exit 1; \
+	done
+
 demo: setup all
 	$(CARGO) run --release --locked --quiet --example demo
 
@@ -37,4 +45,4 @@ uninstall:
 clean:
 	$(CARGO) clean
 
-.PHONY: all check test demo setup install uninstall clean
+.PHONY: all check test test-masters demo setup install uninstall clean

@@ -4,7 +4,7 @@ mod common;
 
 use common::{
     Bot, CANCELLED, Client, EXCEPTION, Ear, FAILURE, Master, Ngircd, NgircdOptions, SUCCESS, TIMEOUT, WARNINGS, Worker,
-    like, wait_for,
+    buildbot, like, wait_for,
 };
 use serde_json::json;
 use std::fs;
@@ -240,7 +240,9 @@ fn hostile_names_and_reasons_stay_text() {
     let reason = json!({"reason": format!("no\r\nPRIVMSG #lab :mine\u{0}\u{2}\u{3}04,02red\u{1}ACTION\u{f} {}", "é".repeat(900))});
     lab.master.post(&format!("/api/v2/builds/{build}"), "stop", reason);
     let line = ear.next();
-    let start = format!("<bot> {shown} #1 cancelled: (no PRIVMSG #lab :mine 04,02red ACTION éé");
+    // A 2.x master does not say why a build was stopped.
+    let told = if buildbot().starts_with("2.") { "'sleep 60'" } else { "(no PRIVMSG #lab :mine 04,02red ACTION éé" };
+    let start = format!("<bot> {shown} #1 cancelled: {told}");
     assert!(line.starts_with(&start) && line.contains(", took ") && line.ends_with("/builds/1"), "{line}");
     lab.master.force("boom", &[]);
     ear.hear("<bot> boom #1 started *\n<bot> boom #1 exception, took *");

@@ -4,7 +4,7 @@ mod common;
 
 use common::{
     Answer, Bot, CANCELLED, Client, FAILURE, FakeHttp, Finished, Inspircd, Master, Ngircd, NgircdOptions, Proxy,
-    SUCCESS, TIMEOUT, Worker, like, scratch, venv, wait_for,
+    SUCCESS, TIMEOUT, Worker, buildbot, like, scratch, venv, wait_for,
 };
 use serde_json::{Value, json};
 use std::cell::Cell;
@@ -200,7 +200,8 @@ fn a_long_reason_is_kept_whole() {
     talk.hear("long #1 cancelled*");
     let (set, end) = (buildset(master, &build), master.wait_build("long", 1));
     let kept = [&set["reason"], &end["state_string"]].map(|text| text.as_str().unwrap().contains(&reason));
-    assert_eq!(kept, [true; 2], "forced: {set}\nstopped: {end}");
+    // A 2.x master does not say why a build was stopped.
+    assert_eq!(kept, [true, !buildbot().starts_with("2.")], "forced: {set}\nstopped: {end}");
 }
 
 const WRONG: &[(&str, &str)] = &[
@@ -302,7 +303,9 @@ fn what_has_to_wait_says_why() {
 
     far.hear("queued far: no worker is online");
     let request = wait_queued(master, "far", 1);
-    far.ask("stop build far not today", "far: nothing runs; took back 1 queued request");
+    far.say("stop build far not today");
+    // The news of it may come before the answer to it.
+    far.joe.expect_contains("far: nothing runs; took back 1 queued request");
     let request = master.get(&format!("/api/v2/buildrequests/{request}"));
     assert_eq!(request["buildrequests"][0]["results"], CANCELLED);
 }
@@ -357,6 +360,7 @@ fn stop_ends_all_builds_and_says_which() {
     for number in 1..=2 {
         let build = master.wait_build("halt", number);
         let state = "cancelled (it's \"broken\", größe (stopper-j in #stopper)) *";
+        let state = if buildbot().starts_with("2.") { "cancelled *" } else { state };
         assert_eq!(build["results"], CANCELLED);
         assert!(like(state, build["state_string"].as_str().unwrap()), "{build}");
     }

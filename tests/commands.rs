@@ -108,7 +108,7 @@ const ANSWERS: &[(&str, &str)] = &[
     ("help commands", "commands: ALL"),
     ("commands", "commands: ALL"),
     ("source", "Buildbot: https://buildbot.net/"),
-    ("version", "buildbot-irc *.*.*; Buildbot 4.* at URL"),
+    ("version", "buildbot-irc *.*.*; Buildbot *.* at URL"),
     ("hello", "hello, joe; I watch 7 builders, try `status` or `help`"),
     // What is wrong gets one line that helps.
     ("stauts", "unknown command `stauts`; did you mean `status`?"),
@@ -391,7 +391,7 @@ fn one_command_without_irc() {
         ("status mac os", "mac os: idle; last #1 failure * ago: failed 'false'\n"),
         ("status", "app: *\nchannel: *\nfar: *\ngröße: *\nlib/core: *\nmac os: *\nperson: *\n"),
         ("last gr*", "größe: #1 warnings * ago: *, took * URL#/builders/*/builds/1\n"),
-        ("version", "buildbot-irc *.*.*; Buildbot 4.* at URL\n"),
+        ("version", "buildbot-irc *.*.*; Buildbot *.* at URL\n"),
         ("commands", "commands: ALL\n"),
         ("help list", "list [all|N] builders|workers|changes: *\n"),
         ("source", "Buildbot: https://buildbot.net/\n"),

@@ -99,10 +99,17 @@ pub fn tool(name: &str) -> PathBuf {
     found.unwrap_or_else(|| panic!("{name} is not installed; `sh tests/common/setup.sh` installs what the tests need"))
 }
 
-/// A program of the tests' Python environment.
+/// The release of Buildbot that `make test-masters` names; empty is the one of tests/requirements.txt.
+pub fn buildbot() -> String {
+    std::env::var("BUILDBOT").unwrap_or_default()
+}
+
+/// A program of the Python environment with that Buildbot.
 pub fn venv(name: &str) -> PathBuf {
-    let file = root().join("target/venv/bin").join(name);
-    assert!(file.exists(), "{} is not there; `sh tests/common/setup.sh` makes it", file.display());
+    let version = buildbot();
+    let dir = if version.is_empty() { "target/venv".to_string() } else { format!("target/venv-{version}") };
+    let file = root().join(dir).join("bin").join(name);
+    assert!(file.exists(), "{} is not there; `sh tests/common/setup.sh {version}` makes it", file.display());
     file
 }
 

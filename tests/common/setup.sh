@@ -1,7 +1,8 @@
 #!/bin/sh
 # Prepares what the tests need, from the root of the repository: the servers
 # and tools of the system, and target/venv with Buildbot. Does nothing, and
-# fast, when all is there.
+# fast, when all is there. With an argument, a release of Buildbot for which
+# there is tests/requirements-RELEASE.txt, it prepares target/venv-RELEASE too.
 set -eu
 
 fail() {
@@ -27,6 +28,8 @@ need pkg-config command -v pkg-config
 need libssl-dev pkg-config --exists openssl
 need python3 command -v python3
 need python3-venv python3 -c 'import ensurepip, venv'
+need mandoc command -v mandoc
+need systemd command -v systemd-analyze
 
 if [ -n "$missing" ]; then
 	command="apt-get install -y --no-install-recommends$missing"
@@ -38,12 +41,16 @@ if [ -n "$missing" ]; then
 fi
 
 # The copy of the requirements inside says what the environment was made from.
-venv=target/venv
-if ! cmp -s tests/requirements.txt $venv/requirements.txt || ! $venv/bin/python -c 'import buildbot' 2>/dev/null; then
-	rm -rf $venv
+environment() { # directory, requirements
+	if cmp -s "$2" "$1/requirements.txt" && "$1/bin/python" -c 'import buildbot' 2>/dev/null; then
+		return
+	fi
+	[ -f "$2" ] || fail "there is no $2"
+	rm -rf "$1"
 	mkdir -p target
-	python3 -m venv $venv || fail "python3 -m venv $venv failed"
-	$venv/bin/pip install --quiet --disable-pip-version-check -r tests/requirements.txt ||
-		fail "pip could not install tests/requirements.txt"
-	cp tests/requirements.txt $venv/requirements.txt
-fi
+	python3 -m venv "$1" || fail "python3 -m venv $1 failed"
+	"$1/bin/pip" install --quiet --disable-pip-version-check -r "$2" || fail "pip could not install $2"
+	cp "$2" "$1/requirements.txt"
+}
+environment target/venv tests/requirements.txt
+[ $# = 0 ] || environment "target/venv-$1" "tests/requirements-$1.txt"
