@@ -11,9 +11,9 @@ if ! [ -x $deny ]; then
 	}
 fi
 # These need no network once the crates are here.
-$deny --locked --all-features check --config tests/deny.toml bans licenses sources
+$deny --locked --all-features --config tests/deny.toml check bans licenses sources
 # This one fetches RustSec's database from GitHub.
-$deny --locked --all-features check --config tests/deny.toml advisories || {
+$deny --locked --all-features --config tests/deny.toml check advisories || {
 	echo "make audit: known vulnerabilities, or no way to RustSec's database: see above. All else is well." >&2
 	exit 1
 }
