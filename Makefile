@@ -59,6 +59,10 @@ test-masters:
 demo: setup all
 	RUSTFLAGS="$(HOMELESS)" $(CARGO) run $(RELEASE) --quiet --example demo
 
+# ROWS=commands,memory measures some of the rows only.
+bench: setup all
+	ROWS='$(ROWS)' $(CARGO) run --release --locked --quiet --example bench
+
 setup:
 	sh tests/common/setup.sh
 
@@ -82,4 +86,4 @@ uninstall:
 clean:
 	$(CARGO) clean
 
-.PHONY: all static dist check audit test test-packages test-masters demo setup install uninstall clean
+.PHONY: all static dist check audit test test-packages test-masters demo bench setup install uninstall clean
