@@ -61,7 +61,7 @@ demo: setup all
 
 # ROWS=commands,memory measures some of the rows only.
 bench: setup all
-	ROWS='$(ROWS)' $(CARGO) run --release --locked --quiet --example bench
+	ROWS='$(ROWS)' RUSTFLAGS="$(HOMELESS)" $(CARGO) run $(RELEASE) --quiet --example bench
 
 setup:
 	sh tests/common/setup.sh
