@@ -200,8 +200,9 @@ fn nickserv_knows_the_bot_before_it_joins() {
     let owner = Client::connect(irc.easy, "bot");
     owner.register("tulip");
     drop(owner);
-    let bot = start(irc.port, "password = tulip\n[channel #lab]");
+    let mut bot = start(irc.port, "password = tulip\n[channel #lab]");
     joe.expect_contains(":bot!bot@127.0.0.1 JOIN");
+    bot.expect_log(">> JOIN #lab");
     let log = bot.log();
     let at = |text: &str| log.find(text).unwrap_or_else(|| panic!("no {text:?} in:\n{log}"));
     assert!(at(">> PRIVMSG ***") < at(">> JOIN #lab"), "{log}");
