@@ -56,6 +56,10 @@ test-masters:
 			--test commands --test master -- --test-threads=4 || exit 1; \
 	done
 
+# Longer than in `make test`: make chaos MINUTES=30 SEED=7
+chaos: setup
+	MINUTES=$(or $(MINUTES),30) SEED=$(SEED) $(CARGO) test $(RELEASE) --test chaos -- --nocapture
+
 demo: setup all
 	RUSTFLAGS="$(HOMELESS)" $(CARGO) run $(RELEASE) --quiet --example demo
 
@@ -86,4 +90,4 @@ uninstall:
 clean:
 	$(CARGO) clean
 
-.PHONY: all static dist check audit test test-packages test-masters demo bench setup install uninstall clean
+.PHONY: all static dist check audit test test-packages test-masters chaos demo bench setup install uninstall clean
