@@ -154,7 +154,7 @@ impl Bot {
             Event::Done(ask, lines, request) => {
                 self.reply(&ask.place, &lines);
                 let Ask { place: target, mask, .. } = ask;
-                self.watch(request.map(|id| Watch { target, id, request: true, mask }));
+                self.watch(request.map(|request| Watch { target, request, mask }));
                 self.dirty = Some(now);
             }
             Event::Stop => {
@@ -314,7 +314,7 @@ impl Bot {
     /// Whether someone has forced a build that still waits: that they may take back.
     fn has_queued(&self, mask: &str) -> bool {
         let status = lock(&self.ties.status);
-        status.watches.iter().any(|w| w.request && w.mask == mask && status.queued.contains_key(&w.id))
+        status.watches.iter().any(|w| w.mask == mask && status.queued.contains_key(&w.request))
     }
 
     /// A target as we spell it: names that the server takes for one are one.
@@ -330,7 +330,7 @@ impl Bot {
         let (settings, nick) = (self.settings(&ask.place), self.session.nick());
         let status = lock(&self.ties.status);
         let view = View { status: &status, settings: &settings, now: unix_now(), again, nick };
-        let answer = command::run(ask, &view);
+        let answer = command::run(ask, &view).unwrap_or_else(|why| Answer::Say(vec![why], None));
         drop(status);
         match answer {
             Answer::Say(lines, effect) => {
@@ -339,7 +339,6 @@ impl Bot {
                 effect.into_iter().for_each(|e| self.effect(ask, e, now));
             }
             Answer::List { head, items } => self.reply(&ask.place, &[format!("{head}: {}", items.join(", "))]),
-            Answer::Wrong(why) => self.reply(&ask.place, &[why]),
             Answer::First(job) => {
                 if self.ties.jobs.try_send((ask.clone(), job)).is_err() {
                     self.reply(&ask.place, &["busy, try again".into()]);
@@ -354,13 +353,9 @@ impl Bot {
         match effect {
             Effect::Notify(events) => drop(self.state.events.insert(place.to_owned(), events)),
             Effect::MuteUntil(until) => drop(self.state.muted.insert(place.to_owned(), until)),
-            Effect::Watch(builds) => {
-                self.watch(builds.iter().map(|&id| Watch {
-                    target: place.to_owned(),
-                    id,
-                    request: false,
-                    mask: String::new(),
-                }));
+            Effect::Watch(requests) => {
+                let watch = |request| Watch { target: place.to_owned(), request, mask: String::new() };
+                self.watch(requests.into_iter().map(watch));
             }
             Effect::Join(channel, key) => {
                 let channel = self.spelled(&channel);
@@ -403,7 +398,7 @@ impl Bot {
     /// How a place wants its lines and what it hears.
     fn settings(&self, place: &str) -> Settings {
         let settings = configured(&self.irc, place);
-        Settings { events: *self.state.events.get(place).unwrap_or(&settings.events), ..settings }
+        Settings { events: self.state.events.get(place).unwrap_or(&settings.events).clone(), ..settings }
     }
 
     /// Makes the targets what the configuration and the state file say.
@@ -474,7 +469,7 @@ impl Bot {
 fn summary(session: &Session, status: &Status) -> String {
     let channels = session.channels().join(", ");
     let place = if channels.is_empty() { "in no channel" } else { &channels };
-    match (&status.trouble, status.builders().len()) {
+    match (&status.trouble, status.builders.len()) {
         (Some(_), _) => format!("{place}; the master does not answer"),
         (None, n) => format!("{place}; {}; {} building", text::count(n, "builder"), status.open.len()),
     }

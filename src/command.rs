@@ -6,7 +6,7 @@
 use crate::config::{self, Who};
 use crate::irc::wire::{Casemapping, is_channel};
 use crate::master::worker::{Job, Order};
-use crate::status::{Build, Builder, EVENT_NAMES, Events, Settings, Status, Worker, glob};
+use crate::status::{self, Build, Builder, EVENT_NAMES, Events, Settings, Status, Worker, glob};
 use crate::text::{self, clean, nearest, quoted};
 use std::collections::BTreeMap;
 
@@ -21,13 +21,10 @@ pub struct Ask {
     /// Where the answer goes: the channel, or the nick that asked in private.
     pub place: String,
     pub nick: String,
-    /// `nick!user@host`.
-    pub mask: String,
+    pub mask: String, // `nick!user@host`
     pub text: String,
-    /// Whether the asker is an operator of the channel.
-    pub op: bool,
-    /// May `stop` no more than requests of their own.
-    pub own_only: bool,
+    pub op: bool,       // is an operator of the channel
+    pub own_only: bool, // may `stop` no more than requests of their own
     pub account: Account,
 }
 
@@ -47,8 +44,6 @@ pub enum Answer {
     Say(Vec<String>, Option<Effect>),
     /// Items to say on as few lines as they need, behind a heading.
     List { head: String, items: Vec<String> },
-    /// The command was wrong, and how to do better.
-    Wrong(String),
     /// Ask the master first, then the command once more.
     First(Job),
 }
@@ -60,20 +55,16 @@ pub enum Effect {
     MuteUntil(i64),
     Join(String, String),
     Leave(String),
-    Watch(Vec<u64>),
+    Watch(Vec<u64>), // the builds of these requests
 }
 
 /// What a command can see.
 pub struct View<'a> {
     pub status: &'a Status,
-    /// How the place wants its lines, and what it hears.
-    pub settings: &'a Settings,
-    /// Seconds since the epoch.
-    pub now: i64,
-    /// The master has been asked already.
-    pub again: bool,
-    /// Our nick; empty without IRC.
-    pub nick: &'a str,
+    pub settings: &'a Settings, // how the place wants its lines, and what it hears
+    pub now: i64,               // seconds since the epoch
+    pub again: bool,            // the master has been asked already
+    pub nick: &'a str,          // ours; empty without IRC
 }
 
 /// The error is what was wrong, and how to do better.
@@ -81,54 +72,32 @@ type Reply = Result<Answer, String>;
 
 struct Command {
     name: &'static str,
-    /// Words it needs at least.
-    words: usize,
-    /// Works without IRC, too.
-    alone: bool,
+    alone: bool, // works without IRC, too
     run: fn(&str, &Ask, &View) -> Reply,
 }
 
-const TABLE: [Command; 16] = [
-    Command { name: "list", words: 1, alone: true, run: list },
-    Command { name: "status", words: 0, alone: true, run: status },
-    Command { name: "last", words: 0, alone: true, run: last },
-    Command { name: "watch", words: 1, alone: false, run: watch },
-    Command { name: "notify", words: 1, alone: false, run: notify },
-    Command { name: "mute", words: 0, alone: false, run: mute },
-    Command { name: "unmute", words: 0, alone: false, run: unmute },
-    Command { name: "join", words: 1, alone: false, run: join },
-    Command { name: "leave", words: 0, alone: false, run: leave },
-    Command { name: "force", words: 3, alone: true, run: force },
-    Command { name: "stop", words: 3, alone: true, run: stop },
-    Command { name: "help", words: 0, alone: true, run: help },
-    Command { name: "commands", words: 0, alone: true, run: |_, _, _| say(all_commands()) },
-    Command { name: "source", words: 0, alone: true, run: |_, _, _| say("Buildbot: https://buildbot.net/") },
-    Command { name: "version", words: 0, alone: true, run: version },
-    Command { name: "hello", words: 0, alone: true, run: hello },
+static TABLE: [Command; 16] = [
+    Command { name: "list", alone: true, run: list },
+    Command { name: "status", alone: true, run: |rest, _, view| each_builder(rest, view, true, text::status_line) },
+    Command { name: "last", alone: true, run: |rest, _, view| each_builder(rest, view, false, text::last_line) },
+    Command { name: "watch", alone: false, run: watch },
+    Command { name: "notify", alone: false, run: notify },
+    Command { name: "mute", alone: false, run: mute },
+    Command { name: "unmute", alone: false, run: |_, _, _| doing(Effect::MuteUntil(0), "announcements are on again") },
+    Command { name: "join", alone: false, run: join },
+    Command { name: "leave", alone: false, run: leave },
+    Command { name: "force", alone: true, run: force },
+    Command { name: "stop", alone: true, run: stop },
+    Command { name: "help", alone: true, run: help },
+    Command { name: "commands", alone: true, run: |_, _, _| say(all_commands()) },
+    Command { name: "source", alone: true, run: |_, _, _| say("Buildbot: https://buildbot.net/") },
+    Command { name: "version", alone: true, run: version },
+    Command { name: "hello", alone: true, run: hello },
 ];
 
-/// What `help` says: usage, a colon, and what it does.
-const MANUAL: &str = "\
-list [all|N] builders|workers|changes: what there is; `all` also lists the builders that are offline
-status [BUILDER|GLOB|all]: what builders do now, and how their last build ended
-last [BUILDER|GLOB|all]: the last completed build, with its link
-watch BUILDER: tells here when the running build ends
-notify on|off|list [EVENT...]: which events are announced here: started finished success warnings failure exception \
-cancelled problem recovery worse better worker, or a transition like successToFailure; `on` alone means started finished
-mute [DURATION]: no announcements here, for a while (like 30m or 2h) or until `unmute`
-unmute: announcements again
-join CHANNEL [KEY]: joins a channel, with the announcements that [irc] sets
-leave [CHANNEL]: leaves a channel; this one if none is named
-force build [--branch=B] [--revision=R] [--codebase=C] [--props=K=V,...] [--scheduler=S] BUILDER REASON: \
-starts a build; its end is told here
-stop build BUILDER REASON: stops the running builds of a builder, or takes back its queued requests if none runs
-help [COMMAND|commands]: how to talk to me
-commands: all commands on one line
-source: where Buildbot lives
-version: my version and the master's
-hello: a greeting";
+/// A line a command: how it is written, a colon, and what it does.
+const MANUAL: &str = include_str!("help.txt");
 
-/// The line of the manual for a command that exists.
 fn manual(name: &str) -> &'static str {
     MANUAL.lines().find(|line| line.split([' ', ':']).next() == Some(name)).unwrap_or("")
 }
@@ -143,28 +112,37 @@ pub fn name(text: &str) -> (String, &str) {
     (word.to_lowercase(), rest.trim())
 }
 
+/// The command of a name, or what there is instead.
+fn find(name: &str, lead: &str, advice: &str) -> Result<&'static Command, String> {
+    TABLE.iter().find(|c| c.name == name).ok_or_else(|| {
+        let near = nearest(name, TABLE.iter().map(|c| c.name)).map(|near| format!("did you mean `{near}`?"));
+        format!("{lead} `{}`; {}", clean(name), near.as_deref().unwrap_or(advice))
+    })
+}
+
 /// Whether the command that a text asks for looks at the master's state.
 pub fn asks_master(text: &str) -> bool {
     let (name, _) = name(text);
-    TABLE.iter().any(|c| c.name == name) && !["help", "commands", "source"].contains(&name.as_str())
+    find(&name, "", "").is_ok() && !["help", "commands", "source"].contains(&name.as_str())
 }
 
 /// Runs the command that was asked for. Whether the asker may was decided before.
-pub fn run(ask: &Ask, view: &View) -> Answer {
+pub fn run(ask: &Ask, view: &View) -> Reply {
     let (name, rest) = name(&ask.text);
-    let Some(command) = TABLE.iter().find(|c| c.name == name) else {
-        return Answer::Wrong(match nearest(&name, TABLE.iter().map(|c| c.name)) {
-            _ if name.is_empty() => "yes? try `help`".into(),
-            Some(near) => format!("unknown command `{}`; did you mean `{near}`?", clean(&name)),
-            None => format!("unknown command `{}`; try `help`", clean(&name)),
-        });
-    };
-    let reply = match config::words(rest) {
-        _ if !command.alone && view.nick.is_empty() => Err(format!("{name}: this works on IRC only")),
-        Ok(words) if words.len() < command.words => Err(usage(command.name)),
-        _ => (command.run)(rest, ask, view),
-    };
-    reply.unwrap_or_else(Answer::Wrong)
+    if name.is_empty() {
+        return Err("yes? try `help`".into());
+    }
+    let command = find(&name, "unknown command", "try `help`")?;
+    if !command.alone && view.nick.is_empty() {
+        return Err(format!("{name}: this works on IRC only"));
+    }
+    // Words in brackets may be left out.
+    let usage = usage(&name);
+    let needed = usage.split(' ').skip(2).filter(|word| !word.starts_with('[')).count();
+    if config::words(rest).is_ok_and(|words| words.len() < needed) {
+        return Err(usage);
+    }
+    (command.run)(rest, ask, view)
 }
 
 /// What someone hears who may not: that, and no more.
@@ -216,21 +194,18 @@ fn stale(view: &View) -> Option<String> {
     })
 }
 
-/// The builders that a text names: all, one by its name (quoted or not), or by a glob.
+/// The builders that a text names: all, one by its name (quoted or not), or by a glob; sorted by name.
 fn builders<'a>(text: &str, view: &View<'a>) -> Result<Vec<&'a Builder>, String> {
-    let (status, all) = (view.status, view.status.builders());
+    let mut all: Vec<&Builder> = view.status.builders.values().collect();
+    all.sort_unstable_by_key(|b| &b.name);
     let name = config::words(text).map_or(text.to_owned(), |words| words.join(" "));
-    if let Some(builder) = status.builder(&name).or(status.builder(text)) {
+    if let Some(builder) = all.iter().find(|b| b.name == name || b.name == text) {
         return Ok(vec![builder]);
     }
-    let named = |b: &&Builder| match name.as_str() {
-        "" | "all" => true,
-        name if name.contains(['*', '?']) => glob(name, &b.name),
-        // Names that came through the wire have lost what `clean` takes out.
-        name => clean(&b.name) == name,
-    };
-    let found: Vec<&Builder> = all.iter().filter(named).collect();
-    if !found.is_empty() || name.is_empty() || name == "all" {
+    let pattern = if name.is_empty() || name == "all" { "*" } else { &name };
+    // Names that came through the wire have lost what `clean` takes out.
+    let found: Vec<&Builder> = all.iter().copied().filter(|b| glob(pattern, &clean(&b.name))).collect();
+    if !found.is_empty() || pattern == "*" {
         return Ok(found);
     }
     let near = nearest(&name, all.iter().map(|b| b.name.as_str()));
@@ -238,8 +213,11 @@ fn builders<'a>(text: &str, view: &View<'a>) -> Result<Vec<&'a Builder>, String>
     Err(stale(view).unwrap_or_else(|| format!("no builder {}; {hint}", quoted(&name))))
 }
 
+/// A line about one builder, see [`text`].
+type Line = fn(&Status, &Builder, &Settings, i64) -> String;
+
 /// Answers with a line a builder, after asking for what is not known, if that is little.
-fn each_builder(text: &str, view: &View, steps: bool, line: impl Fn(&Builder) -> String) -> Reply {
+fn each_builder(text: &str, view: &View, steps: bool, line: Line) -> Reply {
     let found = builders(text, view)?;
     if !view.again && view.status.trouble.is_none() {
         let unknown = found.iter().filter(|b| b.last.is_none() && !b.asked).map(|b| b.id);
@@ -250,19 +228,12 @@ fn each_builder(text: &str, view: &View, steps: bool, line: impl Fn(&Builder) ->
             return Ok(Answer::First(Job::Facts { builders, steps }));
         }
     }
-    let mut lines: Vec<String> = stale(view).into_iter().chain(found.into_iter().map(line)).collect();
+    let lines = found.into_iter().map(|b| line(view.status, b, view.settings, view.now));
+    let mut lines: Vec<String> = stale(view).into_iter().chain(lines).collect();
     if lines.is_empty() {
         lines.push("the master has no builders".into());
     }
     Ok(Answer::Say(lines, None))
-}
-
-fn status(rest: &str, _: &Ask, view: &View) -> Reply {
-    each_builder(rest, view, true, |b| text::status_line(view.status, b, view.settings, view.now))
-}
-
-fn last(rest: &str, _: &Ask, view: &View) -> Reply {
-    each_builder(rest, view, false, |b| text::last_line(view.status, b, view.settings, view.now))
 }
 
 fn list(rest: &str, _: &Ask, view: &View) -> Reply {
@@ -275,43 +246,37 @@ fn list(rest: &str, _: &Ask, view: &View) -> Reply {
             _ => return Err(usage("list")),
         }
     }
-    let marked = |name: &str, marks: &[(bool, &str)]| {
+    let marks = |marks: &[(bool, &str)]| {
         let marks: Vec<&str> = marks.iter().filter(|m| m.0).map(|m| m.1).collect();
-        let name = quoted(name);
-        if marks.is_empty() { name } else { format!("{name} [{}]", marks.join(", ")) }
+        if marks.is_empty() { String::new() } else { format!(" [{}]", marks.join(", ")) }
     };
-    let (total, mut items): (usize, Vec<String>) = match what {
+    let status = view.status;
+    let mut named: Vec<(&str, String)> = match what {
         "builders" => {
-            let builders = view.status.builders();
-            let online = |b: &Builder| view.status.workers_of(b.id).any(|w| w.online);
-            let shown = builders.iter().map(|b| (b, online(b))).filter(|&(_, online)| all || online);
-            (builders.len(), shown.map(|(b, online)| marked(&b.name, &[(!online, "offline")])).collect())
+            let online = |b: &Builder| status.workers_of(b.id).any(|w| w.online);
+            status.builders.values().map(|b| (b.name.as_str(), marks(&[(!online(b), "offline")]))).collect()
         }
         "workers" => {
-            let mut workers: Vec<&Worker> = view.status.workers.values().collect();
-            workers.sort_by(|a, b| a.name.cmp(&b.name));
-            let marks = |w: &Worker| [(!w.online, "offline"), (w.missing, "missing"), (w.paused, "paused")];
-            let workers = workers.iter().map(|w| marked(&w.name, &marks(w)));
-            (view.status.workers.len(), workers.collect())
+            let marked = |w: &Worker| marks(&[(!w.online, "offline"), (w.missing, "missing"), (w.paused, "paused")]);
+            status.workers.values().map(|w| (w.name.as_str(), marked(w))).collect()
         }
-        "changes" => {
-            let count = if all { usize::MAX } else { most.unwrap_or(CHANGES) };
-            return Ok(Answer::First(Job::Changes(count)));
-        }
+        "changes" => return Ok(Answer::First(Job::Changes(if all { usize::MAX } else { most.unwrap_or(CHANGES) }))),
         _ => return Err(usage("list")),
     };
+    named.sort_unstable();
+    let total = named.len();
     let mut head = text::count(total, what.trim_end_matches('s'));
-    if items.len() < total {
-        head += &format!(" ({} offline: list all builders)", total - items.len());
+    if what == "builders" && !all {
+        named.retain(|(_, marks)| marks.is_empty());
+    }
+    if named.len() < total {
+        head += &format!(" ({} offline: list all builders)", total - named.len());
     }
     if let Some(stale) = stale(view) {
-        if total == 0 {
-            return Err(stale);
-        }
-        head = format!("{stale} {head}");
+        head = if total > 0 { format!("{stale} {head}") } else { return Err(stale) };
     }
-    items.truncate(most.unwrap_or(usize::MAX));
-    Ok(Answer::List { head, items })
+    named.truncate(most.unwrap_or(usize::MAX));
+    Ok(Answer::List { head, items: named.into_iter().map(|(name, marks)| quoted(name) + &marks).collect() })
 }
 
 fn watch(rest: &str, _: &Ask, view: &View) -> Reply {
@@ -333,31 +298,29 @@ fn watch(rest: &str, _: &Ask, view: &View) -> Reply {
         format!("{} #{}{left}", clean(&builder.name), build.number)
     });
     let line = format!("watching {}", labels.collect::<Vec<_>>().join(", "));
-    doing(Effect::Watch(running.iter().map(|(_, build)| build.id).collect()), line)
+    doing(Effect::Watch(running.iter().filter_map(|(_, build)| build.buildrequestid).collect()), line)
 }
 
 fn notify(rest: &str, _: &Ask, view: &View) -> Reply {
-    let mut words = rest.split_whitespace();
-    let what = words.next().unwrap_or("").to_lowercase();
-    let mut named = None;
-    for name in words {
-        let event = Events::named(name).ok_or_else(|| {
-            let near = nearest(name, EVENT_NAMES.split(' '));
-            let hint = near.map_or("`help notify` lists them".into(), |n| format!("did you mean {n}?"));
-            format!("notify: unknown event `{}`; {hint}", clean(name))
-        })?;
-        named = Some(event.with(named.unwrap_or_default()));
-    }
-    let on = view.settings.events;
-    let next = match what.as_str() {
-        "list" => on,
-        "on" => on.with(named.unwrap_or(Events::usual())),
-        "off" => named.map_or(Events::default(), |events| on.without(events)),
+    let (what, names) = name(rest);
+    let named = status::events(names).map_err(|name| {
+        let near = nearest(name, EVENT_NAMES.split(' '));
+        let hint = near.map_or("`help notify` lists them".into(), |n| format!("did you mean {n}?"));
+        format!("notify: unknown event `{}`; {hint}", clean(name))
+    })?;
+    let on = &view.settings.events;
+    let next = match (what.as_str(), named.is_empty()) {
+        ("list", _) => on.clone(),
+        ("on", true) => on | &["started", "finished"].map(str::to_owned).into(),
+        ("on", false) => on | &named,
+        ("off", true) => Events::new(),
+        ("off", false) => on - &named,
         _ => return Err(usage("notify")),
     };
-    let line = match next.names().join(" ") {
-        names if names.is_empty() => "notify is off: nothing is announced here".to_owned(),
-        names => format!("notify is on for {names}"),
+    let names: Vec<&str> = EVENT_NAMES.split(' ').filter(|n| next.contains(*n)).collect();
+    let line = match names.is_empty() {
+        true => "notify is off: nothing is announced here".to_owned(),
+        false => format!("notify is on for {}", names.join(" ")),
     };
     if what == "list" { say(line) } else { doing(Effect::Notify(next), line) }
 }
@@ -369,10 +332,6 @@ fn mute(rest: &str, _: &Ask, view: &View) -> Reply {
     let time = config::duration(rest).map_err(|why| format!("mute: {}", clean(&why)))?;
     let seconds = time.as_secs().max(1) as i64;
     doing(Effect::MuteUntil(view.now + seconds), format!("muted for {}", text::duration(seconds)))
-}
-
-fn unmute(_: &str, _: &Ask, _: &View) -> Reply {
-    doing(Effect::MuteUntil(0), "announcements are on again")
 }
 
 fn join(rest: &str, _: &Ask, _: &View) -> Reply {
@@ -395,17 +354,13 @@ fn leave(rest: &str, ask: &Ask, _: &View) -> Reply {
 
 /// The builder that comes first in a text, and the reason behind it, signed as the master records
 /// it: who asks, where, and why.
-fn builder_and_reason<'a>(
-    command: &str,
-    rest: &str,
-    ask: &Ask,
-    view: &View<'a>,
-) -> Result<(&'a Builder, String), String> {
-    let Some((word, reason)) = config::word(rest)? else { return Err(usage(command)) };
+fn builder_and_reason<'a>(text: &str, ask: &Ask, view: &View<'a>) -> Result<(&'a Builder, String), String> {
+    let usage = || usage(&name(&ask.text).0);
+    let (word, reason) = config::word(text)?.ok_or_else(usage)?;
     let found = builders(&quoted(&word), view)?;
     let [builder] = found[..] else { return Err(format!("one builder, please: {} is not one", quoted(&word))) };
     if reason.is_empty() {
-        return Err(usage(command));
+        return Err(usage());
     }
     let place = if is_channel(&ask.place) { format!(" in {}", ask.place) } else { String::new() };
     let who = match &ask.account {
@@ -436,7 +391,7 @@ fn force(rest: &str, ask: &Ask, view: &View) -> Reply {
             _ => return Err(format!("force: no option --{}; see `help force`", clean(key))),
         }
     }
-    let (builder, reason) = builder_and_reason("force", rest, ask, view)?;
+    let (builder, reason) = builder_and_reason(rest, ask, view)?;
     (order.builder, order.name, order.reason) = (builder.id, builder.name.clone(), reason);
     // Schedulers insist on an address; this one can never be written to (RFC 2606).
     order.who = format!("{nick} <{nick}@irc.invalid>", nick = ask.nick);
@@ -445,8 +400,8 @@ fn force(rest: &str, ask: &Ask, view: &View) -> Reply {
 
 fn stop(rest: &str, ask: &Ask, view: &View) -> Reply {
     let rest = rest.strip_prefix("build ").ok_or_else(|| usage("stop"))?;
-    let (builder, reason) = builder_and_reason("stop", rest, ask, view)?;
-    let own = view.status.watches.iter().filter(|w| w.request && w.mask == ask.mask).map(|w| w.id);
+    let (builder, reason) = builder_and_reason(rest, ask, view)?;
+    let own = view.status.watches.iter().filter(|w| w.mask == ask.mask).map(|w| w.request);
     let own: Vec<u64> = own.filter(|id| view.status.queued.get(id) == Some(&builder.id)).collect();
     if ask.own_only && own.is_empty() {
         return Err(refusal(ask, "stop"));
@@ -456,22 +411,17 @@ fn stop(rest: &str, ask: &Ask, view: &View) -> Reply {
 }
 
 fn help(rest: &str, _: &Ask, view: &View) -> Reply {
-    let (name, _) = name(rest);
     let nick = if view.nick.is_empty() { "NICK" } else { view.nick };
-    match nearest(&name, TABLE.iter().map(|c| c.name)) {
-        _ if name == "commands" => say(all_commands()),
-        _ if name.is_empty() => say(format!(
-            "say `{nick}: COMMAND` in a channel, or COMMAND to me alone; {}; `help COMMAND` tells more",
-            all_commands()
-        )),
-        Some(near) if near == name => say(manual(near)),
-        Some(near) => Err(format!("help: no command `{}`; did you mean `{near}`?", clean(&name))),
-        None => Err(format!("help: no command `{}`; try `commands`", clean(&name))),
+    let call = format!("say `{nick}: COMMAND` in a channel, or COMMAND to me alone");
+    match name(rest).0.as_str() {
+        "" => say(format!("{call}; {}; `help COMMAND` tells more", all_commands())),
+        "commands" => say(all_commands()),
+        name => say(manual(find(name, "help: no command", "try `commands`")?.name)),
     }
 }
 
 fn all_commands() -> String {
-    format!("commands: {}", TABLE.map(|c| c.name).join(" "))
+    format!("commands: {}", TABLE.iter().map(|c| c.name).collect::<Vec<_>>().join(" "))
 }
 
 fn version(_: &str, _: &Ask, view: &View) -> Reply {
@@ -483,7 +433,7 @@ fn version(_: &str, _: &Ask, view: &View) -> Reply {
 }
 
 fn hello(_: &str, ask: &Ask, view: &View) -> Reply {
-    let count = view.status.builders().len();
+    let count = view.status.builders.len();
     let watching = if count > 0 { format!("I watch {}, ", text::count(count, "builder")) } else { String::new() };
     say(format!("hello, {}; {watching}try `status` or `help`", clean(&ask.nick)))
 }
@@ -491,21 +441,25 @@ fn hello(_: &str, ask: &Ask, view: &View) -> Reply {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::status;
     use crate::status::Outcome::{Failure, Success};
     use crate::status::tests::{build, settings, status as new_status};
 
-    fn answer(status: &Status, text: &str, again: bool) -> Answer {
+    fn reply(status: &Status, text: &str, again: bool) -> Reply {
         let ask = Ask { place: "#c".into(), nick: "joe".into(), text: text.into(), ..Ask::default() };
         let settings = settings("failure");
         run(&ask, &View { status, settings: &settings, now: 1120, again, nick: "bot" })
     }
 
+    fn answer(status: &Status, text: &str, again: bool) -> Answer {
+        reply(status, text, again).unwrap()
+    }
+
     /// The lines of an answer, or the one that says what was wrong.
     fn lines(status: &Status, text: &str) -> Vec<String> {
-        match answer(status, text, true) {
+        match reply(status, text, true).unwrap_or_else(|why| Answer::Say(vec![why], None)) {
             Answer::Say(lines, _) => lines,
             Answer::List { head, items } => vec![format!("{head}: {}", items.join(", "))],
-            Answer::Wrong(why) => vec![why],
             Answer::First(job) => panic!("{text}: {job:?}"),
         }
     }
@@ -518,6 +472,7 @@ mod tests {
             ("stauts", "unknown command `stauts`; did you mean `status`?"),
             ("frobnicate\u{2}\u{3}4 x", "unknown command `frobnicate 4`; try `help`"),
             ("watch", "usage: watch BUILDER"),
+            ("stop build b", "usage: stop build BUILDER REASON"),
             ("watch linx", "no builder linx; did you mean linux?"),
             ("status macos", "no builder macos; did you mean \"mac os\"?"),
             ("status zzzzzz", "no builder zzzzzz; `list all builders` shows them"),
@@ -568,15 +523,15 @@ mod tests {
         assert_eq!(answer(&s, "watch b", false), Answer::First(Job::Facts { builders: vec![1], steps: vec![] }));
         assert_eq!(lines(&s, "watch b"), ["b: not building now; `notify on finished` tells of every build"]);
         s.apply(build(1, 1, Some(Success)), 0);
-        s.apply(Build { started_at: 1110.0, ..build(2, 2, None) }, 0);
-        let effect = Some(Effect::Watch(vec![2]));
+        s.apply(Build { started_at: 1110.0, buildrequestid: Some(7), ..build(2, 2, None) }, 0);
+        let effect = Some(Effect::Watch(vec![7]));
         assert_eq!(answer(&s, "watch b", false), Answer::Say(vec!["watching b #2 (about 50s to go)".into()], effect));
     }
 
     #[test]
     fn notify_says_what_is_on_afterwards() {
         let s = new_status(&["b"], "");
-        let on = |names: &str| names.split(' ').filter_map(Events::named).fold(Events::default(), Events::with);
+        let on = |names: &str| status::events(names).unwrap();
         for (text, reply, events) in [
             ("notify on", "notify is on for started finished failure", Some(on("started finished failure"))),
             ("notify on worse", "notify is on for failure worse", Some(on("failure worse"))),
@@ -598,7 +553,7 @@ mod tests {
                 online: true,
                 paused: true,
                 missing: false,
-                builders: vec![1, 2],
+                builders: [1, 2].into(),
             },
         );
         assert_eq!(lines(&s, "list builders"), ["3 builders (1 offline: list all builders): a, \"b c\""]);
@@ -615,6 +570,7 @@ mod tests {
         names.sort_unstable();
         known.sort_unstable();
         assert_eq!(names, known);
+        assert_eq!(MANUAL.lines().count(), TABLE.len());
         for command in &TABLE {
             assert!(manual(command.name).contains(": "), "{} is in the manual", command.name);
             let s = new_status(&["b"], "");
@@ -673,7 +629,7 @@ mod tests {
                 let c = char::from((state >> 20) as u8 & 0x7f);
                 text.insert(state as usize % (text.len() + 1), c);
             }
-            answer(&s, &text, state >> 60 & 1 == 0);
+            let _ = reply(&s, &text, state >> 60 & 1 == 0);
         }
     }
 }

@@ -4,7 +4,7 @@
 //! and their meaning are in `bot.conf.example`; it is the list behind "did you mean", too.
 
 use crate::irc::wire::{Casemapping, is_channel};
-use crate::status::{EVENT_NAMES, Events, Settings};
+use crate::status::{self, EVENT_NAMES, Events, Settings};
 use crate::text::nearest;
 use std::collections::BTreeMap;
 use std::fmt;
@@ -406,8 +406,7 @@ fn nickname(v: &str) -> Result<String, String> {
 
 fn events(v: &str) -> Result<Events, String> {
     let unknown = |name: &str| format!("unknown event `{name}`{}", hint(name, EVENT_NAMES.split(' ')));
-    let events = list(v, |name| Events::named(name).ok_or_else(|| unknown(name)))?;
-    Ok(events.into_iter().fold(Events::default(), Events::with))
+    status::events(v).map_err(unknown)
 }
 
 /// Words as a shell would cut them: quotes of both kinds keep blanks, a backslash the next one.
@@ -512,10 +511,10 @@ pub mod tests {
              [channel #a]\npassword = k\n[channel #b]\nnotify_events = worker\nuse_colors=0\nbuilders = a* \"b c\"\n"
         ));
         let irc = c.unwrap().irc.unwrap();
-        assert_eq!(irc.channels[0].settings.events.names(), ["failure", "problem"]);
+        assert_eq!(irc.channels[0].settings.events, status::events("failure problem").unwrap());
         assert_eq!(irc.channels[0].key, Some(Secret("k".into())));
         let b = &irc.channels[1].settings;
-        assert_eq!((b.events.names(), b.colors), (vec!["worker"], false));
+        assert_eq!((&b.events, b.colors), (&status::events("worker").unwrap(), false));
         assert_eq!(b.builders, ["a*", "b c"]);
     }
 

@@ -2,10 +2,10 @@
 //! Secrets are redacted where lines are built; control characters are made visible here, so that
 //! nothing from outside can forge a line.
 
-use std::fmt::{Arguments, Write as _};
-use std::io::Write as _;
+use std::fmt::Arguments;
+use std::io::Write;
 use std::os::unix::fs::MetadataExt;
-use std::sync::OnceLock;
+use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -18,10 +18,16 @@ pub enum Level {
     Debug = 7, // the wire and the requests, for `-v`
 }
 
-/// Longer lines are cut: a hostile peer must not fill the disk with one line.
+/// Characters of one line: a hostile peer must not fill the disk with it.
 const LINE: usize = 2048;
 
 static LIMIT: AtomicU8 = AtomicU8::new(Level::Info as u8);
+
+/// systemd sets JOURNAL_STREAM to the device and inode of the stderr it made (systemd.exec(5)).
+static TO_JOURNAL: LazyLock<bool> = LazyLock::new(|| {
+    let stderr = std::fs::metadata("/dev/stderr").map(|m| format!("{}:{}", m.dev(), m.ino()));
+    stderr.is_ok_and(|stderr| std::env::var("JOURNAL_STREAM") == Ok(stderr))
+});
 
 /// Lines above this level are not written.
 pub fn set_limit(level: Level) {
@@ -37,23 +43,13 @@ macro_rules! log {
 }
 
 pub fn write(level: Level, text: Arguments) {
-    if level as u8 > LIMIT.load(Ordering::Relaxed) {
-        return;
+    if level as u8 <= LIMIT.load(Ordering::Relaxed) {
+        let lead = if *TO_JOURNAL { format!("<{}>", level as u8) } else { timestamp(unix_now()) + " " };
+        let shown = |c: char| if c.is_control() { c.escape_default().to_string() } else { c.to_string() };
+        let text: String = text.to_string().chars().take(LINE).map(shown).collect();
+        // A log that cannot be written is no reason to stop.
+        let _ = std::io::stderr().write_all(format!("{lead}{text}\n").as_bytes());
     }
-    let mut line = if to_journal() { format!("<{}>", level as u8) } else { format!("{} ", timestamp(unix_now())) };
-    for c in text.to_string().replace('\t', " ").chars() {
-        if c.is_control() {
-            let _ = write!(line, "\\x{:02x}", c as u32);
-        } else {
-            line.push(c);
-        }
-        if line.len() > LINE {
-            line.push('…');
-            break;
-        }
-    }
-    // A log that cannot be written is no reason to stop.
-    let _ = std::io::stderr().write_all((line + "\n").as_bytes());
 }
 
 /// Seconds since the epoch, UTC, as the master counts them.
@@ -61,26 +57,21 @@ pub fn unix_now() -> i64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs() as i64)
 }
 
-/// systemd sets JOURNAL_STREAM to the device and inode of the stderr it made (systemd.exec(5)).
-fn to_journal() -> bool {
-    static ANSWER: OnceLock<bool> = OnceLock::new();
-    let stderr = || std::fs::metadata("/dev/stderr").map(|m| format!("{}:{}", m.dev(), m.ino()));
-    *ANSWER.get_or_init(|| std::env::var("JOURNAL_STREAM").is_ok_and(|journal| stderr().is_ok_and(|s| s == journal)))
-}
-
-/// RFC 3339 in UTC; days to a civil date as in Howard Hinnant's paper on date algorithms.
+/// RFC 3339, in UTC.
 fn timestamp(unix: i64) -> String {
-    let (days, second) = (unix.div_euclid(86_400), unix.rem_euclid(86_400));
-    let z = days + 719_468;
-    let day_of_era = z.rem_euclid(146_097);
-    let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let shifted_month = (5 * day_of_year + 2) / 153;
-    let day = day_of_year - (153 * shifted_month + 2) / 5 + 1;
-    let month = if shifted_month < 10 { shifted_month + 3 } else { shifted_month - 9 };
-    let year = year_of_era + z.div_euclid(146_097) * 400 + i64::from(month <= 2);
-    let (hour, minute) = (second / 3600, second / 60 % 60);
-    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{:02}Z", second % 60)
+    let leap = |year| year % 4 == 0 && (year % 100 != 0 || year % 400 == 0);
+    let length = |year, month| match month {
+        2 => 28 + i64::from(leap(year)),
+        4 | 6 | 9 | 11 => 30,
+        _ => 31,
+    };
+    let (mut day, mut month, mut year) = (unix / 86_400, 1, 1970);
+    while day >= length(year, month) {
+        day -= length(year, month);
+        (year, month) = (year + month / 12, month % 12 + 1);
+    }
+    let (day, hour, minute, second) = (day + 1, unix / 3600 % 24, unix / 60 % 60, unix % 60);
+    format!("{year}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}Z")
 }
 
 #[cfg(test)]

@@ -162,10 +162,9 @@ fn execute(config: &Config, text: &str) -> Result<(), Failure> {
     }
     let mut again = false;
     let lines = loop {
-        match answer(again) {
+        match answer(again).map_err(|why| Failure(65, why))? {
             Answer::Say(lines, _) => break lines,
             Answer::List { items, .. } => break items,
-            Answer::Wrong(why) => return Err(Failure(65, why)),
             Answer::First(job) => match worker::run(&job, &mut master) {
                 Ok(Done::Facts(facts)) => poller.learn(facts),
                 Ok(Done::Lines(lines, _)) => break lines,

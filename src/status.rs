@@ -3,17 +3,17 @@
 //! Pure values behind one mutex: the poller writes, the command handler reads. Every source comes
 //! in through [`Status::apply`], which knows what was seen before, so each may be late, doubled or lossy.
 
+use Outcome::{Cancelled, Exception, Failure, Retry, Skipped, Success, Warnings};
 use serde::de::IgnoredAny;
-use serde::{Deserialize, Deserializer};
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use serde::{Deserialize, Deserializer, Serialize};
+use std::collections::{BTreeMap, BTreeSet};
+use std::mem::take;
 use std::time::Instant;
 
 /// A state text longer than this is cut: 10,000 builders must fit into memory.
 const STATE_TEXT: usize = 300;
-/// Durations of successful builds that an estimate looks at.
-const SAMPLES: usize = 5;
-/// Completed builds remembered for each builder: enough for builds that end out of order.
-const HISTORY: usize = 6;
+/// Completed builds remembered for each builder: enough for an estimate, and for builds that end out of order.
+const HISTORY: usize = 10;
 
 /// The names of all events (contract): Buildbot's `notify_events`.
 pub const EVENT_NAMES: &str = "started finished success warnings failure exception cancelled \
@@ -23,9 +23,18 @@ pub const EVENT_NAMES: &str = "started finished success warnings failure excepti
     failureToSuccess failureToWarnings failureToFailure failureToException \
     exceptionToSuccess exceptionToWarnings exceptionToFailure exceptionToException";
 
+/// Names of events, all of them in [`EVENT_NAMES`].
+pub type Events = BTreeSet<String>;
+
+/// The events that a text names, or else the first word that is none.
+pub fn events(text: &str) -> Result<Events, &str> {
+    let event = |name| EVENT_NAMES.split(' ').find(|n| *n == name).map(str::to_owned).ok_or(name);
+    text.split_whitespace().map(event).collect()
+}
+
 /// How a build ended, in the order of the master's numbers (`buildbot.process.results`). For those
 /// that count this is the order of severity, too.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Outcome {
     Success,
     Warnings,
@@ -35,8 +44,6 @@ pub enum Outcome {
     Retry,
     Cancelled,
 }
-
-use Outcome::{Cancelled, Exception, Failure, Retry, Skipped, Success, Warnings};
 
 impl Outcome {
     pub const ALL: [Outcome; 7] = [Success, Warnings, Failure, Skipped, Exception, Retry, Cancelled];
@@ -54,6 +61,21 @@ impl Outcome {
     pub fn is_good(self) -> bool {
         matches!(self, Success | Warnings)
     }
+
+    /// Every event that the end of a build is, given how the last one that counts ended
+    /// (`buildbot.reporters.words`: `notify_for_finished`).
+    fn events(self, before: Option<Outcome>) -> Vec<&'static str> {
+        let mut names = vec!["finished", self.word()];
+        if let Some(was) = before.filter(|_| self.counts()) {
+            let transition = format!("{}To{}", was.word(), self.word());
+            names.extend(EVENT_NAMES.split(' ').find(|n| n.eq_ignore_ascii_case(&transition)));
+            names.extend((self > was).then_some("worse"));
+            names.extend((self < was).then_some("better"));
+            names.extend((was.is_good() && !self.is_good()).then_some("problem"));
+            names.extend((!was.is_good() && self.is_good()).then_some("recovery"));
+        }
+        names
+    }
 }
 
 /// A build, with the fields and units of `/api/v2/builds` (times in seconds since the epoch).
@@ -70,9 +92,8 @@ pub struct Build {
     pub results: Option<usize>,
     #[serde(default)]
     pub state_string: String,
-    /// The step it is in, where someone has asked.
     #[serde(skip)]
-    pub step: Option<String>,
+    pub step: Option<String>, // that it is in, where someone has asked
 }
 
 impl Build {
@@ -88,6 +109,14 @@ impl Build {
     }
 }
 
+/// What is remembered of a completed build that counts.
+#[derive(Clone, Copy, Debug)]
+struct Past {
+    outcome: Outcome,
+    streak: u32, // how many in a row ended like this one; 0: more than we know
+    seconds: i64,
+}
+
 /// A builder, with the fields of `/api/v2/builders`, and what its builds have taught us.
 #[derive(Clone, Debug, Default, Deserialize)]
 pub struct Builder {
@@ -98,53 +127,43 @@ pub struct Builder {
     pub tags: Vec<String>,
     #[serde(default)]
     pub masterids: Vec<u64>,
-    /// The completed build with the highest number.
     #[serde(skip)]
-    pub last: Option<Build>,
-    /// Whether the master was asked for `last` by name and had no more to say.
+    pub last: Option<Build>, // the completed one with the highest number
     #[serde(skip)]
-    pub asked: bool,
-    /// By number, of those that count: the outcome, and how many in a row had it (0: more than we know).
+    pub asked: bool, // the master was asked for `last` by name and had no more to say
     #[serde(skip)]
-    history: BTreeMap<u64, (Outcome, u32)>,
-    #[serde(skip)]
-    samples: Vec<i64>,
+    history: BTreeMap<u64, Past>, // by number
 }
 
 impl Builder {
     /// Seconds that a successful build takes: the median of the last ones.
     pub fn typical(&self) -> Option<i64> {
-        let mut sorted = self.samples.clone();
-        sorted.sort_unstable();
-        sorted.get(sorted.len() / 2).copied()
+        let good = self.history.values().filter(|p| p.outcome == Success);
+        let mut seconds: Vec<i64> = good.map(|p| p.seconds).collect();
+        seconds.sort_unstable();
+        seconds.get(seconds.len() / 2).copied()
     }
 
     /// The newest completed build below `number` that counts.
-    fn before(&self, number: u64) -> Option<(Outcome, u32)> {
+    fn before(&self, number: u64) -> Option<Past> {
         self.history.range(..number).next_back().map(|(_, &past)| past)
     }
 
     /// Takes note of a completed build; one that is known already changes nothing.
-    fn learn(&mut self, build: Build) {
-        let Some(outcome) = build.outcome() else { return };
+    fn learn(&mut self, build: &Build, outcome: Outcome) {
         if outcome.counts() && !self.history.contains_key(&build.number) {
             let streak = match self.before(build.number) {
-                Some((was, 0)) if was == outcome => 0,
-                Some((was, streak)) if was == outcome => streak + 1,
+                Some(past) if past.outcome == outcome => past.streak + u32::from(past.streak > 0),
                 None if build.number > 1 => 0,
                 _ => 1,
             };
-            self.history.insert(build.number, (outcome, streak));
+            self.history.insert(build.number, Past { outcome, streak, seconds: build.seconds(0) });
             if self.history.len() > HISTORY {
                 self.history.pop_first();
             }
-            if outcome == Success {
-                self.samples.insert(0, build.seconds(0));
-                self.samples.truncate(SAMPLES);
-            }
         }
         if self.last.as_ref().is_none_or(|l| l.number < build.number) {
-            self.last = Some(build);
+            self.last = Some(build.clone());
         }
     }
 }
@@ -157,87 +176,30 @@ pub struct Worker {
     pub online: bool,
     #[serde(default)]
     pub paused: bool,
-    /// The master has reported it missing and it has not come back.
     #[serde(skip)]
-    pub missing: bool,
-    /// Ids of the builders it may work for, sorted.
+    pub missing: bool, // the master has reported it missing and it has not come back
     #[serde(rename = "configured_on", deserialize_with = "builder_ids", default)]
-    pub builders: Vec<u64>,
+    pub builders: BTreeSet<u64>, // that it may work for
 }
 
 fn is_any<'de, D: Deserializer<'de>>(list: D) -> Result<bool, D::Error> {
     Vec::<IgnoredAny>::deserialize(list).map(|list| !list.is_empty())
 }
 
-fn builder_ids<'de, D: Deserializer<'de>>(list: D) -> Result<Vec<u64>, D::Error> {
+fn builder_ids<'de, D: Deserializer<'de>>(list: D) -> Result<BTreeSet<u64>, D::Error> {
     #[derive(Deserialize)]
     struct On {
         builderid: u64,
     }
-    // One that several masters know comes once for each.
-    let ids: BTreeSet<u64> = Vec::deserialize(list)?.into_iter().map(|On { builderid }| builderid).collect();
-    Ok(ids.into_iter().collect())
-}
-
-/// A set of notification events: a bit for each of [`EVENT_NAMES`].
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Events(u32);
-
-impl Events {
-    /// The set of one event, or nothing when there is no such event.
-    pub fn named(name: &str) -> Option<Events> {
-        EVENT_NAMES.split(' ').position(|n| n == name).map(|i| Events(1 << i))
-    }
-
-    /// What `notify on` without a name turns on.
-    pub fn usual() -> Events {
-        Events::of(&["started", "finished"])
-    }
-
-    fn of(names: &[&str]) -> Events {
-        names.iter().filter_map(|n| Events::named(n)).fold(Events::default(), Events::with)
-    }
-
-    pub fn names(self) -> Vec<&'static str> {
-        EVENT_NAMES.split(' ').filter(|n| self.meets(Events::of(&[n]))).collect()
-    }
-
-    pub fn with(self, other: Events) -> Events {
-        Events(self.0 | other.0)
-    }
-
-    pub fn without(self, other: Events) -> Events {
-        Events(self.0 & !other.0)
-    }
-
-    pub fn meets(self, other: Events) -> bool {
-        self.0 & other.0 != 0
-    }
-
-    /// Every event that the end of a build is, given how the last one that counts ended
-    /// (`buildbot.reporters.words`: `notify_for_finished`).
-    fn of_end(now: Outcome, before: Option<Outcome>) -> Events {
-        let mut names = vec!["finished", now.word()];
-        if let Some(was) = before.filter(|_| now.counts()) {
-            let transition = format!("{}To{}", was.word(), now.word());
-            names.extend(EVENT_NAMES.split(' ').find(|n| n.eq_ignore_ascii_case(&transition)));
-            names.extend((now > was).then_some("worse"));
-            names.extend((now < was).then_some("better"));
-            names.extend((was.is_good() && !now.is_good()).then_some("problem"));
-            names.extend((!was.is_good() && now.is_good()).then_some("recovery"));
-        }
-        Events::of(&names)
-    }
+    Ok(Vec::deserialize(list)?.into_iter().map(|On { builderid }| builderid).collect())
 }
 
 /// What a target wants to hear, and in what form.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Settings {
     pub events: Events,
-    /// Empty: all tags.
-    pub tags: Vec<String>,
-    /// Globs; empty: all builders.
-    pub builders: Vec<String>,
+    pub tags: Vec<String>,     // none: all tags
+    pub builders: Vec<String>, // globs; none: all builders
     pub notice: bool,
     pub colors: bool,
     pub revisions: bool,
@@ -248,27 +210,14 @@ pub struct Settings {
 pub struct Target {
     pub name: String,
     pub settings: Settings,
-    /// No announcements before this time (seconds since the epoch).
-    pub muted_until: i64,
-}
-
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Kind {
-    #[default]
-    Started,
-    Finished,
-    WorkerMissing,
-    WorkerBack,
-    /// A request that ended without a build.
-    Unbuilt,
+    pub muted_until: i64, // seconds since the epoch
 }
 
 /// Something that at least one target wants to hear.
 #[derive(Clone, Debug, Default)]
 pub struct News {
-    pub kind: Kind,
-    /// The builder's or the worker's name.
-    pub name: String,
+    pub name: String,               // the builder's, or what the fact is of
+    pub fact: Option<&'static str>, // where it is not the start or the end of a build
     pub build: Build,
     /// How the build before ended, and how many in a row ended like this one (0: more than we know).
     pub was: Option<Outcome>,
@@ -279,20 +228,12 @@ pub struct News {
     pub revisions: Vec<String>,
 }
 
-/// Someone waits for the end of a build, or of the build that a request leads to.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// Someone waits for the end of the build that a request leads to, or has led to.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Watch {
     pub target: String,
-    pub id: u64,
-    pub request: bool,
-    /// Whose request it is: `nick!user@host`; empty for a mere watch.
-    pub mask: String,
-}
-
-impl Watch {
-    fn is_for(&self, build: &Build) -> bool {
-        if self.request { build.buildrequestid == Some(self.id) } else { build.id == self.id }
-    }
+    pub request: u64,
+    pub mask: String, // whose request it is: `nick!user@host`; empty for a mere watch
 }
 
 #[derive(Debug, Default)]
@@ -300,18 +241,14 @@ pub struct Status {
     /// The master's version and the base of links for people (`buildbotURL`).
     pub version: String,
     pub url: String,
-    /// Sorted by name; `index` finds them by id.
-    builders: Vec<Builder>,
-    index: HashMap<u64, usize>,
+    pub builders: BTreeMap<u64, Builder>,
     pub workers: BTreeMap<u64, Worker>,
-    /// Builds that run, by build id.
-    pub open: BTreeMap<u64, Build>,
+    pub open: BTreeMap<u64, Build>, // those that run
     /// Requests that no worker has taken: request id → builder id.
     pub queued: BTreeMap<u64, u64>,
     /// Every build up to this id has been applied; nothing before the first poll.
     pub mark: Option<u64>,
-    /// Builds applied ahead of the mark, from the stream.
-    ahead: BTreeSet<u64>,
+    ahead: BTreeSet<u64>, // builds applied ahead of the mark, from the stream
     pub targets: Vec<Target>,
     pub watches: Vec<Watch>,
     /// When the master last answered (seconds since the epoch), and why it does not now.
@@ -322,24 +259,8 @@ pub struct Status {
 }
 
 impl Status {
-    pub fn builders(&self) -> &[Builder] {
-        &self.builders
-    }
-
-    pub fn builder(&self, name: &str) -> Option<&Builder> {
-        self.builders.binary_search_by(|b| b.name.as_str().cmp(name)).ok().map(|i| &self.builders[i])
-    }
-
-    pub fn builder_by_id(&self, id: u64) -> Option<&Builder> {
-        self.index.get(&id).map(|&i| &self.builders[i])
-    }
-
-    pub fn builder_mut(&mut self, id: u64) -> Option<&mut Builder> {
-        self.index.get(&id).map(|&i| &mut self.builders[i])
-    }
-
     pub fn workers_of(&self, builder: u64) -> impl Iterator<Item = &Worker> {
-        self.workers.values().filter(move |w| w.builders.binary_search(&builder).is_ok())
+        self.workers.values().filter(move |w| w.builders.contains(&builder))
     }
 
     /// The running builds of a builder, oldest first.
@@ -347,26 +268,30 @@ impl Status {
         self.open.values().filter(move |b| b.builderid == builder)
     }
 
+    /// Whether a build of this request is known to run.
+    fn runs(&self, request: Option<u64>) -> bool {
+        self.open.values().any(|b| b.buildrequestid == request)
+    }
+
     /// Replaces the list of builders; what is known of the ones that stay is kept.
     pub fn set_builders(&mut self, list: Vec<Builder>) {
-        let mut old: HashMap<u64, Builder> = self.builders.drain(..).map(|b| (b.id, b)).collect();
-        let known = |Builder { id, name, tags, .. }| Builder { id, name, tags, ..old.remove(&id).unwrap_or_default() };
-        self.builders = list.into_iter().map(known).collect();
+        let mut old = take(&mut self.builders);
+        for Builder { id, name, tags, .. } in list {
+            self.builders.insert(id, Builder { id, name, tags, ..old.remove(&id).unwrap_or_default() });
+        }
         // One that was removed while it builds still ends its build.
-        let builds = |b: &Builder| self.open.values().any(|o| o.builderid == b.id);
-        self.builders.extend(old.into_values().filter(builds));
-        self.builders.sort_by(|a, b| a.name.cmp(&b.name));
-        self.index = self.builders.iter().enumerate().map(|(i, b)| (b.id, i)).collect();
+        old.retain(|&id, _| self.running(id).next().is_some());
+        self.builders.append(&mut old);
     }
 
     /// Whether the builds before this one are worth asking for, so that its end can be told as a change.
     pub fn needs_past(&self, build: &Build) -> bool {
-        let past = self.builder_by_id(build.builderid);
+        let past = self.builders.get(&build.builderid);
         build.complete && build.number > 1 && past.is_some_and(|b| !b.asked && b.before(build.number).is_none())
     }
 
-    /// Takes in one build from wherever. Returns what is new about it, if anything is and someone
-    /// wants to hear it. Builds should come in the order of their ids; out of order loses nothing.
+    /// Takes in one build from wherever. Returns what is new about it, if anything is and someone wants
+    /// to hear it. Builds should come in the order of their ids; out of order loses nothing.
     pub fn apply(&mut self, mut build: Build, now: i64) -> Option<News> {
         build.state_string.truncate(build.state_string.floor_char_boundary(STATE_TEXT));
         let fresh = self.mark.is_some_and(|m| build.id > m) && self.ahead.insert(build.id);
@@ -375,14 +300,14 @@ impl Status {
         }
         let known = self.open.remove(&build.id);
         let told = if build.complete { fresh || known.is_some() } else { fresh && known.is_none() };
-        if build.complete {
-            self.builder_mut(build.builderid)?.learn(build.clone());
+        if let Some(outcome) = build.outcome() {
+            self.builders.get_mut(&build.builderid)?.learn(&build, outcome);
         } else if fresh || known.is_some() || self.mark.is_none() {
             // Anything else is a late word of a start and must not reopen a build that has ended.
             build.step = known.and_then(|k| k.step);
             self.open.insert(build.id, build.clone());
         }
-        told.then(|| self.news(build, now)).flatten()
+        self.news(build, told, now)
     }
 
     /// Builds that were running when the bot last knew: their end is news.
@@ -394,8 +319,9 @@ impl Status {
     /// in order behind it moves the mark further.
     pub fn caught_up(&mut self, id: u64) {
         let mut mark = self.mark.unwrap_or(0).max(id);
-        while self.ahead.first().is_some_and(|&id| id <= mark.saturating_add(1)) {
-            mark = mark.max(self.ahead.pop_first().unwrap_or(0));
+        self.ahead.retain(|&id| id > mark);
+        while self.ahead.remove(&mark.saturating_add(1)) {
+            mark += 1;
         }
         self.mark = Some(mark);
     }
@@ -405,97 +331,85 @@ impl Status {
     pub fn apply_worker(&mut self, id: u64, mut seen: Worker, now: i64) -> Option<News> {
         let known = self.workers.entry(id).or_default();
         if seen.builders.is_empty() {
-            seen.builders = std::mem::take(&mut known.builders);
+            seen.builders = take(&mut known.builders);
         }
         seen.missing = !seen.online && (known.missing || seen.missing);
         let changed = seen.missing != known.missing;
-        let kind = if seen.missing { Kind::WorkerMissing } else { Kind::WorkerBack };
-        let name = seen.name.clone();
+        let fact = Some(if seen.missing { " is offline and missing" } else { " is back" });
+        let name = format!("worker {}", seen.name);
         *known = seen;
-        let targets = self.hearers(Events::of(&["worker"]), None, now);
-        (changed && !targets.is_empty()).then(|| News { kind, name, targets, ..News::default() })
+        let targets = self.hearers(&["worker"], None, now);
+        (changed && !targets.is_empty()).then(|| News { name, fact, targets, ..News::default() })
     }
 
     /// Watches from now on. If that build has ended already, and nobody there has heard of it, that is news.
     pub fn watch(&mut self, watch: Watch, now: i64) -> Option<News> {
-        let mut last = self.builders.iter().filter_map(|b| b.last.as_ref());
-        let ended = last.find(|b| watch.is_for(b)).cloned();
+        let mut last = self.builders.values().filter_map(|b| b.last.as_ref());
+        let ended = last.find(|b| b.buildrequestid == Some(watch.request)).cloned();
         if !self.watches.contains(&watch) {
             self.watches.push(watch);
         }
-        self.ended(&ended?, now)
-    }
-
-    /// A build that had ended before someone came to watch it: news for those who have not heard of it.
-    pub fn ended(&mut self, build: &Build, now: i64) -> Option<News> {
-        let mut waiting: Vec<Watch> = self.watches.extract_if(.., |w| w.is_for(build)).collect();
-        let heard = self.news(build.clone(), now).map_or(vec![], |news| news.targets);
-        waiting.retain(|w| !heard.contains(&w.target));
-        let targets: Vec<String> = waiting.iter().map(|w| w.target.clone()).collect();
-        self.watches.extend(waiting);
-        let news = self.news(build.clone(), now).filter(|_| !targets.is_empty())?;
-        Some(News { targets, ..news })
+        self.apply(ended?, now)
     }
 
     /// The requests that someone watches, that do not wait any more, and of which no build is known to run.
     pub fn unclear_requests(&self) -> Vec<u64> {
-        let waits =
-            |id: &u64| self.queued.contains_key(id) || self.open.values().any(|b| b.buildrequestid == Some(*id));
-        self.watches.iter().filter(|w| w.request).map(|w| w.id).filter(|id| !waits(id)).collect()
+        let requests = self.watches.iter().map(|w| w.request);
+        requests.filter(|id| !self.queued.contains_key(id) && !self.runs(Some(*id))).collect()
     }
 
     /// A request has ended without a build: whoever watches it hears of it.
     pub fn lapse(&mut self, request: u64, builder: u64, results: Option<usize>) -> Option<News> {
-        let watches = self.watches.extract_if(.., |w| w.request && w.id == request);
-        let targets: Vec<String> = watches.map(|w| w.target).collect();
-        let name = self.builder_by_id(builder)?.name.clone();
-        let build = Build { builderid: builder, complete: true, results, ..Build::default() };
-        (!targets.is_empty()).then(|| News { kind: Kind::Unbuilt, name, targets, build, ..News::default() })
+        let targets: Vec<String> = self.watches.extract_if(.., |w| w.request == request).map(|w| w.target).collect();
+        let name = self.builders.get(&builder)?.name.clone();
+        let fact = Some(match results.and_then(|r| Outcome::ALL.get(r)) {
+            Some(Cancelled) => ": the queued build was cancelled",
+            Some(Skipped) => ": the queued build was merged with another for the same",
+            _ => ": the queued build never started",
+        });
+        (!targets.is_empty()).then(|| News { name, fact, targets, ..News::default() })
     }
 
-    /// Who hears of such an event now; filters are for builders only.
-    fn hearers(&self, events: Events, builder: Option<&Builder>, now: i64) -> Vec<String> {
+    /// Who hears of such events now; filters are for builders only.
+    fn hearers(&self, events: &[&str], builder: Option<&Builder>, now: i64) -> Vec<String> {
         let cares = |s: &Settings, b: &Builder| {
             (s.tags.is_empty() || b.tags.iter().any(|t| s.tags.contains(t)))
                 && (s.builders.is_empty() || s.builders.iter().any(|g| glob(g, &b.name)))
         };
-        let awake = self.targets.iter().filter(|t| t.settings.events.meets(events) && t.muted_until <= now);
-        awake.filter(|t| builder.is_none_or(|b| cares(&t.settings, b))).map(|t| t.name.clone()).collect()
+        let hears = |s: &Settings| events.iter().any(|&e| s.events.contains(e)) && builder.is_none_or(|b| cares(s, b));
+        let hearers = self.targets.iter().filter(|t| t.muted_until <= now && hears(&t.settings));
+        hearers.map(|t| t.name.clone()).collect()
     }
 
-    fn news(&mut self, build: Build, now: i64) -> Option<News> {
-        let builder = self.builder_by_id(build.builderid)?;
+    /// The start or the end of a build, for all who want to hear it; if it is old, for those only
+    /// who came to watch it too late.
+    fn news(&mut self, build: Build, is_new: bool, now: i64) -> Option<News> {
+        let builder = self.builders.get(&build.builderid)?;
         let name = builder.name.clone();
-        let was = builder.before(build.number).map(|(outcome, _)| outcome);
-        let streak = builder.history.get(&build.number).map_or(0, |&(_, streak)| streak);
-        let events = match build.outcome() {
-            Some(outcome) if build.complete => Events::of_end(outcome, was),
-            _ => Events::of(&["started"]),
-        };
-        let mut targets = self.hearers(events, Some(builder), now);
-        for watch in self.watches.extract_if(.., |w| build.complete && w.is_for(&build)) {
-            if !targets.contains(&watch.target) {
-                targets.push(watch.target);
-            }
-        }
-        let kind = if build.complete { Kind::Finished } else { Kind::Started };
-        (!targets.is_empty()).then(|| News { kind, name, build, was, streak, targets, ..News::default() })
+        let was = builder.before(build.number).map(|past| past.outcome);
+        let streak = builder.history.get(&build.number).map_or(0, |past| past.streak);
+        let events = build.outcome().map_or(vec!["started"], |outcome| outcome.events(was));
+        let hearers = self.hearers(&events, Some(builder), now);
+        // After a retry, one request has several builds.
+        let over = build.complete && !self.runs(build.buildrequestid);
+        let watches = self.watches.extract_if(.., |w| over && build.buildrequestid == Some(w.request));
+        let watchers: BTreeSet<String> = watches.map(|w| w.target).filter(|t| !hearers.contains(t)).collect();
+        let targets: Vec<String> = hearers.into_iter().filter(|_| is_new).chain(watchers).collect();
+        (!targets.is_empty()).then(|| News { name, build, was, streak, targets, ..News::default() })
     }
 }
 
 /// Whether text matches a pattern with `*` and `?`. Time is bounded by the product of the lengths.
 pub fn glob(pattern: &str, text: &str) -> bool {
     let text: Vec<char> = text.chars().collect();
-    // How many characters of the text the pattern so far can match, in rising order.
-    let mut lengths = vec![0];
+    // Whether the pattern so far matches the text's first characters: none, one, two, …
+    let mut fits: Vec<bool> = (0..=text.len()).map(|length| length == 0).collect();
     for p in pattern.chars() {
-        let fits = |&i: &usize| text.get(i).is_some_and(|&t| p == '?' || p == t);
-        lengths = match p {
-            '*' => lengths.first().map_or(vec![], |&shortest| (shortest..=text.len()).collect()),
-            _ => lengths.into_iter().filter(fits).map(|i| i + 1).collect(),
-        };
+        let shortest = fits.iter().position(|&fit| fit).unwrap_or(usize::MAX);
+        let one = |length: usize| length > 0 && fits[length - 1] && (p == '?' || p == text[length - 1]);
+        fits = (0..=text.len()).map(|length| if p == '*' { length >= shortest } else { one(length) }).collect();
     }
-    lengths.contains(&text.len())
+    fits[text.len()]
 }
 
 #[cfg(test)]
@@ -505,7 +419,7 @@ pub mod tests {
     /// Settings that want these events of every builder.
     pub fn settings(events: &str) -> Settings {
         Settings {
-            events: events.split(' ').filter_map(Events::named).fold(Events(0), Events::with),
+            events: super::events(events).unwrap(),
             tags: vec![],
             builders: vec![],
             notice: false,
@@ -544,9 +458,9 @@ pub mod tests {
     #[test]
     fn a_build_is_news_once_whatever_the_order_and_number_of_reports() {
         let mut s = status(&["b"], "started finished");
-        assert_eq!(s.apply(build(1, 1, None), 0).unwrap().kind, Kind::Started);
+        assert_eq!(s.apply(build(1, 1, None), 0).unwrap().build.outcome(), None);
         assert!(s.apply(build(1, 1, None), 0).is_none());
-        assert_eq!(s.apply(build(1, 1, Some(Success)), 0).unwrap().kind, Kind::Finished);
+        assert_eq!(s.apply(build(1, 1, Some(Success)), 0).unwrap().build.outcome(), Some(Success));
         assert!(s.apply(build(1, 1, Some(Success)), 0).is_none());
         assert!(s.apply(build(1, 1, None), 0).is_none(), "a late start reopens nothing");
         assert!(s.open.is_empty());
@@ -586,7 +500,7 @@ pub mod tests {
         assert_eq!((late.was, late.streak), (Some(Success), 1));
         let next = s.apply(build(5, 5, Some(Failure)), 0).unwrap();
         assert_eq!((next.was, next.streak), (Some(Failure), 2));
-        assert_eq!(s.builder("b").unwrap().last.as_ref().unwrap().number, 6);
+        assert_eq!(s.builders[&1].last.as_ref().unwrap().number, 6);
     }
 
     #[test]
@@ -635,18 +549,19 @@ pub mod tests {
         assert!(s.apply(build(2, 2, Some(Success)), 0).is_some());
         s.targets[0].settings.tags = vec!["nightly".into()];
         assert!(s.apply(build(3, 3, Some(Success)), 0).is_none());
-        s.apply(build(4, 4, None), 0);
-        s.watches.push(Watch { target: "#c".into(), id: 4, request: false, mask: String::new() });
-        s.watches.push(Watch { target: "joe".into(), id: 4, request: false, mask: String::new() });
-        assert_eq!(s.apply(build(4, 4, Some(Success)), 0).unwrap().targets, ["#c", "joe"]);
+        let requested = |id: u64, results| Build { buildrequestid: Some(id + 100), ..build(id, id, results) };
+        let watch = |target: &str, id: u64| Watch { target: target.into(), request: id + 100, mask: String::new() };
+        s.apply(requested(4, None), 0);
+        s.watches.extend([watch("#c", 4), watch("joe", 4)]);
+        assert_eq!(s.apply(requested(4, Some(Success)), 0).unwrap().targets, ["#c", "joe"]);
         assert!(s.watches.is_empty());
-        s.apply(build(41, 41, Some(Success)), 0);
-        let ended = |target: &str| Watch { target: target.into(), id: 41, request: false, mask: String::new() };
+        s.apply(requested(41, Some(Success)), 0);
+        let ended = |target: &str| watch(target, 41);
         assert_eq!(s.watch(ended("joe"), 0).unwrap().targets, ["joe"], "ended before anyone watched");
         s.targets[0].settings.tags.clear();
         assert!(s.watch(ended("#c"), 0).is_none(), "#c has heard of it anyway");
         s.watches.extend([ended("joe"), ended("#c")]);
-        let late = s.ended(&build(41, 41, Some(Success)), 0).unwrap();
+        let late = s.apply(requested(41, Some(Success)), 0).unwrap();
         assert_eq!(late.targets, ["joe"], "watched, but it is not the last build any more");
         assert!(s.watches.is_empty());
         s.targets[0].settings.tags.clear();
@@ -656,15 +571,37 @@ pub mod tests {
     }
 
     #[test]
+    fn who_watches_hears_of_the_build_that_runs_or_that_there_is_none() {
+        let mut s = status(&["b"], "worker");
+        let requested = |id, results| Build { buildrequestid: Some(7), ..build(id, id, results) };
+        let watch = |target: &str| Watch { target: target.into(), request: 7, mask: String::new() };
+        s.apply(requested(1, Some(Retry)), 0);
+        s.apply(requested(2, None), 0);
+        assert!(s.watch(watch("joe"), 0).is_none(), "the first try is not what joe watches");
+        assert!(s.apply(requested(1, Some(Retry)), 0).is_none());
+        assert!(s.unclear_requests().is_empty());
+        s.open.clear();
+        assert_eq!(s.unclear_requests(), [7]);
+        assert_eq!(s.apply(requested(2, Some(Success)), 0).unwrap().targets, ["joe"]);
+        s.watches.extend([watch("joe"), watch("#c")]);
+        let news = s.lapse(7, 1, Some(Cancelled as usize)).unwrap();
+        assert_eq!(
+            (news.targets, news.fact),
+            (vec!["joe".into(), "#c".into()], Some(": the queued build was cancelled"))
+        );
+        assert!(s.lapse(7, 1, None).is_none());
+    }
+
+    #[test]
     fn a_worker_is_missing_by_the_masters_word_and_back_once() {
         let mut s = status(&["b"], "worker");
         let worker = |online, missing| Worker { name: "w".into(), online, missing, ..Worker::default() };
-        assert!(s.apply_worker(1, Worker { builders: vec![1], ..worker(true, false) }, 0).is_none());
+        assert!(s.apply_worker(1, Worker { builders: [1].into(), ..worker(true, false) }, 0).is_none());
         assert!(s.apply_worker(1, worker(false, false), 0).is_none());
         let news = s.apply_worker(1, worker(false, true), 0).unwrap();
-        assert_eq!(news.kind, Kind::WorkerMissing);
+        assert_eq!(news.fact, Some(" is offline and missing"));
         assert!(s.apply_worker(1, worker(false, true), 0).is_none());
-        assert_eq!(s.apply_worker(1, worker(true, false), 0).unwrap().kind, Kind::WorkerBack);
+        assert_eq!(s.apply_worker(1, worker(true, false), 0).unwrap().fact, Some(" is back"));
         assert!(s.apply_worker(1, worker(true, false), 0).is_none());
         assert_eq!(s.workers_of(1).count(), 1, "a report without builders keeps them");
     }
@@ -677,7 +614,7 @@ pub mod tests {
             s.apply(Build { complete_at: end, ..build(n, n, Some(Success)) }, 0);
         }
         s.apply(build(4, 4, Some(Failure)), 0);
-        assert_eq!(s.builder("b").unwrap().typical(), Some(30));
+        assert_eq!(s.builders[&1].typical(), Some(30));
     }
 
     #[test]

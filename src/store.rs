@@ -1,30 +1,27 @@
-//! The state file: what must survive the bot. Text, a line a fact, replaced in one step.
+//! The state file: what must survive the bot. A line that names the version, then JSON; replaced in
+//! one step.
 
 use crate::status::{Events, Outcome, Watch};
+use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
-const FIRST_LINE: &str = "buildbot-irc state 1";
-/// Without this the file is not whole.
-const LAST_LINE: &str = "end";
+const FIRST_LINE: &str = "buildbot-irc state 2\n";
 
 /// Something to be said to a target, until it has been said.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Announcement {
     pub target: String,
-    /// When it happened (seconds since the epoch).
-    pub at: i64,
-    /// How the build ended; nothing for a start or a worker.
-    pub outcome: Option<Outcome>,
-    /// The build in a summary: `builder #number`.
-    pub label: String,
+    pub at: i64,                  // when it happened, in seconds since the epoch
+    pub outcome: Option<Outcome>, // how the build ended; nothing for a start or a worker
+    pub label: String,            // the build in a summary: `builder #number`
     pub text: String,
 }
 
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct State {
     /// Every build up to this id has been seen, less the ones that were still open.
     pub mark: Option<u64>,
@@ -40,74 +37,19 @@ pub struct State {
 }
 
 impl State {
-    pub fn text(&self) -> String {
-        let mut lines = vec![FIRST_LINE.to_owned()];
-        lines.extend(self.mark.map(|id| format!("mark {id}")));
-        lines.extend(self.open.iter().map(|id| format!("open {id}")));
-        lines.extend(self.events.iter().map(|(target, e)| format!("notify {target} {}", e.names().join(" "))));
-        lines.extend(self.muted.iter().map(|(target, until)| format!("mute {target} {until}")));
-        lines.extend(self.joined.iter().map(|(channel, key)| format!("joined {channel} {key}")));
-        lines.extend(self.left.iter().map(|channel| format!("left {channel}")));
-        for Watch { target, id, request, mask } in &self.watches {
-            lines.push(format!("watch {target} {} {id} {mask}", if *request { "request" } else { "build" }));
-        }
-        for Announcement { target, at, outcome, label, text } in &self.pending {
-            let outcome = outcome.map_or("-", Outcome::word);
-            let (label, text) = (label.replace(['\n', '\t'], " "), text.replace('\n', " "));
-            lines.push(format!("tell {target} {at} {outcome} {label}\t{text}"));
-        }
-        lines.push(format!("{LAST_LINE}\n"));
-        lines.join("\n")
+    fn text(&self) -> serde_json::Result<String> {
+        Ok(format!("{FIRST_LINE}{}\n", serde_json::to_string_pretty(self)?))
     }
 
-    /// Reads it back; the error is the first line that is not what it should be.
-    pub fn parse(text: &str) -> Result<State, String> {
-        let mut state = State::default();
-        let mut lines = text.lines();
-        if lines.next() != Some(FIRST_LINE) || lines.next_back() != Some(LAST_LINE) {
-            return Err("not a whole state file of this version".into());
-        }
-        lines.try_for_each(|line| state.line(line).ok_or_else(|| format!("`{line}` is not understood")))?;
-        Ok(state)
-    }
-
-    fn line(&mut self, line: &str) -> Option<()> {
-        let (kind, rest) = line.split_once(' ')?;
-        let (name, more) = rest.split_once(' ').unwrap_or((rest, ""));
-        let name = Some(name.to_owned()).filter(|n| !n.is_empty())?;
-        let events = || more.split_whitespace().try_fold(Events::default(), |e, n| Some(e.with(Events::named(n)?)));
-        match kind {
-            "mark" => self.mark = Some(rest.parse().ok()?),
-            "open" => self.open.push(rest.parse().ok()?),
-            "notify" => self.events.extend([(name, events()?)]),
-            "mute" => self.muted.extend([(name, more.parse().ok()?)]),
-            "joined" => self.joined.extend([(name, more.to_owned())]),
-            "left" => self.left.extend([name]),
-            "watch" => {
-                let mut words = more.splitn(3, ' ');
-                let (request, id) = (words.next()? == "request", words.next()?.parse().ok()?);
-                let mask = words.next().unwrap_or("").to_owned();
-                self.watches.push(Watch { target: name, id, request, mask });
-            }
-            "tell" => {
-                let (head, text) = more.split_once('\t')?;
-                let [at, word, label] = head.splitn(3, ' ').collect::<Vec<_>>()[..] else { return None };
-                let outcome = match word {
-                    "-" => None,
-                    _ => Some(Outcome::ALL.into_iter().find(|o| o.word() == word)?),
-                };
-                let (at, label, text) = (at.parse().ok()?, label.to_owned(), text.to_owned());
-                self.pending.push(Announcement { target: name, at, outcome, label, text });
-            }
-            _ => return None,
-        }
-        Some(())
+    fn parse(text: &str) -> Result<State, String> {
+        let json = text.strip_prefix(FIRST_LINE).ok_or("not a state file of this version")?;
+        serde_json::from_str(json).map_err(|e| e.to_string())
     }
 
     /// Reads the file. One that is not there is an empty state; one that cannot be understood is
     /// moved aside, and the bot starts fresh. One that cannot be moved is an error.
     pub fn load(path: &str) -> Result<State, String> {
-        let broken = match fs::read(path).map(|bytes| State::parse(&String::from_utf8_lossy(&bytes))) {
+        let broken = match fs::read_to_string(path).map(|text| State::parse(&text)) {
             Ok(Ok(state)) => return Ok(state),
             Ok(Err(why)) => why,
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(State::default()),
@@ -127,7 +69,7 @@ impl State {
             // Afresh, because an old one may have other rights.
             let _ = fs::remove_file(&beside);
             let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&beside)?;
-            file.write_all(self.text().as_bytes())?;
+            file.write_all(self.text()?.as_bytes())?;
             file.sync_all()?;
             fs::rename(&beside, path)?;
             let folder = Path::new(path).parent().filter(|p| !p.as_os_str().is_empty());
@@ -140,23 +82,25 @@ impl State {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::status;
 
     fn full() -> State {
         State {
             mark: Some(7),
             open: vec![5, 6],
-            events: [("#a".to_owned(), Events::usual()), ("joe".to_owned(), Events::default())].into(),
+            events: [("#a".to_owned(), status::events("worse started").unwrap()), ("joe".to_owned(), Events::new())]
+                .into(),
             muted: [("#a".to_owned(), 99)].into(),
             joined: [("#b".to_owned(), "key".to_owned()), ("#c".to_owned(), String::new())].into(),
             left: ["#d".to_owned()].into(),
-            watches: vec![Watch { target: "joe".into(), id: 6, request: true, mask: "joe!u@h".into() }],
+            watches: vec![Watch { target: "joe".into(), request: 6, mask: "joe!u@h".into() }],
             pending: vec![
                 Announcement {
                     target: "#a".into(),
                     at: 1,
                     outcome: Some(Outcome::Failure),
                     label: "b c #1".into(),
-                    text: "b c #1 failure \u{e9}".into(),
+                    text: "b \"c\" #1\nfailure \u{e9}".into(),
                 },
                 Announcement {
                     target: "#a".into(),
@@ -172,13 +116,13 @@ mod tests {
     #[test]
     fn what_is_written_is_read_back() {
         for state in [full(), State::default()] {
-            assert_eq!(State::parse(&state.text()), Ok(state));
+            assert_eq!(State::parse(&state.text().unwrap()), Ok(state));
         }
     }
 
     #[test]
     fn every_prefix_is_refused_and_mutations_never_panic() {
-        let text = full().text();
+        let text = full().text().unwrap();
         for (i, _) in text.char_indices().skip(1).filter(|&(i, _)| i < text.len() - 1) {
             assert!(State::parse(&text[..i]).is_err(), "{i}");
         }
@@ -187,7 +131,10 @@ mod tests {
             bytes[i] ^= 0x15;
             let _ = State::parse(&String::from_utf8_lossy(&bytes));
         }
-        assert_eq!(State::parse("buildbot-irc state 1\nmark x\nend\n"), Err("`mark x` is not understood".into()));
+        let older = text.replace("state 2", "state 1");
+        assert_eq!(State::parse(&older), Err("not a state file of this version".into()));
+        let other = text.replace("\"mark\": 7", "\"mark\": \"x\"");
+        assert!(State::parse(&other).unwrap_err().starts_with("invalid type: string \"x\", expected u64 at line 2"));
     }
 
     #[test]

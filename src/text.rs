@@ -1,8 +1,7 @@
 //! The sentences: what the bot says of builds, and how outside text is made safe to say. Pure.
 
-use crate::status::Outcome::{self, Cancelled, Exception, Retry, Skipped, Success};
-use crate::status::{Build, Builder, Kind, News, Settings, Status, Worker};
-use std::{iter::Peekable, str::Chars};
+use crate::status::Outcome::{self, Cancelled, Retry, Skipped, Success};
+use crate::status::{Build, Builder, News, Settings, Status};
 
 const QUOTE: usize = 120; // characters of one outside text (a reason, a step, a name) in a line
 const NAMES: usize = 6; // of a blame list or of revisions in a line
@@ -10,51 +9,33 @@ const NAMES: usize = 6; // of a blame list or of revisions in a line
 /// Bytes of an announcement that fit into one IRC line whatever the target and our own mask.
 const ONE_LINE: usize = 380;
 
-/// Outside text as it may appear in a line: no control or formatting codes, nothing that turns the
-/// direction of writing, no runs of blanks.
+/// Outside text as it may appear in a line: without C0 and C1 controls (IRC's formatting codes among
+/// them), line separators, runs of blanks, and the marks and overrides of the Unicode bidirectional
+/// algorithm (UAX #9), which can make a line read as another.
 pub fn whole(text: &str) -> String {
-    let words = text.split(|c: char| c.is_whitespace() || is_forbidden(c)).filter(|w| !w.is_empty());
-    words.collect::<Vec<_>>().join(" ")
+    let marks = ['\u{200b}'..='\u{200f}', '\u{2028}'..='\u{202e}', '\u{2060}'..='\u{206f}', '\u{feff}'..='\u{feff}'];
+    let gap = |c: char| c.is_whitespace() || c.is_control() || marks.iter().any(|range| range.contains(&c));
+    text.split(gap).filter(|word| !word.is_empty()).collect::<Vec<_>>().join(" ")
 }
 
 /// The same, cut at `QUOTE` characters.
 pub fn clean(text: &str) -> String {
     let whole = whole(text);
-    match whole.char_indices().nth(QUOTE) {
-        Some((cut, _)) => format!("{}…", &whole[..cut]),
-        None => whole,
-    }
-}
-
-/// C0 and C1 controls (IRC's formatting codes among them), line separators, and the marks and
-/// overrides of the Unicode bidirectional algorithm (UAX #9), which can make a line read as another.
-fn is_forbidden(c: char) -> bool {
-    c.is_control()
-        || matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}')
+    let cut = whole.char_indices().nth(QUOTE);
+    cut.map_or(whole.clone(), |(cut, _)| format!("{}…", &whole[..cut]))
 }
 
 /// Removes IRC formatting from a server's or a person's text, so that it can be compared.
 pub fn plain(text: &str) -> String {
-    fn digits(chars: &mut Peekable<Chars>) -> bool {
-        let first = chars.next_if(char::is_ascii_digit).is_some();
-        if first {
-            chars.next_if(char::is_ascii_digit);
-        }
-        first
-    }
+    let digits = |t: &str| t.bytes().take(2).take_while(u8::is_ascii_digit).count();
     let mut out = String::new();
-    let mut chars = text.chars().peekable();
-    while let Some(c) = chars.next() {
-        if c == '\u{3}' {
-            // A colour is one or two digits, perhaps a comma and two more.
-            if digits(&mut chars) && chars.next_if_eq(&',').is_some() && !digits(&mut chars) {
-                out.push(',');
-            }
-        } else if !c.is_control() {
-            out.push(c);
-        }
+    for (i, piece) in text.split('\u{3}').enumerate() {
+        // A colour is one or two digits, perhaps a comma and two more.
+        let front = if i > 0 { digits(piece) } else { 0 };
+        let back = piece[front..].strip_prefix(',').map_or(0, digits);
+        out += &piece[if front * back > 0 { front + 1 + back } else { front }..];
     }
-    out
+    out.replace(char::is_control, "")
 }
 
 /// A builder's name as it must be typed: quoted where it holds a blank or a quote.
@@ -84,12 +65,11 @@ pub fn nearest<'a>(word: &str, candidates: impl Iterator<Item = &'a str>) -> Opt
     let wanted: Vec<char> = word.to_lowercase().chars().take(QUOTE).collect();
     let distance = |other: &str| {
         let mut row: Vec<usize> = (0..=wanted.len()).collect();
-        for (i, c) in other.to_lowercase().chars().take(QUOTE).enumerate() {
-            let mut diagonal = std::mem::replace(&mut row[0], i + 1);
+        for c in other.to_lowercase().chars().take(QUOTE) {
+            let above = row.clone();
+            row[0] += 1;
             for (j, w) in wanted.iter().enumerate() {
-                let replaced = diagonal + usize::from(*w != c);
-                diagonal = row[j + 1];
-                row[j + 1] = replaced.min(row[j] + 1).min(diagonal + 1);
+                row[j + 1] = (above[j] + usize::from(*w != c)).min(above[j + 1] + 1).min(row[j] + 1);
             }
         }
         row[wanted.len()]
@@ -163,38 +143,26 @@ fn some_of(names: &[String]) -> String {
 
 /// `builder #number`: what a build is called in a line.
 pub fn label(news: &News) -> String {
-    match news.kind {
-        Kind::Finished => format!("{} #{}", clean(&news.name), news.build.number),
-        Kind::Started => format!("{} #{} started", clean(&news.name), news.build.number),
-        Kind::WorkerMissing => format!("worker {} is offline and missing", clean(&news.name)),
-        Kind::WorkerBack => format!("worker {} is back", clean(&news.name)),
-        Kind::Unbuilt => format!("{}: the queued build", clean(&news.name)),
+    let (name, number) = (clean(&news.name), news.build.number);
+    match news.fact {
+        Some(fact) => name + fact,
+        None if news.build.complete => format!("{name} #{number}"),
+        None => format!("{name} #{number} started"),
     }
 }
 
 /// One announcement, as a target wants it: builder and number, result, what changed, the master's
 /// own reason, how long it took, who changed what, and where to read on.
 pub fn announcement(news: &News, look: &Settings, base: &str) -> String {
-    let mut line = label(news);
-    let build = &news.build;
-    match news.kind {
-        Kind::WorkerMissing | Kind::WorkerBack => return line,
-        Kind::Started => {}
-        Kind::Unbuilt => {
-            return line
-                + match build.outcome() {
-                    Some(Cancelled) => " was cancelled",
-                    Some(Skipped) => " was merged with another for the same",
-                    _ => " never started",
-                };
-        }
-        Kind::Finished => {
-            let outcome = build.outcome().unwrap_or(Exception);
-            let (result, change) = (result(outcome, look.colors), change(outcome, news.was, news.streak));
-            line += &format!(" {result}{change}{}, took {}", reason(build), duration(build.seconds(0)));
-            if look.blame && !outcome.is_good() && !news.blame.is_empty() {
-                line += &format!(", blame {}", some_of(&news.blame));
-            }
+    let (mut line, build) = (label(news), &news.build);
+    if news.fact.is_some() {
+        return line;
+    }
+    if let Some(outcome) = build.outcome() {
+        let (result, change) = (result(outcome, look.colors), change(outcome, news.was, news.streak));
+        line += &format!(" {result}{change}{}, took {}", reason(build), duration(build.seconds(0)));
+        if look.blame && !outcome.is_good() && !news.blame.is_empty() {
+            line += &format!(", blame {}", some_of(&news.blame));
         }
     }
     if look.revisions && !news.revisions.is_empty() {
@@ -230,12 +198,24 @@ fn last_build(build: &Build, look: &Settings, now: i64) -> String {
     format!("#{} {} {ago} ago{}", build.number, result(outcome, look.colors), reason(build))
 }
 
+/// A running build, in the line of `status`.
+fn progress(build: &Build, builder: &Builder, now: i64) -> String {
+    let step = build.step.as_ref().map_or(String::new(), |s| format!(" (step {})", clean(s)));
+    let so_far = build.seconds(now);
+    let left = match builder.typical().map_or(0, |typical| typical - so_far) {
+        0 => String::new(),
+        left @ 1.. => format!(", about {} to go", duration(left)),
+        late => format!(", {} longer than usual", duration(-late)),
+    };
+    format!("building #{}{step} for {}{left}", build.number, duration(so_far))
+}
+
 /// The line of `status` for one builder.
 pub fn status_line(status: &Status, builder: &Builder, look: &Settings, now: i64) -> String {
-    let workers: Vec<&Worker> = status.workers_of(builder.id).collect();
+    let workers = || status.workers_of(builder.id);
     let mut parts: Vec<String> = status.running(builder.id).map(|b| progress(b, builder, now)).collect();
     let building = !parts.is_empty();
-    if !workers.iter().any(|w| w.online) {
+    if !workers().any(|w| w.online) {
         parts.insert(0, "offline".into());
     } else if !building {
         parts.push("idle".into());
@@ -247,38 +227,25 @@ pub fn status_line(status: &Status, builder: &Builder, look: &Settings, now: i64
     }
     let queued = status.queued.values().filter(|&&b| b == builder.id).count();
     parts.extend((queued > 0).then(|| format!("{queued} queued")));
-    let paused: Vec<String> = workers.iter().filter(|w| w.paused).map(|w| clean(&w.name)).collect();
+    let paused: Vec<String> = workers().filter(|w| w.paused).map(|w| w.name.clone()).collect();
     parts.extend((!paused.is_empty()).then(|| format!("paused: {}", some_of(&paused))));
     format!("{}: {}", clean(&builder.name), parts.join("; "))
 }
 
-/// A running build, in the line of `status`.
-fn progress(build: &Build, builder: &Builder, now: i64) -> String {
-    let step = build.step.as_ref().map_or(String::new(), |s| format!(" (step {})", clean(s)));
-    let so_far = build.seconds(now);
-    let left = match builder.typical().map(|t| t - so_far) {
-        Some(left) if left > 0 => format!(", about {} to go", duration(left)),
-        Some(late) if late < 0 => format!(", {} longer than usual", duration(-late)),
-        _ => String::new(),
-    };
-    format!("building #{}{step} for {}{left}", build.number, duration(so_far))
-}
-
 /// The line of `last` for one builder.
 pub fn last_line(status: &Status, builder: &Builder, look: &Settings, now: i64) -> String {
-    let said = match &builder.last {
-        Some(last) => {
-            let (shown, took) = (last_build(last, look, now), duration(last.seconds(0)));
-            format!("{shown}, took {took} {}", url(&status.url, last))
-        }
-        None => if builder.asked { "no builds yet" } else { "no recent build" }.into(),
+    let name = clean(&builder.name);
+    let Some(last) = &builder.last else {
+        return format!("{name}: {}", if builder.asked { "no builds yet" } else { "no recent build" });
     };
-    format!("{}: {said}", clean(&builder.name))
+    let (shown, took) = (last_build(last, look, now), duration(last.seconds(0)));
+    format!("{name}: {shown}, took {took} {}", url(&status.url, last))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::status::Worker;
     use crate::status::tests::{build, settings, status};
 
     fn news(id: u64, was: Option<Outcome>, now: Outcome, reason: &str) -> News {
@@ -329,6 +296,12 @@ mod tests {
             announcement(&revisions, &look, "http://m/"),
             format!("linux x86 #2 \u{3}03success\u{f} (was warnings), took 1m, revisions 0123456789, r12 {url}")
         );
+    }
+
+    #[test]
+    fn what_is_no_build_is_a_sentence() {
+        let news = News { name: "worker w\u{2}1".into(), fact: Some(" is back"), ..News::default() };
+        assert_eq!(announcement(&news, &settings(""), "http://m/"), "worker w 1 is back");
     }
 
     #[test]
@@ -387,10 +360,10 @@ mod tests {
     fn status_lines_read_like_this() {
         let mut s = status(&["b"], "finished");
         let look = settings("");
-        let say = |s: &Status| status_line(s, s.builder("b").unwrap(), &look, 1180);
+        let say = |s: &Status| status_line(s, &s.builders[&1], &look, 1180);
         assert_eq!(say(&s), "b: offline");
         s.workers
-            .insert(1, Worker { name: "w1".into(), online: true, paused: false, missing: false, builders: vec![1] });
+            .insert(1, Worker { name: "w1".into(), online: true, paused: false, missing: false, builders: [1].into() });
         s.apply(build(1, 1, Some(Outcome::Success)), 0);
         assert_eq!(say(&s), "b: idle; last #1 success 2m ago");
         s.apply(build(2, 2, None), 0);
@@ -401,7 +374,7 @@ mod tests {
         s.apply(build(2, 2, Some(Outcome::Failure)), 0);
         assert_eq!(say(&s), "b: idle; last #2 failure 2m ago: state; 1 queued; paused: w1");
         assert_eq!(
-            last_line(&s, s.builder("b").unwrap(), &look, 1180),
+            last_line(&s, &s.builders[&1], &look, 1180),
             "b: #2 failure 2m ago: state, took 1m #/builders/1/builds/2"
         );
     }

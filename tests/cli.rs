@@ -237,7 +237,7 @@ fn the_state_file_must_be_writable_and_a_corrupt_one_is_moved_aside() {
         lab(&irc);
         assert_eq!(fs::read(dir.join("state.bad")).unwrap(), rubbish);
         let state = fs::read_to_string(dir.join("state")).unwrap();
-        assert!(state.starts_with("buildbot-irc state ") && state.ends_with("end\n"), "{state}");
+        assert!(state.starts_with("buildbot-irc state ") && state.ends_with("}\n"), "{state}");
         assert_eq!(fs::metadata(dir.join("state")).unwrap().permissions().mode() & 0o777, 0o600);
     }
 }
@@ -256,7 +256,9 @@ fn settings_survive_a_restart_even_by_kill() {
     peer.expect("JOIN #den tulip");
     wait_for("the state file", common::TIMEOUT, || {
         let state = fs::read_to_string(bot.dir.join("state")).unwrap();
-        (state.contains("#den tulip\n") && state.contains("notify #lab worker\n")).then_some(())
+        let (_, json) = state.split_once('\n').unwrap();
+        let state: serde_json::Value = serde_json::from_str(json).unwrap();
+        (state["joined"]["#den"] == "tulip" && state["events"]["#lab"][0] == "worker").then_some(())
     });
     bot.kill9();
     bot.start_again();

@@ -8,7 +8,7 @@ use super::worker::Facts;
 use crate::command::Ask;
 use crate::config::Buildbot;
 use crate::log::unix_now;
-use crate::status::{Build, Builder, Kind, News, Status, Target};
+use crate::status::{Build, Builder, News, Status, Target};
 use crate::text;
 use std::collections::BTreeMap;
 use std::mem::{replace, take};
@@ -144,7 +144,7 @@ impl Poller {
         let heard = take(&mut self.heard);
         let Some(socket) = &self.stream else { return self.interval };
         // A connection can die without a word: of what this poll has found, it should have said some.
-        let missed = self.news.iter().filter(|n| n.kind == Kind::Finished && !heard).count();
+        let missed = self.news.iter().filter(|n| n.build.complete && !heard).count();
         if missed > 0 {
             log!(Warning, "event stream: it missed {}; starting it anew", text::count(missed, "build"));
             let _ = socket.shutdown(Shutdown::Both);
@@ -244,7 +244,7 @@ impl Poller {
     fn apply(&mut self, builds: Vec<Build>) -> Result<(), Error> {
         for build in builds {
             let status = lock(&self.status);
-            let known = status.builder_by_id(build.builderid).is_some();
+            let known = status.builders.contains_key(&build.builderid);
             let fresh = status.mark.is_some_and(|mark| build.id > mark) || status.open.contains_key(&build.id);
             let needs_past = fresh && status.needs_past(&build);
             drop(status);
@@ -284,12 +284,8 @@ impl Poller {
         let unclear = lock(&self.status).unclear_requests();
         for id in unclear.into_iter().take(DETAILS) {
             match unless_away(self.master.request(id))? {
-                (None, None) => lock(&self.status).watches.retain(|w| !w.request || w.id != id),
-                (_, Some(build)) => {
-                    let ended = Some(build.clone()).filter(|b| b.complete);
-                    self.apply(vec![build])?;
-                    self.news.extend(ended.and_then(|b| lock(&self.status).ended(&b, unix_now())));
-                }
+                (None, None) => lock(&self.status).watches.retain(|w| w.request != id),
+                (_, Some(build)) => self.apply(vec![build])?,
                 (Some(r), None) if r.complete => {
                     let results = usize::try_from(r.results).ok();
                     self.news.extend(lock(&self.status).lapse(id, r.builderid, results));
@@ -306,7 +302,7 @@ impl Poller {
         let mut status = lock(&self.status);
         self.news.extend(facts.builds.into_iter().filter_map(|b| status.apply(b, unix_now())));
         for id in facts.asked {
-            status.builder_mut(id).into_iter().for_each(|b| b.asked = true);
+            status.builders.entry(id).and_modify(|b| b.asked = true);
         }
         for (id, step) in facts.steps {
             status.open.entry(id).and_modify(|b| b.step = Some(step));
@@ -316,7 +312,7 @@ impl Poller {
     /// Hands over what is new, if anything is.
     fn hand_over(&mut self, emit: &dyn Fn(Heard) -> bool) -> bool {
         let mut news = take(&mut self.news);
-        for one in news.iter_mut().filter(|n| n.kind == Kind::Finished).take(DETAILS) {
+        for one in news.iter_mut().filter(|n| n.build.complete).take(DETAILS) {
             self.details(one).unwrap_or_else(|e| log!(Warning, "{e}"));
         }
         let status = lock(&self.status);
