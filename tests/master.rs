@@ -5,12 +5,12 @@ mod common;
 
 use common::{
     Answer, Bot, Certificates, Client, FakeHttp, FakeIrc, FakePeer, Finished, Master, Ngircd, NgircdOptions, Proxy,
-    Request, SUCCESS, TIMEOUT, Worker, scratch, wait_for,
+    Request, SUCCESS, TIMEOUT, Worker, World, scratch, wait_for,
 };
 use serde_json::json;
 use std::fs;
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 const BOT: &str = env!("CARGO_BIN_EXE_buildbot-irc");
@@ -30,67 +30,6 @@ fn execute(master: &str, more: &str, command: &str) -> Finished {
     let dir = scratch("execute");
     fs::write(dir.join("bot.conf"), format!("[buildbot]\nurl = {master}\n{more}\n")).unwrap();
     Bot::run(&dir, BOT, &["-x", command], "")
-}
-
-/// What a fake master knows: builders `b1` …, and the builds of the list.
-#[derive(Clone, Default)]
-struct World {
-    builders: usize,
-    builds: Arc<Mutex<Vec<serde_json::Value>>>,
-}
-
-impl World {
-    fn new(builders: usize) -> World {
-        World { builders, ..World::default() }
-    }
-
-    /// Builds are numbered in one row, one a builder.
-    fn build(&self, complete: bool) -> serde_json::Value {
-        let mut builds = self.builds.lock().unwrap();
-        let id = builds.len() + 1;
-        builds.push(json!({
-            "buildid": id, "builderid": (id - 1) % self.builders + 1, "number": id, "buildrequestid": id,
-            "started_at": 1_795_361_890, "complete": complete, "complete_at": complete.then_some(1_795_361_893),
-            "results": complete.then_some(0), "state_string": "build successful"
-        }));
-        builds[id - 1].clone()
-    }
-
-    /// The REST API, as far as the bot uses it.
-    fn answer(&self, request: &Request) -> Answer {
-        let (path, query) = request.path.split_once('?').unwrap_or((&request.path, ""));
-        let all = |key: &str| -> Vec<usize> {
-            let values = query.split('&').filter_map(|pair| pair.strip_prefix(key)?.strip_prefix('='));
-            values.filter_map(|value| value.parse().ok()).collect()
-        };
-        let one = |key: &str, usual: usize| all(key).first().copied().unwrap_or(usual);
-        let page = |items: Vec<serde_json::Value>, name: &str| {
-            let items: Vec<_> = items.into_iter().skip(one("offset", 0)).take(one("limit", 1000)).collect();
-            Answer::Json(json!({ name: items }).to_string())
-        };
-        let builder = |id| json!({"builderid": id, "name": format!("b{id}"), "tags": [], "masterids": [1]});
-        match path {
-            "/config" => {
-                Answer::Json(json!({"versions": [["Buildbot", "4.3.0"]], "buildbotURL": "http://m/"}).to_string())
-            }
-            "/api/v2/builders" => page((1..=self.builders).map(builder).collect(), "builders"),
-            "/api/v2/builds" => {
-                let (ids, mark) = (all("buildid"), one("buildid__gt", 0));
-                let mut found = self.builds.lock().unwrap().clone();
-                let id = |build: &serde_json::Value| build["buildid"].as_u64().unwrap() as usize;
-                found.retain(|build| id(build) > mark && (ids.is_empty() || ids.contains(&id(build))));
-                if query.contains("order=-buildid") {
-                    found.reverse();
-                }
-                page(found, "builds")
-            }
-            "/api/v2/workers" => {
-                page(vec![json!({"workerid": 1, "name": "w1", "connected_to": [{"masterid": 1}]})], "workers")
-            }
-            _ if path.starts_with("/api/v2/") => page(Vec::new(), path.rsplit('/').next().unwrap()),
-            _ => Answer::Status("404 Not Found", String::new(), String::new()),
-        }
-    }
 }
 
 /// An event stream with these bytes behind the handshake, then silence.

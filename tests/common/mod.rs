@@ -10,12 +10,14 @@ mod ear;
 mod fake;
 mod irc;
 mod master;
+mod world;
 
 pub use bot::{Bot, Finished};
 pub use ear::{Ear, like};
 pub use fake::{Answer, FakeHttp, FakeIrc, FakePeer, Proxy, Request, Tunnel};
 pub use irc::{Client, Inspircd, InspircdOptions, Ngircd, NgircdOptions};
 pub use master::{CANCELLED, EXCEPTION, FAILURE, Master, RETRY, SKIPPED, SUCCESS, WARNINGS, Worker};
+pub use world::World;
 
 use std::ffi::OsStr;
 use std::fs;
