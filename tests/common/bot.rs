@@ -5,7 +5,7 @@ use std::fs;
 use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex};
 
 /// A running bot; dropped, it is asked to end.
@@ -13,6 +13,8 @@ pub struct Bot {
     /// Its working directory, where a relative `state_file` lands.
     pub dir: PathBuf,
     binary: String,
+    /// Shell that prepares a mount namespace for it; empty: it runs in ours.
+    setup: String,
     process: Process,
 }
 
@@ -33,14 +35,28 @@ impl Bot {
 
     /// The same in a directory of an earlier bot, whose state file it finds.
     pub fn start_in(dir: &Path, binary: &str, config: &str) -> Bot {
-        configure(dir, config);
-        Bot { dir: dir.to_path_buf(), binary: binary.to_string(), process: launch(dir, binary) }
+        Bot::launch(dir.to_path_buf(), binary, "", config)
+    }
+
+    /// In a mount namespace of its own, which these lines of shell prepare in its working directory.
+    #[track_caller]
+    pub fn start_within(setup: &str, binary: &str, config: &str) -> Bot {
+        let tried = Command::new("unshare").args(["--map-root-user", "--mount", "true"]).output();
+        let may = tried.is_ok_and(|out| out.status.success());
+        assert!(may, "`unshare --map-root-user --mount true` fails: run this test as root, or allow user namespaces");
+        Bot::launch(scratch("bot"), binary, setup, config)
+    }
+
+    fn launch(dir: PathBuf, binary: &str, setup: &str, config: &str) -> Bot {
+        configure(&dir, config);
+        let process = launch(&dir, binary, setup);
+        Bot { dir, binary: binary.to_string(), setup: setup.to_string(), process }
     }
 
     /// Starts it again after it has ended, or ends it first: same directory, same configuration, new log.
     pub fn start_again(&mut self) {
         self.process.terminate();
-        self.process = launch(&self.dir, &self.binary);
+        self.process = launch(&self.dir, &self.binary, &self.setup);
     }
 
     /// Replaces bot.conf; the bot reads it on HUP or when started again.
@@ -125,8 +141,12 @@ fn configure(dir: &Path, config: &str) {
     fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).unwrap();
 }
 
-fn launch(dir: &Path, binary: &str) -> Process {
-    let mut command = guarded(binary);
+fn launch(dir: &Path, binary: &str, setup: &str) -> Process {
+    let mut command = guarded(if setup.is_empty() { binary } else { "unshare" });
+    if !setup.is_empty() {
+        let script = format!("set -e; {setup}; exec \"$@\"");
+        command.args(["--map-root-user", "--mount", "sh", "-c", &script, "sh", binary]);
+    }
     command.args(["-c", "bot.conf", "-v"]).current_dir(dir);
     Process::start("bot", command)
 }

@@ -49,7 +49,13 @@ impl FakeIrc {
 
     /// With one of the certificates (`server`, `wrong`, `expired`).
     pub fn start_tls(certificate: Option<&str>) -> FakeIrc {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        FakeIrc::start_at("127.0.0.1:0", certificate)
+    }
+
+    /// At another address.
+    #[track_caller]
+    pub fn start_at(address: &str, certificate: Option<&str>) -> FakeIrc {
+        let listener = TcpListener::bind(address).unwrap_or_else(|e| panic!("{address}: {e}"));
         listener.set_nonblocking(true).unwrap();
         FakeIrc { port: listener.local_addr().unwrap().port(), listener, acceptor: acceptor(certificate) }
     }

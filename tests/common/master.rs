@@ -186,6 +186,15 @@ impl Master {
         })
     }
 
+    /// Waits until so many builds are as this filter of the API says (`complete=true`).
+    #[track_caller]
+    pub fn wait_count(&self, filter: &str, count: usize) {
+        let path = format!("/api/v2/builds?field=complete&field=state_string&{filter}");
+        wait_for(&format!("{count} builds with {filter}"), START, || {
+            (self.get(&path)["builds"].as_array()?.len() >= count).then_some(())
+        });
+    }
+
     /// Whether this worker is connected.
     #[track_caller]
     pub fn online(&self, worker: &str) -> bool {
