@@ -99,6 +99,7 @@ struct Envelope<T> {
 }
 
 type Connection = http::Connection<Box<dyn Stream>>;
+type Answer = (Head, Vec<u8>);
 
 /// The master, as one thread talks to it.
 pub struct Master {
@@ -192,7 +193,7 @@ impl Master {
 
     /// [`Master::exchange`], with a new login if the session has ended. A 403 says the same for that
     /// and for a missing role; `/config` tells them apart.
-    fn asked(&mut self, path: &str, json: &str) -> Result<(Head, Vec<u8>), Error> {
+    fn asked(&mut self, path: &str, json: &str) -> Result<Answer, Error> {
         let answer = self.exchange(path, json)?;
         if answer.0.status != 403 || self.config.user.is_none() {
             return Ok(answer);
@@ -213,32 +214,34 @@ impl Master {
     }
 
     /// One request and its whole answer. A GET whose connection was stale, or whose body stalled,
-    /// is asked again on a new one; a POST might be done twice and is not.
-    fn exchange(&mut self, path: &str, json: &str) -> Result<(Head, Vec<u8>), Error> {
+    /// is asked again on a new one; anything else might be done twice, or take twice as long.
+    fn exchange(&mut self, path: &str, json: &str) -> Result<Answer, Error> {
+        let failed = |why: String| unreachable(path, json, &why);
         let kept = self.connection.take().filter(|_| json.is_empty());
-        let first = kept.map_or_else(|| self.connect(), Ok);
-        let again = json.is_empty() && first.is_ok();
-        let answer = first.and_then(|connection| self.answer(connection, path, "keep-alive", json));
-        let answer = answer.or_else(|why| {
-            if !again {
-                return Err(why);
-            }
-            log!(Debug, "GET {path}: {why}; asking again");
-            self.answer(self.connect()?, path, "close", json)
-        });
-        answer.map_err(|why| unreachable(path, json, &why))
+        let reused = kept.is_some();
+        let first = kept.map_or_else(|| self.connect(), Ok).map_err(failed)?;
+        let (why, stalled) = match self.answer(first, path, "keep-alive", json) {
+            Ok(answer) => return Ok(answer),
+            Err(error) => error,
+        };
+        if !json.is_empty() || !(reused || stalled) {
+            return Err(failed(why));
+        }
+        log!(Debug, "GET {path}: {why}; asking again");
+        let second = self.connect().map_err(failed)?;
+        self.answer(second, path, "close", json).map_err(|(why, _)| failed(why))
     }
 
     fn connect(&self) -> Result<Connection, String> {
         net::connect(&self.config.url.host, self.config.url.port, self.tls.as_ref()).map(Connection::new)
     }
 
-    /// Asks on this connection, and keeps it if that may be.
-    fn answer(&mut self, mut on: Connection, path: &str, life: &str, json: &str) -> Result<(Head, Vec<u8>), String> {
+    /// Asks on this connection, and keeps it if that may be. An error tells whether the body failed.
+    fn answer(&mut self, mut on: Connection, path: &str, life: &str, json: &str) -> Result<Answer, (String, bool)> {
         let more = format!("Accept: application/json\r\nConnection: {life}\r\n");
-        let head = self.send(&mut on, path, &more, json)?;
+        let head = self.send(&mut on, path, &more, json).map_err(|why| (why, false))?;
         on.stream.set_limits(STALL.min(self.config.timeout), self.config.timeout);
-        let body = on.body()?;
+        let body = on.body().map_err(|why| (why, true))?;
         log!(Debug, "master << {} {} bytes", head.status, body.len());
         self.connection = Some(on).filter(|_| life != "close" && !head.has("connection", "close"));
         Ok((head, body))

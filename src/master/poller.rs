@@ -117,7 +117,11 @@ impl Poller {
                     self.learn(facts);
                     learned = Some(ask);
                 }
-                Err(RecvTimeoutError::Timeout) => next = Instant::now() + self.turn(),
+                Err(RecvTimeoutError::Timeout) => {
+                    // From its end, which may be late: notes must have their time between two polls.
+                    let pause = self.turn();
+                    next = Instant::now() + pause;
+                }
                 Err(RecvTimeoutError::Disconnected) => return,
             }
             if !self.hand_over(emit) || learned.is_some_and(|ask| !emit(Heard::Learned(ask))) {
