@@ -8,9 +8,9 @@ git rev-parse --verify --quiet HEAD >/dev/null || { echo "make dist needs a git 
 rm -rf "target/dist" && mkdir -p "target/dist/$name/.cargo"
 git archive HEAD | tar -x -C "target/dist/$name"
 cd "target/dist/$name"
-${CARGO:-cargo} vendor --quiet --locked vendor > .cargo/config.toml
+${CARGO:-cargo} vendor --locked --versioned-dirs vendor > .cargo/config.toml
 cd ..
 tar --sort=name --owner=0 --group=0 --numeric-owner --mode=go=rX,u+rw --mtime="@$(git log -1 --format=%ct)" -c "$name" |
-	xz -9 > "../$name.tar.xz"
+	xz > "../$name.tar.xz"
 cd .. && rm -rf dist
 ls -l "$PWD/$name.tar.xz"
