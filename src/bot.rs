@@ -95,8 +95,8 @@ impl Bot {
         bot.state.left.iter().for_each(|channel| bot.session.leave(channel, ""));
         take(&mut bot.state.pending).into_iter().for_each(|p| bot.outbox.announce(p));
         let mut status = lock(&bot.ties.status);
-        (status.mark, status.watches) = (bot.state.mark, bot.state.watches.clone());
-        status.reopen(&bot.state.open);
+        status.watches = bot.state.watches.clone();
+        status.resume(bot.state.known.clone());
         drop(status);
         bot.settle();
         bot.save(now).map_err(|e| Failure(74, e))?;
@@ -146,15 +146,15 @@ impl Bot {
             }
             Event::Link(_, Link::Bytes(bytes)) => self.bytes(&bytes, now),
             Event::Link(_, Link::Down(why)) => self.down(&why, now),
-            Event::Heard(Heard::News { news, mark, open }) => {
-                news.iter().for_each(|n| self.tell(n));
-                (self.state.mark, self.state.open, self.dirty) = (mark, open, Some(now));
+            Event::Heard(Heard::News(news, known)) => {
+                self.tell(&news);
+                (self.state.known, self.dirty) = (known, Some(now));
             }
             Event::Heard(Heard::Learned(ask)) => self.answer(&ask, true, now),
             Event::Done(ask, lines, request) => {
                 self.reply(&ask.place, &lines);
                 let Ask { place: target, mask, .. } = ask;
-                self.watch(request.map(|request| Watch { target, request, mask }));
+                self.watch(request.map(|request| Watch { target, request, mask, told: false }));
                 self.dirty = Some(now);
             }
             Event::Stop => {
@@ -230,15 +230,15 @@ impl Bot {
     /// Sends what may be sent now, and asks the server whether it has arrived.
     fn speak(&mut self, now: Instant) {
         let oldest = unix_now() - self.config.catch_up.as_secs() as i64;
-        while self.write(now)
+        while self.write()
             && let Some(line) = self.outbox.next(now, oldest, &|target| route(&self.session, &self.irc, target))
         {
             log!(Debug, ">> {}", line.shown());
             self.wire.unsent = line.bytes();
         }
         let waits = self.outbox.deadline(&|target| route(&self.session, &self.irc, target)).is_some();
-        // After a burst, or now and then in a long one.
-        let due = |n: &u64| *n > self.wire.pinged && (!waits || *n >= self.wire.pinged + 5);
+        // After a burst, now and then in a long one, and before a farewell.
+        let due = |n: &u64| *n > self.wire.pinged && (!waits || *n > self.wire.pinged + 1 || self.stopping.is_some());
         if let Some(last) = self.outbox.unconfirmed().filter(due) {
             self.wire.pinged = last;
             self.send(&Line::new("PING", &[], Some(&format!("told-{last}"))), now);
@@ -249,17 +249,18 @@ impl Bot {
         log!(Debug, ">> {}", line.shown());
         self.outbox.charge(now, line.bytes().len());
         self.wire.unsent.extend(line.bytes());
-        self.write(now);
+        self.write();
     }
 
     /// Writes what is unsent; false if some of it has to wait.
-    fn write(&mut self, now: Instant) -> bool {
+    fn write(&mut self) -> bool {
         while let (Some(stream), false) = (&mut self.wire.stream, self.wire.unsent.is_empty()) {
             match stream.write(&self.wire.unsent) {
                 Ok(n) => drop(self.wire.unsent.drain(..n)),
                 // TLS wants to read first: the same bytes again after the next event.
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => return false,
-                Err(e) => self.down(&format!("writing: {e}"), now),
+                // It may have waited.
+                Err(e) => self.down(&format!("writing: {e}"), Instant::now()),
             }
         }
         self.wire.unsent.clear();
@@ -354,7 +355,7 @@ impl Bot {
             Effect::Notify(events) => drop(self.state.events.insert(place.to_owned(), events)),
             Effect::MuteUntil(until) => drop(self.state.muted.insert(place.to_owned(), until)),
             Effect::Watch(requests) => {
-                let watch = |request| Watch { target: place.to_owned(), request, mask: String::new() };
+                let watch = |request| Watch { target: place.to_owned(), request, ..Watch::default() };
                 self.watch(requests.into_iter().map(watch));
             }
             Effect::Join(channel, key) => {
@@ -391,7 +392,7 @@ impl Bot {
     fn watch(&mut self, watches: impl IntoIterator<Item = Watch>) {
         for watch in watches {
             let over = lock(&self.ties.status).watch(watch, unix_now());
-            over.iter().for_each(|news| self.tell(news));
+            self.tell(over.as_slice());
         }
     }
 
@@ -414,14 +415,15 @@ impl Bot {
         lock(&self.ties.status).targets = targets;
     }
 
-    fn tell(&mut self, news: &News) {
+    fn tell(&mut self, news: &[News]) {
         let base = lock(&self.ties.status).url.clone();
-        for target in &news.targets {
+        for (news, target) in news.iter().flat_map(|n| n.targets.iter().map(move |target| (n, target))) {
             let text = text::announcement(news, &self.settings(target), &base);
             let at = news.build.complete_at.map_or_else(unix_now, |t| t as i64);
             let (target, label, outcome) = (target.clone(), text::label(news), news.build.outcome());
-            self.outbox.announce(Announcement { target, at, outcome, label, text });
+            self.outbox.announce(Announcement { target, at, outcome, label, text, more: 0 });
         }
+        lock(&self.ties.status).handed_over(news);
     }
 
     /// Takes over a configuration that was read again.

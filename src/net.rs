@@ -14,8 +14,9 @@ use std::time::{Duration, Instant};
 const CONNECT: Duration = Duration::from_secs(15);
 /// The most that the TLS hand-shake may take.
 const HANDSHAKE: Duration = Duration::from_secs(20);
-/// A peer that takes no bytes for so long is gone.
-const WRITE: Duration = Duration::from_secs(10);
+/// A peer that does not take a line or a request within this time is gone: its window has long been
+/// shut then. Nothing else happens meanwhile, so a signal to stop waits as long.
+const WRITE: Duration = Duration::from_secs(3);
 /// What the reader hands over at once.
 const CHUNK: usize = 4096;
 
@@ -50,7 +51,17 @@ impl Read for Transport {
 impl Write for Transport {
     /// All or an error, so that TLS never has half a record on its hands.
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.socket.write_all(bytes).map(|()| bytes.len()).map_err(no_would_block)
+        let end = Instant::now() + WRITE;
+        let mut rest = bytes;
+        while !rest.is_empty() {
+            let left = end.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Err(io::ErrorKind::TimedOut.into());
+            }
+            self.socket.set_write_timeout(Some(left))?;
+            rest = &rest[self.socket.write(rest).map_err(no_would_block)?..];
+        }
+        Ok(bytes.len())
     }
 
     fn flush(&mut self) -> io::Result<()> {
@@ -122,8 +133,7 @@ impl Stream for TlsStream<Transport> {
 /// names the wait or the refusal, and what to do where we know.
 pub fn connect(host: &str, port: u16, tls: Option<&TlsConnector>) -> Result<Box<dyn Stream>, String> {
     let socket = dial(host, port)?;
-    let limited = socket.set_nodelay(true).and_then(|()| socket.set_write_timeout(Some(WRITE)));
-    limited.map_err(|e| format!("{host}:{port}: {e}"))?;
+    socket.set_nodelay(true).map_err(|e| format!("{host}:{port}: {e}"))?;
     let transport = Transport { socket, stall: HANDSHAKE, deadline: Instant::now() + HANDSHAKE, fed: None };
     let Some(tls) = tls else { return Ok(Box::new(transport)) };
     let stream = tls.connect(host, transport).map_err(|e| format!("{host}:{port}: {}", tls_error(&e.to_string())))?;

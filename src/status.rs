@@ -14,6 +14,8 @@ use std::time::Instant;
 const STATE_TEXT: usize = 300;
 /// Completed builds remembered for each builder: enough for an estimate, and for builds that end out of order.
 const HISTORY: usize = 10;
+/// Builds that run, or that the stream has told ahead of others: far above what any master has.
+const AT_ONCE: usize = 10_000;
 
 /// The names of all events (contract): Buildbot's `notify_events`.
 pub const EVENT_NAMES: &str = "started finished success warnings failure exception cancelled \
@@ -229,11 +231,24 @@ pub struct News {
 }
 
 /// Someone waits for the end of the build that a request leads to, or has led to.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Watch {
     pub target: String,
     pub request: u64,
     pub mask: String, // whose request it is: `nick!user@host`; empty for a mere watch
+    #[serde(skip)]
+    pub told: bool, // by news that are on their way
+}
+
+/// How far the master's builds are known, which must be remembered in step with the news.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Known {
+    /// Every build up to this id has been applied; nothing before the first poll.
+    pub mark: Option<u64>,
+    /// Builds applied ahead of the mark, from the stream.
+    pub ahead: BTreeSet<u64>,
+    /// Those of all these that still run.
+    pub open: BTreeSet<u64>,
 }
 
 #[derive(Debug, Default)]
@@ -246,9 +261,8 @@ pub struct Status {
     pub open: BTreeMap<u64, Build>, // those that run
     /// Requests that no worker has taken: request id → builder id.
     pub queued: BTreeMap<u64, u64>,
-    /// Every build up to this id has been applied; nothing before the first poll.
-    pub mark: Option<u64>,
-    ahead: BTreeSet<u64>, // builds applied ahead of the mark, from the stream
+    pub mark: Option<u64>, // see [`Known`]
+    pub ahead: BTreeSet<u64>,
     pub targets: Vec<Target>,
     pub watches: Vec<Watch>,
     /// When the master last answered (seconds since the epoch), and why it does not now.
@@ -302,7 +316,7 @@ impl Status {
         let told = if build.complete { fresh || known.is_some() } else { fresh && known.is_none() };
         if let Some(outcome) = build.outcome() {
             self.builders.get_mut(&build.builderid)?.learn(&build, outcome);
-        } else if fresh || known.is_some() || self.mark.is_none() {
+        } else if known.is_some() || (fresh || self.mark.is_none()) && !self.is_full() {
             // Anything else is a late word of a start and must not reopen a build that has ended.
             build.step = known.and_then(|k| k.step);
             self.open.insert(build.id, build.clone());
@@ -310,9 +324,19 @@ impl Status {
         self.news(build, told, now)
     }
 
-    /// Builds that were running when the bot last knew: their end is news.
-    pub fn reopen(&mut self, ids: &[u64]) {
-        self.open.extend(ids.iter().map(|&id| (id, Build { id, ..Build::default() })));
+    pub fn known(&self) -> Known {
+        Known { mark: self.mark, ahead: self.ahead.clone(), open: self.open.keys().copied().collect() }
+    }
+
+    /// Goes on from what was known once: the end of builds that ran then is news.
+    pub fn resume(&mut self, known: Known) {
+        (self.mark, self.ahead) = (known.mark, known.ahead);
+        self.open = known.open.into_iter().map(|id| (id, Build { id, ..Build::default() })).collect();
+    }
+
+    /// Whether there are more builds at once than any master has.
+    pub fn is_full(&self) -> bool {
+        self.open.len() + self.ahead.len() > AT_ONCE
     }
 
     /// Every build up to `id` has been seen. Build ids have no gaps, so what the stream has brought
@@ -354,20 +378,32 @@ impl Status {
 
     /// The requests that someone watches, that do not wait any more, and of which no build is known to run.
     pub fn unclear_requests(&self) -> Vec<u64> {
-        let requests = self.watches.iter().map(|w| w.request);
+        let requests = self.watches.iter().filter(|w| !w.told).map(|w| w.request);
         requests.filter(|id| !self.queued.contains_key(id) && !self.runs(Some(*id))).collect()
     }
 
     /// A request has ended without a build: whoever watches it hears of it.
     pub fn lapse(&mut self, request: u64, builder: u64, results: Option<usize>) -> Option<News> {
-        let targets: Vec<String> = self.watches.extract_if(.., |w| w.request == request).map(|w| w.target).collect();
+        let waiting = self.watches.iter_mut().filter(|w| w.request == request && !w.told);
+        let tell = |w: &mut Watch| {
+            w.told = true;
+            w.target.clone()
+        };
+        let targets: Vec<String> = waiting.map(tell).collect();
         let name = self.builders.get(&builder)?.name.clone();
         let fact = Some(match results.and_then(|r| Outcome::ALL.get(r)) {
             Some(Cancelled) => ": the queued build was cancelled",
             Some(Skipped) => ": the queued build was merged with another for the same",
             _ => ": the queued build never started",
         });
-        (!targets.is_empty()).then(|| News { name, fact, targets, ..News::default() })
+        let build = Build { buildrequestid: Some(request), ..Build::default() };
+        (!targets.is_empty()).then(|| News { name, fact, targets, build, ..News::default() })
+    }
+
+    /// The news are on record: watches that they answer are over.
+    pub fn handed_over(&mut self, news: &[News]) {
+        let answered = |w: &Watch| news.iter().any(|n| n.build.buildrequestid == Some(w.request));
+        self.watches.retain(|w| !(w.told && answered(w)));
     }
 
     /// Who hears of such events now; filters are for builders only.
@@ -392,9 +428,17 @@ impl Status {
         let hearers = self.hearers(&events, Some(builder), now);
         // After a retry, one request has several builds.
         let over = build.complete && !self.runs(build.buildrequestid);
-        let watches = self.watches.extract_if(.., |w| over && build.buildrequestid == Some(w.request));
-        let watchers: BTreeSet<String> = watches.map(|w| w.target).filter(|t| !hearers.contains(t)).collect();
-        let targets: Vec<String> = hearers.into_iter().filter(|_| is_new).chain(watchers).collect();
+        let mut targets: BTreeSet<String> = hearers.iter().filter(|_| is_new).cloned().collect();
+        self.watches.retain_mut(|w| {
+            if w.told || !over || build.buildrequestid != Some(w.request) {
+                return true;
+            }
+            // Old news are no news where they were heard.
+            w.told = is_new || !hearers.contains(&w.target);
+            targets.extend(w.told.then(|| w.target.clone()));
+            w.told
+        });
+        let targets: Vec<String> = targets.into_iter().collect();
         (!targets.is_empty()).then(|| News { name, build, was, streak, targets, ..News::default() })
     }
 }
@@ -550,10 +594,13 @@ pub mod tests {
         s.targets[0].settings.tags = vec!["nightly".into()];
         assert!(s.apply(build(3, 3, Some(Success)), 0).is_none());
         let requested = |id: u64, results| Build { buildrequestid: Some(id + 100), ..build(id, id, results) };
-        let watch = |target: &str, id: u64| Watch { target: target.into(), request: id + 100, mask: String::new() };
+        let watch = |target: &str, id: u64| Watch { target: target.into(), request: id + 100, ..Watch::default() };
         s.apply(requested(4, None), 0);
         s.watches.extend([watch("#c", 4), watch("joe", 4)]);
-        assert_eq!(s.apply(requested(4, Some(Success)), 0).unwrap().targets, ["#c", "joe"]);
+        let news = s.apply(requested(4, Some(Success)), 0).unwrap();
+        assert_eq!(news.targets, ["#c", "joe"]);
+        assert_eq!(s.watches.len(), 2, "to be remembered until the news are on record");
+        s.handed_over(&[news]);
         assert!(s.watches.is_empty());
         s.apply(requested(41, Some(Success)), 0);
         let ended = |target: &str| watch(target, 41);
@@ -563,6 +610,7 @@ pub mod tests {
         s.watches.extend([ended("joe"), ended("#c")]);
         let late = s.apply(requested(41, Some(Success)), 0).unwrap();
         assert_eq!(late.targets, ["joe"], "watched, but it is not the last build any more");
+        s.handed_over(&[late]);
         assert!(s.watches.is_empty());
         s.targets[0].settings.tags.clear();
         s.targets[0].muted_until = 50;
@@ -574,7 +622,7 @@ pub mod tests {
     fn who_watches_hears_of_the_build_that_runs_or_that_there_is_none() {
         let mut s = status(&["b"], "worker");
         let requested = |id, results| Build { buildrequestid: Some(7), ..build(id, id, results) };
-        let watch = |target: &str| Watch { target: target.into(), request: 7, mask: String::new() };
+        let watch = |target: &str| Watch { target: target.into(), request: 7, ..Watch::default() };
         s.apply(requested(1, Some(Retry)), 0);
         s.apply(requested(2, None), 0);
         assert!(s.watch(watch("joe"), 0).is_none(), "the first try is not what joe watches");

@@ -1,7 +1,7 @@
 //! The state file: what must survive the bot. A line that names the version, then JSON; replaced in
 //! one step.
 
-use crate::status::{Events, Outcome, Watch};
+use crate::status::{Events, Known, Outcome, Watch};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File, OpenOptions};
@@ -19,13 +19,12 @@ pub struct Announcement {
     pub outcome: Option<Outcome>, // how the build ended; nothing for a start or a worker
     pub label: String,            // the build in a summary: `builder #number`
     pub text: String,
+    pub more: usize, // how many this is instead, of which only the number is left
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct State {
-    /// Every build up to this id has been seen, less the ones that were still open.
-    pub mark: Option<u64>,
-    pub open: Vec<u64>,
+    pub known: Known,
     /// By target, where `notify` or `mute` said something else than the configuration.
     pub events: BTreeMap<String, Events>,
     pub muted: BTreeMap<String, i64>,
@@ -86,14 +85,13 @@ mod tests {
 
     fn full() -> State {
         State {
-            mark: Some(7),
-            open: vec![5, 6],
+            known: Known { mark: Some(7), ahead: [9].into(), open: [5, 6].into() },
             events: [("#a".to_owned(), status::events("worse started").unwrap()), ("joe".to_owned(), Events::new())]
                 .into(),
             muted: [("#a".to_owned(), 99)].into(),
             joined: [("#b".to_owned(), "key".to_owned()), ("#c".to_owned(), String::new())].into(),
             left: ["#d".to_owned()].into(),
-            watches: vec![Watch { target: "joe".into(), request: 6, mask: "joe!u@h".into() }],
+            watches: vec![Watch { target: "joe".into(), request: 6, mask: "joe!u@h".into(), told: false }],
             pending: vec![
                 Announcement {
                     target: "#a".into(),
@@ -101,6 +99,7 @@ mod tests {
                     outcome: Some(Outcome::Failure),
                     label: "b c #1".into(),
                     text: "b \"c\" #1\nfailure \u{e9}".into(),
+                    more: 0,
                 },
                 Announcement {
                     target: "#a".into(),
@@ -108,6 +107,7 @@ mod tests {
                     outcome: None,
                     label: "worker w".into(),
                     text: "gone".into(),
+                    more: 3,
                 },
             ],
         }
@@ -134,7 +134,7 @@ mod tests {
         let older = text.replace("state 2", "state 1");
         assert_eq!(State::parse(&older), Err("not a state file of this version".into()));
         let other = text.replace("\"mark\": 7", "\"mark\": \"x\"");
-        assert!(State::parse(&other).unwrap_err().starts_with("invalid type: string \"x\", expected u64 at line 2"));
+        assert!(State::parse(&other).unwrap_err().starts_with("invalid type: string \"x\", expected u64 at line "));
     }
 
     #[test]

@@ -30,7 +30,6 @@ struct Queue {
     target: String,
     replies: VecDeque<Line>,
     news: Vec<Announcement>,
-    uncounted: usize, // dropped for want of room
 }
 
 /// All that waits.
@@ -87,12 +86,22 @@ impl Outbox {
     }
 
     pub fn announce(&mut self, announcement: Announcement) {
-        let queue = self.queue(&announcement.target);
-        queue.news.push(announcement);
-        if queue.news.len() > WAITING {
-            let least = (0..queue.news.len()).rev().max_by_key(|&i| rank(&queue.news[i]));
-            queue.news.remove(least.unwrap_or(0));
-            queue.uncounted += 1;
+        let news = &mut self.queue(&announcement.target).news;
+        news.push(announcement);
+        // Beyond its size, only the number of the least important ones is kept.
+        let named: Vec<usize> = (0..news.len()).rev().filter(|&i| news[i].more == 0).collect();
+        if let (Some(least), true) = (named.iter().copied().max_by_key(|&i| rank(&news[i])), named.len() > WAITING) {
+            let least = news.remove(least);
+            match news.iter_mut().find(|a| a.more > 0) {
+                Some(counted) => (counted.more, counted.at) = (counted.more + 1, least.at),
+                None => news.push(Announcement {
+                    more: 1,
+                    outcome: None,
+                    label: String::new(),
+                    text: String::new(),
+                    ..least
+                }),
+            }
         }
     }
 
@@ -183,16 +192,16 @@ impl Queue {
 
     /// Takes what is to be said next: one announcement, or a summary of several.
     fn take(&mut self, oldest: i64, budget: usize) -> (String, Vec<Announcement>) {
-        let old = self.news.iter().filter(|a| a.at < oldest).count();
-        let missed = old > 1 || (old > 0 && self.uncounted > 0);
+        let missed = self.news.iter().filter(|a| a.at < oldest).count() > 1;
         let mut pile: Vec<Announcement> = self.news.extract_if(.., |a| !missed || a.at < oldest).collect();
-        if !missed && pile.len() < PILE && self.uncounted == 0 {
+        if !missed && pile.len() < PILE && pile.iter().all(|a| a.more == 0) {
             self.news = pile.split_off(1);
             return (split(&pile[0].text, budget).first().map_or(String::new(), |t| (*t).to_owned()), pile);
         }
         // Whoever hears of the end need not hear of the start.
         let ended: BTreeSet<String> = pile.iter().map(|a| format!("{} started", a.label)).collect();
         pile.retain(|a| !ended.contains(&a.label));
+        let counted: Vec<Announcement> = pile.extract_if(.., |a| a.more > 0).collect();
         pile.sort_by_key(rank);
         // One line that names as many as fit, by result.
         let mut text = String::from(if missed { "missed while away:" } else { "meanwhile:" });
@@ -213,8 +222,13 @@ impl Queue {
         if !missed {
             self.news = pile.split_off(told);
         }
-        let last = missed || self.news.is_empty();
-        let more = pile.len() - told + if last { take(&mut self.uncounted) } else { 0 };
+        let mut more = pile.len() - told;
+        if missed || self.news.is_empty() {
+            more += counted.iter().map(|a| a.more).sum::<usize>();
+            pile.extend(counted);
+        } else {
+            self.news.extend(counted);
+        }
         if more > 0 {
             text += &format!(" and {more} more");
         }
@@ -228,7 +242,7 @@ mod tests {
 
     fn news(target: &str, n: usize, outcome: Outcome) -> Announcement {
         let (label, text) = (format!("b{n} #{n}"), format!("b{n} #{n} {} http://m/{n}", outcome.word()));
-        Announcement { target: target.into(), at: 100, outcome: Some(outcome), label, text }
+        Announcement { target: target.into(), at: 100, outcome: Some(outcome), label, text, more: 0 }
     }
 
     fn route(_: &str) -> Option<Route> {
@@ -325,7 +339,13 @@ mod tests {
         let mut outbox = Outbox::new(now);
         outbox.announce(news("#c", 0, Outcome::Failure));
         (1..150).for_each(|n| outbox.announce(news("#c", n, Outcome::Success)));
-        assert_eq!(outbox.pending().len(), WAITING);
+        assert_eq!(outbox.pending().len(), WAITING + 1);
+        // What is only counted outlives a restart, and a lost connection.
+        let mut again = Outbox::new(now);
+        outbox.pending().into_iter().for_each(|a| again.announce(a));
+        assert!(drain(&mut again, now).last().unwrap().1.ends_with(" and 50 more"));
+        again.lost(now);
+        assert!(drain(&mut again, now).last().unwrap().1.ends_with(" and 50 more"));
         let said = drain(&mut outbox, now);
         assert!(said[0].1.contains("failure b0 #0"), "{said:?}");
         assert!(said.last().unwrap().1.ends_with(" and 50 more"), "{said:?}");

@@ -243,7 +243,7 @@ impl Session {
     /// Wants to be in a channel no more, and says there why.
     pub fn leave(&mut self, name: &str, why: &str) {
         if self.reaches(name) {
-            self.send(Line::new("PART", &[name], Some(why)));
+            self.send(Line::new("PART", &[name], Some(why).filter(|why| !why.is_empty())));
         }
         self.places.retain(|p| !self.link.mapping.same(&p.name, name));
     }
@@ -280,9 +280,11 @@ impl Session {
             }
             ("ERROR", [.., why]) => {
                 let said = why.to_ascii_lowercase();
-                let throttled = ["throttl", "too fast", "too many"].iter().any(|w| said.contains(w));
+                let says = |words: &[&str]| words.iter().any(|word| said.contains(word));
+                let banned = says(&["-line", "banned", "akill"]);
+                let throttled = says(&["throttl", "too fast", "too many"]);
                 let why = format!("the server closes the connection: {}", clean(why));
-                self.close(&why, if throttled { THROTTLED } else { 0 });
+                self.close(&why, if banned { SLOW } else { u64::from(throttled) * THROTTLED });
             }
             ("CAP", [_, "LS", more @ .., caps]) if registering => self.on_offer(caps, *more == ["*"], now),
             ("CAP", [_, "ACK", .., caps]) => {
@@ -302,7 +304,11 @@ impl Session {
             ("902" | "904" | "905", [.., why]) => self.refuse("SASL failed", why),
             ("421", [_, "CAP", ..]) if sasl => self.no_sasl("the server knows no CAP"),
             ("464", [.., why]) => self.refuse("server_password is refused", why),
-            ("465", [.., why]) => self.close(&format!("banned from this server: {}", clean(why)), SLOW),
+            ("465", [.., why]) => {
+                // The ERROR that follows has the reason.
+                log!(Warning, "IRC: banned from this server: {}", clean(why));
+                self.least_wait = Duration::from_secs(SLOW);
+            }
             ("432" | "433" | "436" | "437" | "447", [_, nick, .., why]) if registering && !is_channel(nick) => {
                 self.next_nick(nick, why, &m.command);
             }
@@ -335,7 +341,7 @@ impl Session {
 
     /// Ends the connection; the next one waits for that many seconds at least.
     fn close(&mut self, why: &str, seconds: u64) {
-        self.least_wait = Duration::from_secs(seconds);
+        self.least_wait = self.least_wait.max(Duration::from_secs(seconds));
         self.actions.push(Action::Close(why.to_owned()));
     }
 

@@ -19,6 +19,10 @@ use std::time::Duration;
 
 /// The most items in one answer, see above.
 pub const PAGE: usize = 100;
+/// Bytes of a list, and of any other answer: parsed, they take up to twenty times as much memory, and
+/// all of the bot shall stay below 32 MiB. The longest page has 600 KiB: two workers of 10,000 builders.
+const LIST: usize = 1024 * 1024;
+const OTHER: usize = 256 * 1024;
 /// Between two pieces of one body the master may pause for so long; then we ask anew.
 const STALL: Duration = Duration::from_secs(5);
 /// The stream is silent while nothing happens; the poll notices when it has died.
@@ -128,11 +132,27 @@ impl Master {
 
     /// The version of Buildbot, and the base of links for people.
     pub fn identity(&mut self) -> Result<(String, String), Error> {
-        let config: Value = self.object("/config", "")?;
+        let config = self.settings()?;
         let mut versions = config["versions"].as_array().into_iter().flatten();
         let version = versions.find(|v| v[0] == "Buildbot").and_then(|v| v[1].as_str()).unwrap_or_default();
         let url = config["buildbotURL"].as_str().filter(|url| !url.is_empty());
         Ok((version.to_owned(), url.map_or_else(|| self.config.url.to_string(), str::to_owned)))
+    }
+
+    /// What the master says of itself and of our session. Before 3.0 it stands in the front page only.
+    fn settings(&mut self) -> Result<Value, Error> {
+        let (mut head, mut body) = self.exchange("/config", "")?;
+        if head.status == 404 {
+            (head, body) = self.exchange("/", "")?;
+        }
+        let text = String::from_utf8_lossy(&body);
+        let json = text.split_once("constant(\"config\", ").map_or(&*text, |(_, json)| json);
+        // There is more behind it in that page.
+        match serde_json::Deserializer::from_str(json).into_iter().next() {
+            _ if head.status != 200 => Err(Error::Refused(head.status, refusal(&body))),
+            Some(Err(e)) => Err(strange("/config", "", &e)),
+            config => Ok(config.and_then(Result::ok).unwrap_or_default()),
+        }
     }
 
     /// At most a page of builds, chosen and ordered by a query.
@@ -187,8 +207,7 @@ impl Master {
         if head.status != 200 {
             return Err(Error::Refused(head.status, refusal(&answer)));
         }
-        let strange = |e| unreachable(path, json, &format!("the answer is not what it should be: {e}"));
-        serde_json::from_slice(&answer).map_err(strange)
+        serde_json::from_slice(&answer).map_err(|e| strange(path, json, &e))
     }
 
     /// [`Master::exchange`], with a new login if the session has ended. A 403 says the same for that
@@ -198,7 +217,7 @@ impl Master {
         if answer.0.status != 403 || self.config.user.is_none() {
             return Ok(answer);
         }
-        let config: Value = serde_json::from_slice(&self.exchange("/config", "")?.1).unwrap_or_default();
+        let config = self.settings()?;
         if config["user"]["username"].is_string() || config["user"]["email"].is_string() {
             return Ok(answer);
         }
@@ -241,7 +260,9 @@ impl Master {
         let more = format!("Accept: application/json\r\nConnection: {life}\r\n");
         let head = self.send(&mut on, path, &more, json).map_err(|why| (why, false))?;
         on.stream.set_limits(STALL.min(self.config.timeout), self.config.timeout);
-        let body = on.body().map_err(|why| (why, true))?;
+        // What becomes a tree of values takes far more memory than its text.
+        let list = head.status == 200 && json.is_empty() && path.starts_with("/api/");
+        let body = on.body(if list { LIST } else { OTHER }).map_err(|why| (why, true))?;
         log!(Debug, "master << {} {} bytes", head.status, body.len());
         self.connection = Some(on).filter(|_| life != "close" && !head.has("connection", "close"));
         Ok((head, body))
@@ -307,6 +328,10 @@ pub fn percent_encoded(text: &str) -> String {
 /// The error of a request that has no answer; its query is of no interest.
 fn unreachable(path: &str, json: &str, why: &str) -> Error {
     Error::Unreachable(format!("{} {}: {why}", method(json), path.split('?').next().unwrap_or(path)))
+}
+
+fn strange(path: &str, json: &str, e: &serde_json::Error) -> Error {
+    unreachable(path, json, &format!("the answer is not what it should be: {e}"))
 }
 
 /// What a refusal says: `error` in the body is a text, or an object with a `message`, which may hold

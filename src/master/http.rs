@@ -7,8 +7,8 @@ use std::io::{self, Read, Write};
 
 /// The most a head may take: far above what Buildbot or a proxy sends.
 const HEAD: usize = 16 * 1024;
-/// The most a body may take; the longest page we ask for stays well below.
-const BODY: usize = 16 * 1024 * 1024;
+/// No chunk is larger than this.
+const CHUNK: u64 = 1 << 30;
 /// The most that stands between chunks: a size in hexadecimal with extensions, or a trailer.
 const CHUNK_LINE: usize = 1024;
 const HEADERS: usize = 64;
@@ -81,7 +81,7 @@ impl<S: Read + Write> Connection<S> {
         if self.left == 0 && self.chunked {
             let line = [self.line()?, b"\r\n".to_vec()].concat();
             self.left = match httparse::parse_chunk_size(&line) {
-                Ok(httparse::Status::Complete((_, size))) if size <= BODY as u64 => size as usize,
+                Ok(httparse::Status::Complete((_, size))) if size <= CHUNK => size as usize,
                 _ => return Err("a broken chunk".into()),
             };
             self.chunked = self.left > 0;
@@ -103,16 +103,16 @@ impl<S: Read + Write> Connection<S> {
         Ok(Some(piece))
     }
 
-    /// The whole body, as [`Connection::piece`] gives it, within the limit.
-    pub fn body(&mut self) -> Result<Vec<u8>, String> {
+    /// The whole body, as [`Connection::piece`] gives it, if it is not longer than that.
+    pub fn body(&mut self, most: usize) -> Result<Vec<u8>, String> {
         let mut body = Vec::new();
-        while body.len() + self.left <= BODY {
+        while self.left <= most - body.len() {
             match self.piece()? {
                 Some(piece) => body.extend(piece),
                 None => return Ok(body),
             }
         }
-        Err("a body above 16 MiB".into())
+        Err(format!("a body above {} KiB", most / 1024))
     }
 
     /// A line between chunks, without its end.
@@ -168,6 +168,8 @@ fn sentence(e: io::Error) -> String {
 mod tests {
     use super::*;
 
+    const MOST: usize = 1024 * 1024;
+
     /// A peer that sends these pieces, one a read, and then closes.
     struct Peer(Vec<Vec<u8>>);
 
@@ -198,7 +200,7 @@ mod tests {
     fn get(pieces: Vec<Vec<u8>>) -> Result<(u16, Vec<u8>), String> {
         let mut connection = Connection::new(Peer(pieces));
         let head = connection.ask("/", "Host: h\r\n", "")?;
-        Ok((head.status, connection.body()?))
+        Ok((head.status, connection.body(MOST)?))
     }
 
     const PLAIN: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nSet-Cookie: a=b\r\n\r\nhello";
@@ -232,7 +234,7 @@ mod tests {
         let one_header = vec![b"HTTP/1.1 200 OK\r\nX: ".to_vec(), vec![b'a'; 1 << 20]];
         assert_eq!(get(one_header).unwrap_err(), "an endless head");
         let large = b"HTTP/1.1 200 OK\r\nContent-Length: 1000000000\r\n\r\n".to_vec();
-        assert_eq!(get(vec![large]).unwrap_err(), "a body above 16 MiB");
+        assert_eq!(get(vec![large]).unwrap_err(), "a body above 1024 KiB");
         let chunk = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nFFFFFFFFFFFFFFFF\r\n".to_vec();
         assert_eq!(get(vec![chunk]).unwrap_err(), "a broken chunk");
         let close = b"HTTP/1.0 200 OK\r\n\r\nhello".to_vec();
@@ -246,7 +248,7 @@ mod tests {
         for _ in 0..2 {
             let head = c.ask("/", "", "").unwrap();
             assert!(!head.has("connection", "close"));
-            assert_eq!(c.body().unwrap(), b"hello");
+            assert_eq!(c.body(MOST).unwrap(), b"hello");
         }
     }
 

@@ -8,7 +8,7 @@ use super::worker::Facts;
 use crate::command::Ask;
 use crate::config::Buildbot;
 use crate::log::unix_now;
-use crate::status::{Build, Builder, News, Status, Target};
+use crate::status::{Build, Builder, Known, News, Status, Target};
 use crate::text;
 use std::collections::BTreeMap;
 use std::mem::{replace, take};
@@ -24,7 +24,9 @@ const CATCH_UP: usize = 50 * PAGE;
 /// Far above what any master has: one that lists more does not look at `offset`.
 const LISTED: usize = 100_000;
 /// Workers in an answer that also has the builders of each, which may be thousands.
-const LONG_PAGE: usize = 10;
+const LONG_PAGE: usize = 2;
+/// Notes that are taken in before what is new is handed over.
+const NOTES: usize = 64;
 /// With a healthy stream the poll is only a check.
 const RELAXED: u32 = 6;
 /// The list of builders changes with the configuration only, and the stream says nothing of it. A
@@ -45,8 +47,8 @@ pub enum Note {
 
 /// What the poller hands over.
 pub enum Heard {
-    /// News, and how far the master's builds are known now: every build up to `mark`, less `open`.
-    News { news: Vec<News>, mark: Option<u64>, open: Vec<u64> },
+    /// News, and how far the master's builds are known with them.
+    News(Vec<News>, Known),
     /// The facts that this command asked for are in the status.
     Learned(Ask),
 }
@@ -73,9 +75,9 @@ pub struct Poller {
     master: Master,
     status: Arc<Mutex<Status>>,
     interval: Duration,
-    /// To be handed over; and the mark and the open builds that were handed over last.
+    /// To be handed over; and what was known when that was done last.
     news: Vec<News>,
-    told: (Option<u64>, Vec<u64>),
+    told: Known,
     /// The event stream, and whether it has said anything since the last poll.
     stream: Option<TcpStream>,
     heard: bool,
@@ -88,7 +90,7 @@ impl Poller {
     /// A poller that has not asked anything yet. The errors are the TLS files'.
     pub fn new(config: &Buildbot, status: Arc<Mutex<Status>>) -> Result<Poller, String> {
         let (master, interval) = (Master::new(config)?, config.poll_interval);
-        let (news, told, stream, heard) = (Vec::new(), (None, Vec::new()), None, false);
+        let (news, told, stream, heard) = (Vec::new(), Known::default(), None, false);
         let (listed, synced, failures) = (None, false, 0);
         Ok(Poller { master, status, interval, news, told, stream, heard, listed, synced, failures })
     }
@@ -98,33 +100,35 @@ impl Poller {
         let mut next = Instant::now();
         loop {
             lock(&self.status).poller_until = Some(next + STUCK);
-            let wait = next.saturating_duration_since(Instant::now());
-            // A poll that is due comes first, however many notes wait.
-            let note = if wait.is_zero() { Err(RecvTimeoutError::Timeout) } else { notes.recv_timeout(wait) };
-            let mut learned = None;
-            match note {
-                Ok(Note::Update(Update::Subscribed(socket))) => {
-                    log!(Info, "event stream: subscribed");
-                    // What happened before the subscription stood, and perhaps a new configuration.
-                    (self.stream, self.heard, self.listed, next) = (Some(socket), true, None, Instant::now());
-                }
-                Ok(Note::StreamDown) => (self.stream, next) = (None, Instant::now()),
-                // Before the first poll it is not known what is new; that poll will see all of it.
-                Ok(Note::Update(_)) if !self.synced => {}
-                // The next poll brings what this one could not.
-                Ok(Note::Update(update)) => self.update(update).unwrap_or_else(|e| log!(Warning, "{e}")),
-                Ok(Note::Learned(facts, ask)) => {
-                    self.learn(facts);
-                    learned = Some(ask);
-                }
-                Err(RecvTimeoutError::Timeout) => {
-                    // From its end, which may be late: notes must have their time between two polls.
-                    let pause = self.turn();
-                    next = Instant::now() + pause;
-                }
+            // A poll that is due comes soon, however many notes wait.
+            let first = match notes.recv_timeout(next.saturating_duration_since(Instant::now())) {
                 Err(RecvTimeoutError::Disconnected) => return,
+                first => first.ok(),
+            };
+            let mut learned = Vec::new();
+            for note in first.into_iter().chain(notes.try_iter()).take(NOTES) {
+                match note {
+                    Note::Update(Update::Subscribed(socket)) => {
+                        log!(Info, "event stream: subscribed");
+                        // What happened before the subscription stood, and perhaps a new configuration.
+                        (self.stream, self.heard, self.listed, next) = (Some(socket), true, None, Instant::now());
+                    }
+                    Note::StreamDown => (self.stream, next) = (None, Instant::now()),
+                    // Before the first poll it is not known what is new; that poll will see all of it.
+                    Note::Update(_) if !self.synced => {}
+                    // The next poll brings what this one could not.
+                    Note::Update(update) => self.update(update).unwrap_or_else(|e| log!(Warning, "{e}")),
+                    Note::Learned(facts, ask) => {
+                        self.learn(facts);
+                        learned.push(ask);
+                    }
+                }
             }
-            if !self.hand_over(emit) || learned.is_some_and(|ask| !emit(Heard::Learned(ask))) {
+            if next <= Instant::now() {
+                let wait = self.turn();
+                next = Instant::now() + wait;
+            }
+            if !self.hand_over(emit) || !learned.into_iter().all(|ask| emit(Heard::Learned(ask))) {
                 return;
             }
         }
@@ -271,6 +275,8 @@ impl Poller {
         lock(&self.status).reached = Some(unix_now());
         match update {
             Update::Subscribed(_) => {}
+            // More at once than any master has are for the poll, which takes them in pages.
+            Update::Build(_) if lock(&self.status).is_full() => {}
             Update::Build(build) => self.apply(vec![build])?,
             Update::Worker(w) => self.news.extend(lock(&self.status).apply_worker(w.id, w.worker, unix_now())),
             Update::Request(r) if r.complete => {
@@ -319,11 +325,9 @@ impl Poller {
         for one in news.iter_mut().filter(|n| n.build.complete).take(DETAILS) {
             self.details(one).unwrap_or_else(|e| log!(Warning, "{e}"));
         }
-        let status = lock(&self.status);
-        let (mark, open) = (status.mark, status.open.keys().copied().collect::<Vec<_>>());
-        drop(status);
-        let before = replace(&mut self.told, (mark, open.clone()));
-        (news.is_empty() && before == self.told) || emit(Heard::News { news, mark, open })
+        let known = lock(&self.status).known();
+        let before = replace(&mut self.told, known.clone());
+        (news.is_empty() && before == known) || emit(Heard::News(news, known))
     }
 
     /// Authors and revisions, where a target wants to hear them.
