@@ -601,3 +601,80 @@ fn hup_changes_authority_and_channels_of_a_real_connection() {
     joe.expect_contains(" PRIVMSG #new :sorry, joe, `source` is not for you");
     assert_eq!(bot.log().matches("IRC: connecting to ").count(), 1, "{}", bot.log());
 }
+
+/// The last wait that the log tells, in seconds.
+fn next_try(bot: &Bot) -> u64 {
+    let log = bot.log();
+    log.rsplit("; next try in ").next().and_then(|rest| rest.split(' ').next()?.parse().ok()).unwrap()
+}
+
+/// A ban is told with its reason, and not knocked at every few seconds, whichever words a server has for it.
+#[test]
+fn every_ban_is_told_with_its_reason_and_waited_for() {
+    let extra = "[Operator]\nName = joe\nPassword = lab\n";
+    let ngircd = Ngircd::start(NgircdOptions { extra, ..Default::default() });
+    let extra = "<class name=\"all\" commands=\"*\"><type name=\"all\" classes=\"all\">\
+                 <oper name=\"joe\" password=\"lab\" host=\"*\" type=\"all\">";
+    let inspircd = Inspircd::start_with(InspircdOptions { extra, ..Default::default() });
+    let mut wrong = Vec::new();
+    for (easy, port, ban) in [(ngircd.port, ngircd.port, "bot!*@*"), (inspircd.easy, inspircd.port, "*bot@*")] {
+        let joe = Client::connect(easy, "joe");
+        joe.send("OPER joe lab");
+        joe.expect_contains(" 381 ");
+        joe.send(&format!("KLINE {ban} 600 :no bots"));
+        joe.barrier();
+        let mut bot = start(AWAY, port, "[channel #lab]");
+        bot.expect_log("; next try in ");
+        let told = bot.log().lines().any(|line| line.contains("no bots") && line.contains(" IRC: "));
+        if !told || next_try(&bot) < 120 {
+            wrong.push(
+                bot.log()
+                    .lines()
+                    .filter(|line| line.contains("ERROR") || line.contains(" IRC: "))
+                    .collect::<Vec<_>>()
+                    .join("\n"),
+            );
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n---\n"));
+}
+
+/// The wait that is told begins when it is told.
+#[test]
+fn after_a_blocked_write_the_wait_is_kept() {
+    let irc = FakeIrc::start();
+    let mut bot = start(AWAY, irc.port, "[channel #lab]");
+    let mut peer = lab(&irc);
+    let pings = format!("PING :{}\r\n", "x".repeat(400)).repeat(1000);
+    (0..40).for_each(|_| peer.send_bytes(pings.as_bytes()));
+    bot.expect_log("IRC: writing: timed out; next try in ");
+    let since = Instant::now();
+    let wait = next_try(&bot);
+    irc.accept();
+    assert!(since.elapsed() + SECOND >= wait as u32 * SECOND, "{:?} rather than {wait} s", since.elapsed());
+}
+
+/// A peer that reads nothing must not keep the bot from stopping: three seconds for what waits, and some to spare.
+#[test]
+fn it_stops_in_time_though_the_server_reads_nothing() {
+    let irc = FakeIrc::start();
+    let mut bot = start(AWAY, irc.port, "[channel #lab]");
+    let mut peer = lab(&irc);
+    let pings = format!("PING :{}\r\n", "x".repeat(400)).repeat(500);
+    std::thread::scope(|scope| {
+        scope.spawn(|| (0..80).for_each(|_| peer.send_bytes(pings.as_bytes())));
+        // It has said nothing for two seconds: it is stuck.
+        let mut seen = (0, Instant::now());
+        wait_for("a blocked write", 2 * TIMEOUT, || {
+            let size = bot.log().len();
+            if size != seen.0 {
+                seen = (size, Instant::now());
+            }
+            (seen.1.elapsed() > 2 * SECOND).then_some(())
+        });
+        let since = Instant::now();
+        bot.signal("TERM");
+        let code = wait_for("the end", 3 * TIMEOUT, || bot.try_exit());
+        assert!(code == 0 && since.elapsed() < 6 * SECOND, "exit {code} after {:?}", since.elapsed());
+    });
+}

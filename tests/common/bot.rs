@@ -101,6 +101,11 @@ impl Bot {
         self.process.terminate().code().unwrap_or(-1)
     }
 
+    /// Its exit code, if it has ended.
+    pub fn try_exit(&mut self) -> Option<i32> {
+        Some(self.process.exited()?.code().unwrap_or(-1))
+    }
+
     /// Waits for it to end by itself.
     #[track_caller]
     pub fn wait_exit(&mut self) -> i32 {
