@@ -246,6 +246,9 @@ impl Bot {
     }
 
     fn send(&mut self, line: &Line, now: Instant) {
+        if self.wire.stream.is_none() {
+            return;
+        }
         log!(Debug, ">> {}", line.shown());
         self.outbox.charge(now, line.bytes().len());
         self.wire.unsent.extend(line.bytes());

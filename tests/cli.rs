@@ -134,7 +134,7 @@ fn every_error_of_a_broken_configuration_is_shown_with_its_line() {
         "6: [irc] needs `nick`",
         "6: `sasl = external` needs `use_ssl = yes`, `tls_cert_file` and `tls_key_file`",
         "8: `host` was given before, in line 7",
-        "9: unknown key `nik` in [irc]; did you mean `nick`?",
+        "9: `nik`: no such key in [irc]; did you mean `nick`?",
         "10: `port`: `70000` is not a port from 1 to 65535",
         "11: `use_ssl`: `perhaps` is neither yes nor no",
         "12: `tls_ca_file`: /nonexistent/ca.pem: No such file or directory (os error 2)",
@@ -143,9 +143,9 @@ fn every_error_of_a_broken_configuration_is_shown_with_its_line() {
         "16: a channel's section is written [channel #name]",
         "18: [channel #A] was there before, in line 17",
         "20: `force`: `joe` is none of everyone, nobody, op, account:NAME, mask:NICK!USER@HOST (a nick alone proves nothing)",
-        "21: unknown key `fly` in [authorization]",
+        "21: `fly`: no such key in [authorization]",
         "22: unknown section [bots]; did you mean `bot`?",
-        "24: `state_file` needs a value",
+        "24: `state_file`: needs a value",
         "25: expected `key = value`, a [section] or a # comment",
     ];
     for args in [&["-t"][..], &[], &["-x", "status"]] {

@@ -74,12 +74,6 @@ fn config(master: &str, irc: u16, rest: &str) -> String {
     format!("[buildbot]\nurl = {master}\n[irc]\nhost = 127.0.0.1\nport = {irc}\nnick = bot\n{rest}\n")
 }
 
-/// The kernel's monotonic clock, as the bot should tell it, in microseconds.
-fn monotonic() -> u64 {
-    let text = fs::read_to_string("/proc/uptime").unwrap(); // boot time; the same where nothing suspends
-    (text.split(' ').next().unwrap().parse::<f64>().unwrap() * 1e6) as u64
-}
-
 /// A boot must not fail because a network is down: ready means that we are.
 #[test]
 fn ready_though_nobody_answers() {
@@ -139,7 +133,7 @@ fn the_watchdog_is_fed_where_there_is_one() {
 }
 
 #[test]
-fn reloading_is_told_with_its_time() {
+fn reloading_is_told() {
     let irc = FakeIrc::start();
     let text = config("http://127.0.0.1:1/", irc.port, "[channel #lab]");
     let mut supervisor = Supervisor::start("reload", true, None, &text);
@@ -149,7 +143,6 @@ fn reloading_is_told_with_its_time() {
     for text in [text.as_str(), "nonsense\n"] {
         configure(&supervisor.dir, text);
         supervisor.heard.clear();
-        let before = monotonic();
         supervisor.bot.signal("HUP");
         supervisor.hear("RELOADING=1");
         supervisor.hear("READY=1");
@@ -158,8 +151,5 @@ fn reloading_is_told_with_its_time() {
             found.unwrap_or_else(|| panic!("no {name} in {:?}", supervisor.heard))
         };
         assert!(at("RELOADING=1") < at("READY=1"));
-        let time = supervisor.heard[at("MONOTONIC_USEC=")].split_once('=').unwrap().1.parse::<u64>().unwrap();
-        assert!(at("MONOTONIC_USEC=") < at("READY=1"));
-        assert!(time + 50_000 > before && time < monotonic() + 50_000, "{before} < {time} < {}", monotonic());
     }
 }
