@@ -40,16 +40,22 @@ struct Row {
     aim: String,
     met: Option<bool>,
     note: String,
+    more_is_better: bool,
 }
 
 impl Row {
     fn new(group: &'static str, what: &str, size: usize, unit: &'static str, values: Vec<f64>) -> Row {
         let (what, reporter, aim, note) = (what.to_string(), Vec::new(), String::new(), String::new());
-        Row { group, what, size, unit, values, reporter, aim, met: None, note }
+        Row { group, what, size, unit, values, reporter, aim, met: None, note, more_is_better: false }
     }
 
     fn beside(mut self, reporter: Vec<f64>) -> Row {
         self.reporter = reporter;
+        self
+    }
+
+    fn more_is_better(mut self) -> Row {
+        self.more_is_better = true;
         self
     }
 
@@ -74,9 +80,10 @@ impl Row {
         quantile(&self.values, 0.95)
     }
 
-    /// The reporter's median as a multiple of ours.
+    /// How many times better than the reporter's our median is.
     fn ratio(&self) -> f64 {
-        quantile(&self.reporter, 0.5) / self.median()
+        let ratio = quantile(&self.reporter, 0.5) / self.median();
+        if self.more_is_better { 1.0 / ratio } else { ratio }
     }
 
     fn shown(&self) -> String {
@@ -150,23 +157,18 @@ fn main() -> ExitCode {
         eprintln!("bench: no rows {wrong}; there are {}", known.join(","));
         return ExitCode::from(64);
     }
+    let [size, median, p95, unit, reporter, ratio] = ["size", "median", "p95", "", "reporter", "ratio"];
+    println!("{:<48} {size:>6} {median:>9} {p95:>9} {unit:<7} {reporter:>9} {ratio:>8}  aim", "");
     let (mut stage, from) = (rows::Stage::new(), Instant::now());
     let mut all: Vec<Row> = Vec::new();
     for (name, measure) in rows::GROUPS {
         if wanted.is_empty() || wanted.contains(&name) {
-            tell(&format!("{name} (after {} s)", from.elapsed().as_secs()));
-            all.extend(measure(&mut stage));
+            println!("{name}, after {} s", from.elapsed().as_secs());
+            let rows = measure(&mut stage);
+            rows.iter().for_each(|row| println!("  {}", row.shown()));
+            all.extend(rows);
             write(&all);
         }
-    }
-    let head = ["size", "median", "p95", "", "reporter", "ratio"];
-    let [size, median, p95, unit, reporter, ratio] = head;
-    println!("\n{:<48} {size:>6} {median:>9} {p95:>9} {unit:<7} {reporter:>9} {ratio:>8}  aim", "");
-    for (i, row) in all.iter().enumerate() {
-        if i == 0 || all[i - 1].group != row.group {
-            println!("{}", row.group);
-        }
-        println!("  {}", row.shown());
     }
     let missed = all.iter().filter(|row| row.met == Some(false) && !row.values.is_empty()).count();
     let unmeasured = all.iter().filter(|row| row.values.is_empty()).count();

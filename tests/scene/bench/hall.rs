@@ -136,21 +136,29 @@ fn serve(stream: TcpStream, shared: &(Mutex<State>, Condvar)) {
                 String::new()
             }
             "USER" => format!(":hall 001 {nick} :Welcome\r\n:hall 422 {nick} :No MOTD"),
-            "JOIN" => format!(":{nick}!bot@lab JOIN {target}\r\n{}", names(&nick, target)),
+            "JOIN" => {
+                let channels = target.split(',');
+                let joined = channels.map(|name| format!(":{nick}!bot@lab JOIN {name}\r\n{}", names(&nick, name)));
+                joined.collect::<Vec<_>>().join("\r\n")
+            }
             "NAMES" => names(&nick, target),
             "PING" => format!(":hall PONG hall :{}", rest.trim_start_matches(':')),
             _ => String::new(),
         };
         let penalty = state.penalties.entry(nick.clone()).or_insert(at);
         *penalty = at.max(*penalty) + cost;
-        if ["PRIVMSG", "NOTICE", "JOIN", "PONG"].contains(&command) && !text.starts_with('\u{1}') {
-            let (nick, command, target, text) = (nick.clone(), command.into(), target.into(), text.into());
-            state.said.push(Said { nick, command, target, text, at, wall });
-            shared.1.notify_all();
-        }
-        drop(state);
+        // Before the line counts as said: whoever waits for a JOIN may speak as soon as that is so.
         if !answer.is_empty() && out.write_all(format!("{answer}\r\n").as_bytes()).is_err() {
             return;
+        }
+        if ["PRIVMSG", "NOTICE", "JOIN", "PONG"].contains(&command) && !text.starts_with('\u{1}') {
+            let (nick, command, text) = (&nick, command.to_string(), text.to_string());
+            let said = |target: &str| {
+                let (nick, command, target, text) = (nick.clone(), command.clone(), target.into(), text.clone());
+                Said { nick, command, target, text, at, wall }
+            };
+            state.said.extend(target.split(',').map(said));
+            shared.1.notify_all();
         }
     }
 }

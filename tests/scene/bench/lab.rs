@@ -1,9 +1,10 @@
 //! What is measured and with what: masters of several sizes with Buildbot's reporter inside, bots, a counting
 //! proxy, and what the kernel knows of a process.
 
-use super::common::{Master, Process, Worker, free_port, guarded, root, scratch, tool, venv};
+use super::common::{Master, Process, Worker, free_port, guarded, root, scratch, venv};
 use super::hall::Hall;
 use serde_json::{Value, json};
+use std::collections::BTreeSet;
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
@@ -74,6 +75,13 @@ impl Site {
         let mut done = String::new();
         BufReader::new(stream).read_line(&mut done).expect("the puppet answers");
         assert_eq!(done, "done\n", "the puppet failed; see {}", self.master.dir.display());
+    }
+
+    /// A small GET from beside: the milliseconds that it took.
+    pub fn small_get(&self) -> Option<f64> {
+        let from = Instant::now();
+        let answer = self.master.request("GET", "/api/v2/builds?order=-buildid&limit=1", "", "").ok();
+        answer.filter(|(status, _)| *status == 200).map(|_| super::ms(from.elapsed()))
     }
 
     /// When builds ended, as the master wrote it down: builder, number, time.
@@ -189,16 +197,10 @@ impl Request {
     }
 }
 
-#[derive(Default)]
-struct Traffic {
-    requests: Vec<Request>,
-    connections: usize,
-}
-
 /// A wire between a bot and a master that counts requests, and lets answers stall if it is told to.
 pub struct Wire {
     pub port: u16,
-    traffic: Arc<Mutex<Traffic>>,
+    requests: Arc<Mutex<Vec<Request>>>,
 }
 
 impl Wire {
@@ -207,15 +209,16 @@ impl Wire {
     pub fn start(to: u16, stall: bool) -> Wire {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
         let port = listener.local_addr().expect("a bound socket").port();
-        let traffic = Arc::<Mutex<Traffic>>::default();
-        let shared = traffic.clone();
+        let requests = Arc::<Mutex<Vec<Request>>>::default();
+        let shared = requests.clone();
         thread::spawn(move || {
-            for near in listener.incoming().flatten() {
+            for (number, near) in listener.incoming().flatten().enumerate() {
                 let shared = shared.clone();
-                thread::spawn(move || TcpStream::connect(("127.0.0.1", to)).map(|far| pump(near, far, &shared, stall)));
+                let far = TcpStream::connect(("127.0.0.1", to));
+                thread::spawn(move || far.map(|far| pump(number, near, far, &shared, stall)));
             }
         });
-        Wire { port, traffic }
+        Wire { port, requests }
     }
 
     pub fn url(&self) -> String {
@@ -224,27 +227,19 @@ impl Wire {
 
     /// The requests since a moment.
     pub fn since(&self, from: Instant) -> Vec<Request> {
-        self.traffic.lock().unwrap().requests.iter().filter(|request| request.at >= from).cloned().collect()
+        self.requests.lock().unwrap().iter().filter(|request| request.at >= from).cloned().collect()
     }
 
     /// How many connections carried requests since then, the event stream's not counted.
     pub fn connections(&self, from: Instant) -> usize {
-        let requests = self.since(from);
-        let mut all: Vec<_> =
-            requests.iter().filter(|one| one.line.contains("/api/")).map(|one| one.connection).collect();
-        all.sort_unstable();
-        all.dedup();
-        all.len()
+        let requests = self.since(from).into_iter().filter(|request| request.line.contains("/api/"));
+        requests.map(|request| request.connection).collect::<BTreeSet<_>>().len()
     }
 }
 
-fn pump(mut near: TcpStream, far: TcpStream, shared: &Mutex<Traffic>, stall: bool) {
+fn pump(connection: usize, mut near: TcpStream, far: TcpStream, shared: &Mutex<Vec<Request>>, stall: bool) {
     near.set_nodelay(true).and(far.set_nodelay(true)).expect("sockets of our own");
     let (Ok(from), Ok(into), Ok(mut out)) = (far.try_clone(), near.try_clone(), far.try_clone()) else { return };
-    let mut traffic = shared.lock().unwrap();
-    traffic.connections += 1;
-    let connection = traffic.connections;
-    drop(traffic);
     let held = Arc::new(AtomicBool::new(false));
     let hold = held.clone();
     thread::spawn(move || answers(from, into, &held));
@@ -254,10 +249,10 @@ fn pump(mut near: TcpStream, far: TcpStream, shared: &Mutex<Traffic>, stall: boo
         let text = String::from_utf8_lossy(&chunk[..size]);
         if let Some((line, _)) = text.split_once(" HTTP/1.1\r\n") {
             let request = Request { at: Instant::now(), connection, line: line.to_string() };
-            let mut traffic = shared.lock().unwrap();
-            let lists = traffic.requests.iter().filter(|request| request.lists_builders()).count();
+            let mut requests = shared.lock().unwrap();
+            let lists = requests.iter().filter(|request| request.lists_builders()).count();
             hold.store(stall && request.lists_builders() && lists.is_multiple_of(3), Ordering::SeqCst);
-            traffic.requests.push(request);
+            requests.push(request);
         }
         if out.write_all(&chunk[..size]).is_err() {
             break;
@@ -281,44 +276,15 @@ fn answers(mut from: TcpStream, mut into: TcpStream, held: &AtomicBool) {
     let _ = into.shutdown(Shutdown::Write);
 }
 
-/// A client with one kept connection, for a look at the master from beside.
-pub struct Neighbour(BufReader<TcpStream>);
-
-impl Neighbour {
-    pub fn new(port: u16) -> Neighbour {
-        let stream = TcpStream::connect(("127.0.0.1", port)).expect("the master listens");
-        stream.set_read_timeout(Some(Duration::from_secs(10))).expect("a timeout");
-        stream.set_nodelay(true).expect("a socket of our own");
-        Neighbour(BufReader::new(stream))
-    }
-
-    /// Milliseconds that a small GET took.
-    pub fn get(&mut self) -> Option<f64> {
-        let from = Instant::now();
-        let path = "/api/v2/builds?order=-buildid&limit=1";
-        let request = format!("GET {path} HTTP/1.1\r\nHost: bench\r\nAccept: application/json\r\n\r\n");
-        self.0.get_mut().write_all(request.as_bytes()).ok()?;
-        let (mut line, mut length) = (String::new(), 0);
-        while line != "\r\n" {
-            line.clear();
-            self.0.read_line(&mut line).ok().filter(|size| *size > 0)?;
-            let (name, value) = line.split_once(':').unwrap_or_default();
-            length = if name.eq_ignore_ascii_case("content-length") { value.trim().parse().ok()? } else { length };
-        }
-        self.0.read_exact(&mut vec![0; length]).ok()?;
-        Some(super::ms(from.elapsed()))
-    }
-}
-
 /// The output of a program of the system or of cargo; none if it failed.
 pub fn output(command: &mut Command) -> Option<String> {
     let out = command.current_dir(root()).output().ok().filter(|out| out.status.success())?;
     Some(String::from_utf8_lossy(&out.stdout).trim().to_string())
 }
 
-/// Cargo, which says where it is to what it runs.
+/// Cargo says where it is to what it runs.
 pub fn cargo(args: &[&str]) -> Command {
-    let mut command = Command::new(std::env::var("CARGO").unwrap_or_else(|_| tool("cargo").display().to_string()));
+    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     command.args(args);
     command
 }
