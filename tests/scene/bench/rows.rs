@@ -198,9 +198,9 @@ const MANY: usize = 6;
 fn commands(stage: &mut Stage) -> Vec<Row> {
     let mut questions = Vec::new();
     for size in SIZES {
-        stage.pool(size);
+        let bots = stage.pool(size).bots.len();
         for (index, command) in COMMANDS.iter().enumerate() {
-            let wanted = if index < MANY { 20 } else { 7 };
+            let wanted = if index < MANY { 20 } else { bots.max(3) };
             let text = command.replace("ONE", &middle(size));
             let (bot, reporter) = (Vec::new(), Vec::new());
             questions.push(Question { size, index, text, wanted, bot, beside: wanted, reporter });
@@ -230,8 +230,8 @@ fn ask_bot(stage: &Stage, questions: &mut [Question]) -> bool {
     false
 }
 
-/// Asks a reporter the next thing; false if there is no more. What takes it long is asked for twice only, and not
-/// at all at the next size, where it would take minutes.
+/// Asks a reporter the next thing; false if there is no more. What takes it long is asked for once only, and not at
+/// all at the next size, where it would take minutes.
 fn ask_reporter(stage: &Stage, questions: &mut [Question]) -> bool {
     let Some(q) = questions.iter_mut().find(|q| q.reporter.len() < q.beside) else { return false };
     let nick = stage.sites[&q.size].reporter.clone();
@@ -242,7 +242,7 @@ fn ask_reporter(stage: &Stage, questions: &mut [Question]) -> bool {
         None => q.beside = 0,
     }
     if asked.is_none_or(|(took, _)| took > LONG) {
-        q.beside = q.beside.min(2);
+        q.beside = q.reporter.len();
         questions.iter_mut().filter(|q| q.index == index && q.size > size).for_each(|q| q.beside = 0);
     }
     stage.hall.quiet(&nick, Duration::from_millis(50));
