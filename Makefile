@@ -56,6 +56,11 @@ test-masters:
 			--test commands --test master -- --test-threads=4 || exit 1; \
 	done
 
+# As long as that for each parser, several at a time: make fuzz SECONDS=600
+fuzz:
+	FUZZ_SECONDS=$(or $(SECONDS),600) CARGO_PROFILE_RELEASE_DEBUG_ASSERTIONS=true CARGO_PROFILE_RELEASE_OVERFLOW_CHECKS=true \
+		$(CARGO) test --release --locked --target-dir target/fuzz --bin buildbot-irc fuzz_ -- --nocapture
+
 # Longer than in `make test`: make chaos MINUTES=30 SEED=7
 chaos: setup
 	MINUTES=$(or $(MINUTES),30) SEED=$(SEED) $(CARGO) test $(RELEASE) --test chaos -- --nocapture
@@ -90,4 +95,4 @@ uninstall:
 clean:
 	$(CARGO) clean
 
-.PHONY: all static dist check audit test test-packages test-masters chaos demo bench setup install uninstall clean
+.PHONY: all static dist check audit test test-packages test-masters chaos fuzz demo bench setup install uninstall clean

@@ -477,6 +477,7 @@ fn url(v: &str) -> Result<Url, String> {
 #[cfg(test)]
 pub mod tests {
     use super::*;
+    use crate::fuzz::fuzz;
     use std::collections::BTreeSet;
 
     /// Parses as `bot.conf`, with one file `there` that holds `hidden`.
@@ -656,23 +657,13 @@ pub mod tests {
     }
 
     #[test]
-    fn mutated_configurations_never_panic() {
+    fn fuzz_config() {
         let seed =
             format!("{SHORT}notify_events = failure\n[channel #x]\nbuilders = \"a b\"\n[authorization]\nforce = op\n");
-        let mut state = 88_172_645_463_325_252_u64;
-        for _ in 0..5000 {
-            let mut text: Vec<char> = seed.chars().collect();
-            for _ in 0..4 {
-                state ^= state << 13;
-                state ^= state >> 7;
-                state ^= state << 17;
-                let at = state as usize % text.len();
-                match state >> 40 & 1 {
-                    0 => text[at] = char::from((state >> 50) as u8 & 0x7f),
-                    _ => drop(text.remove(at)),
-                }
+        fuzz(&[seed.as_bytes(), MANUAL.as_bytes()], |bytes, _| {
+            if let Err(errors) = parse(&String::from_utf8_lossy(bytes)) {
+                assert!(!errors.is_empty() && errors.iter().all(|e| e.starts_with("bot.conf:")), "{errors:?}");
             }
-            let _ = parse(&text.into_iter().collect::<String>());
-        }
+        });
     }
 }

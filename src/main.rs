@@ -237,3 +237,7 @@ fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> Result<(), Failure
     let thread = std::thread::Builder::new().name(name.to_owned()).spawn(body);
     thread.map(drop).map_err(|e| Failure(70, format!("thread {name}: {e}")))
 }
+
+#[cfg(test)]
+#[path = "../tests/common/fuzz.rs"]
+mod fuzz;

@@ -170,7 +170,7 @@ fn channels_and_people_differ() {
                   [channel #off]\nnotify_events = success\n";
     let _bot = lab.bot("bot", "", config);
     let config = "notify_events = failure\nbuilders = app\n[channel #notice]\nnotice_on_channel = yes\n\
-                  [channel #colors]\nuse_colors = yes\n[channel #revisions]\nuse_revisions = yes\n\
+                  [channel #colors]\nuse_colors = yes\n[channel #revisions]\nuse_revisions = yes\nbuilders = app \"mac os\"\n\
                   [channel #noblame]\nshow_blame_list = no\n";
     let _two = lab.bot("two", "", config);
     let [all, tags, globs, off, notice, colors, revisions, noblame] = places.map(|place| Ear::new(&joe, place));
@@ -194,10 +194,11 @@ fn channels_and_people_differ() {
     other.hear("<bot> notify is on for failure exception");
     joe.say("#off", "bot: notify on failure");
     off.hear("<bot> notify is on for success failure");
-    lab.master.force("mac os", &[]);
+    lab.master.force("mac os", &[("revision", "1234abc")]);
     for ear in [&all, &globs] {
         ear.hear("<bot> mac os #1 failure: failed 'false', took *s http:*");
     }
+    revisions.hear("<two> mac os #1 failure: failed 'false', took *s, revision 1234abc http:*");
     lab.master.force("größe/x", &[]);
     for ear in [&all, &globs] {
         ear.hear("<bot> größe/x #1 failure: failed 'false', took *s http:*");

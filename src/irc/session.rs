@@ -671,8 +671,10 @@ impl Session {
 
 #[cfg(test)]
 mod tests {
+    use super::super::wire::LineBuffer;
     use super::*;
     use crate::config::tests::{SHORT, parse};
+    use crate::fuzz::fuzz;
 
     fn seconds(n: u64) -> Duration {
         Duration::from_secs(n)
@@ -1043,5 +1045,34 @@ mod tests {
                 rig.others.clear();
             });
         }
+    }
+
+    /// Whatever a server says, in whatever order, and whatever the time.
+    #[test]
+    fn fuzz_session() {
+        let seed = ":s CAP * LS :sasl account-tag\r\n:s CAP * ACK :sasl\r\nAUTHENTICATE +\r\n:s 903 bot :ok\r\n:s 001 bot :hi\r\n\
+                    :s 005 bot CASEMAPPING=ascii PREFIX=(ov)@+ MONITOR=9 BOT=B :x\r\n:s 433 * bot :used\r\n:s 422 bot :none\r\n\
+                    :bot!u@h JOIN #a\r\n:s 353 bot = #a :@joe +ann\r\n:s MODE #a -o+v joe joe\r\n:joe!u@h PRIVMSG #a :bot: help\r\n\
+                    :joe!u@h KICK #a bot :out\r\n:s 471 bot #a :full\r\n:joe!u@h INVITE bot #a\r\n:s 311 bot joe u h * :r\r\n\
+                    :s 330 bot joe acc :is\r\n:s 318 bot joe :end\r\n:NickServ!s@s NOTICE bot :you are now identified\r\n\
+                    :joe!u@h NICK bot\r\n:bot!u@h QUIT :x\r\nERROR :throttled\r\nPING :x\r\n:s 465 bot :banned\r\n";
+        fuzz(&[seed.as_bytes()], |bytes, random| {
+            let more = ["", "sasl = plain\npassword = p\n", "password = p\n"][random.below(3)];
+            let mut rig = Rig::new(&format!("{more}[channel #a]\n"));
+            let ask = Ask { place: "#a".into(), nick: "joe".into(), mask: "joe!u@h".into(), ..Ask::default() };
+            rig.session.prove(ask, rig.now);
+            for message in LineBuffer::default().feed(bytes) {
+                rig.session.message(&message, rig.now);
+                rig.now += seconds([0, 0, 0, 1, 20, 700][random.below(6)]);
+                assert!(rig.said().iter().all(|line| line.len() <= 510 && !line.contains(['\r', '\n', '\0'])));
+                if let Some(Action::Close(why)) = rig.others.last() {
+                    rig.session.down(&why.clone(), rig.now);
+                }
+                rig.session.tick(rig.now);
+                if rig.others.pop() == Some(Action::Connect) {
+                    rig.session.up(rig.now);
+                }
+            }
+        });
     }
 }

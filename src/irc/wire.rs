@@ -205,6 +205,7 @@ pub fn is_channel(name: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::fuzz::fuzz;
 
     fn feed(chunks: &[&[u8]]) -> Vec<Message> {
         let mut buffer = LineBuffer::default();
@@ -317,32 +318,21 @@ mod tests {
     }
 
     #[test]
-    fn mutated_input_never_panics_and_stays_within_limits() {
+    fn fuzz_wire() {
         let seed = b"@a=b\\:c;d :n!u@h PRIVMSG #chan :hello \xc3\xa9 world\r\nPING :x\r\n:s 353 a = #b :@c\r\n";
-        let mut state = 0x2545_f491_4f6c_dd1d_u64;
-        let mut random = || {
-            state ^= state << 13;
-            state ^= state >> 7;
-            state ^= state << 17;
-            state as usize
-        };
-        for _ in 0..20_000 {
-            let mut bytes = seed.to_vec();
-            for _ in 0..random() % 8 {
-                let at = random() % bytes.len();
-                match random() % 3 {
-                    0 => bytes[at] = random() as u8,
-                    1 => bytes.insert(at, random() as u8),
-                    _ => drop(bytes.remove(at)),
-                }
-            }
-            let cut = random() % bytes.len();
-            for message in feed(&[&bytes[..cut], &bytes[cut..]]) {
+        fuzz(&[seed], |bytes, random| {
+            let (one, two) = bytes.split_at(random.below(bytes.len()));
+            let messages = feed(&[one, two]);
+            assert_eq!(messages, feed(&[bytes]));
+            for message in messages {
                 assert!(!message.shown().contains('\n'));
                 let echo = Line::new("PRIVMSG", &[message.nick()], message.params.last().map(String::as_str)).bytes();
                 assert!(echo.len() <= LINE_OUT);
                 assert!(!echo[..echo.len() - 2].iter().any(|b| b"\r\n\0".contains(b)));
             }
-        }
+            let text = String::from_utf8_lossy(bytes);
+            let budget = random.below(600);
+            assert!(split(&text, budget).iter().all(|piece| !piece.is_empty() && piece.len() <= budget.max(4)));
+        });
     }
 }

@@ -10,6 +10,7 @@ use crate::config::Buildbot;
 use crate::log::unix_now;
 use crate::status::{Build, Builder, Known, News, Status, Target};
 use crate::text;
+use serde_json::Value;
 use std::collections::BTreeMap;
 use std::mem::{replace, take};
 use std::net::{Shutdown, TcpStream};
@@ -344,6 +345,15 @@ impl Poller {
                 news.blame.push(author);
             }
             news.revisions.extend(change.revision.filter(|r| !r.is_empty()));
+        }
+        let revisions = |t: &Target| news.targets.contains(&t.name) && t.settings.revisions;
+        if news.revisions.is_empty() && lock(&self.status).targets.iter().any(revisions) {
+            // A build without changes knows what it has checked out.
+            let query = format!("/builds/{}?property=got_revision&property=revision", news.build.id);
+            let builds: Vec<Value> = self.master.list(&query)?;
+            let properties = builds.first().map_or(&Value::Null, |build| &build["properties"]);
+            let values = ["got_revision", "revision"].map(|name| properties[name][0].as_str().unwrap_or(""));
+            news.revisions.extend(values.into_iter().find(|value| !value.is_empty()).map(str::to_owned));
         }
         Ok(())
     }
