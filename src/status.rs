@@ -16,6 +16,8 @@ const STATE_TEXT: usize = 300;
 const HISTORY: usize = 10;
 /// Builds that run, or that the stream has told ahead of others: far above what any master has.
 const AT_ONCE: usize = 10_000;
+/// Builds that run, whose changes are kept.
+const FEW: usize = 200;
 
 /// The names of all events (contract): Buildbot's `notify_events`.
 pub const EVENT_NAMES: &str = "started finished success warnings failure exception cancelled \
@@ -96,6 +98,15 @@ pub struct Build {
     pub state_string: String,
     #[serde(skip)]
     pub step: Option<String>, // that it is in, where someone has asked
+    #[serde(skip)]
+    pub changes: Option<Changes>, // where they have been asked for
+}
+
+/// Authors of the changes of a build, newest first, and revisions.
+#[derive(Clone, Debug, Default)]
+pub struct Changes {
+    pub authors: Vec<String>,
+    pub revisions: Vec<String>,
 }
 
 impl Build {
@@ -208,6 +219,13 @@ pub struct Settings {
     pub blame: bool,
 }
 
+impl Settings {
+    fn cares(&self, builder: &Builder) -> bool {
+        (self.tags.is_empty() || builder.tags.iter().any(|tag| self.tags.contains(tag)))
+            && (self.builders.is_empty() || self.builders.iter().any(|pattern| glob(pattern, &builder.name)))
+    }
+}
+
 #[derive(Clone, Debug)]
 pub struct Target {
     pub name: String,
@@ -225,9 +243,6 @@ pub struct News {
     pub was: Option<Outcome>,
     pub streak: u32,
     pub targets: Vec<String>,
-    /// Authors of the changes, and revisions: filled in where a target wants them.
-    pub blame: Vec<String>,
-    pub revisions: Vec<String>,
 }
 
 /// Someone waits for the end of the build that a request leads to, or has led to.
@@ -318,9 +333,12 @@ impl Status {
             self.builders.get_mut(&build.builderid)?.learn(&build, outcome);
         } else if known.is_some() || (fresh || self.mark.is_none()) && !self.is_full() {
             // Anything else is a late word of a start and must not reopen a build that has ended.
-            build.step = known.and_then(|k| k.step);
+            let known = known.unwrap_or_default();
+            (build.step, build.changes) = (known.step, known.changes);
             self.open.insert(build.id, build.clone());
+            return self.news(build, told, now);
         }
+        build.changes = known.and_then(|known| known.changes);
         self.news(build, told, now)
     }
 
@@ -406,13 +424,18 @@ impl Status {
         self.watches.retain(|w| !(w.told && answered(w)));
     }
 
+    /// Whether the changes of a running build will perhaps be told with its end. A few are worth asking
+    /// for beforehand.
+    pub fn wants_changes(&self, build: u64) -> bool {
+        let open = self.open.get(&build).filter(|b| b.changes.is_none() && self.open.len() <= FEW);
+        let builder = open.and_then(|b| self.builders.get(&b.builderid));
+        let wants = |s: &Settings| !s.events.is_empty() && (s.blame || s.revisions);
+        builder.is_some_and(|b| self.targets.iter().any(|t| wants(&t.settings) && t.settings.cares(b)))
+    }
+
     /// Who hears of such events now; filters are for builders only.
     fn hearers(&self, events: &[&str], builder: Option<&Builder>, now: i64) -> Vec<String> {
-        let cares = |s: &Settings, b: &Builder| {
-            (s.tags.is_empty() || b.tags.iter().any(|t| s.tags.contains(t)))
-                && (s.builders.is_empty() || s.builders.iter().any(|g| glob(g, &b.name)))
-        };
-        let hears = |s: &Settings| events.iter().any(|&e| s.events.contains(e)) && builder.is_none_or(|b| cares(s, b));
+        let hears = |s: &Settings| events.iter().any(|&e| s.events.contains(e)) && builder.is_none_or(|b| s.cares(b));
         let hearers = self.targets.iter().filter(|t| t.muted_until <= now && hears(&t.settings));
         hearers.map(|t| t.name.clone()).collect()
     }

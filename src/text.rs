@@ -155,18 +155,19 @@ pub fn label(news: &News) -> String {
 /// own reason, how long it took, who changed what, and where to read on.
 pub fn announcement(news: &News, look: &Settings, base: &str) -> String {
     let (mut line, build) = (label(news), &news.build);
+    let changes = build.changes.clone().unwrap_or_default();
     if news.fact.is_some() {
         return line;
     }
     if let Some(outcome) = build.outcome() {
         let (result, change) = (result(outcome, look.colors), change(outcome, news.was, news.streak));
         line += &format!(" {result}{change}{}, took {}", reason(build), duration(build.seconds(0)));
-        if look.blame && !outcome.is_good() && !news.blame.is_empty() {
-            line += &format!(", blame {}", some_of(&news.blame));
+        if look.blame && !outcome.is_good() && !changes.authors.is_empty() {
+            line += &format!(", blame {}", some_of(&changes.authors));
         }
     }
-    if look.revisions && !news.revisions.is_empty() {
-        let short: Vec<String> = news.revisions.iter().map(|r| short_revision(r)).collect();
+    if look.revisions && !changes.revisions.is_empty() {
+        let short: Vec<String> = changes.revisions.iter().map(|r| short_revision(r)).collect();
         line += &format!(", revision{} {}", if short.len() == 1 { "" } else { "s" }, some_of(&short));
     }
     // The link is worth more than the end of a long reason.
@@ -245,6 +246,7 @@ pub fn last_line(status: &Status, builder: &Builder, look: &Settings, now: i64) 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::status::Changes;
     use crate::status::Worker;
     use crate::status::tests::{build, settings, status};
 
@@ -262,10 +264,8 @@ mod tests {
         use Outcome::*;
         let say = |n: News| announcement(&n, &settings(""), "http://m/");
         let url = "http://m/#/builders/1/builds/2";
-        let first = News {
-            blame: vec!["Ann".into(), "B\u{f6}b".into()],
-            ..news(2, Some(Success), Failure, "failed 'make' (failure)")
-        };
+        let mut first = news(2, Some(Success), Failure, "failed 'make' (failure)");
+        first.build.changes = Some(Changes { authors: vec!["Ann".into(), "B\u{f6}b".into()], revisions: vec![] });
         assert_eq!(
             say(first),
             format!("linux x86 #2 failure (was success): failed 'make', took 1m, blame Ann, B\u{f6}b {url}")
@@ -287,10 +287,9 @@ mod tests {
             say(news(2, None, Retry, "retry lost connection 'x' (retry)")),
             format!("linux x86 #2 retry: lost connection 'x', took 1m {url}")
         );
-        let revisions = News {
-            revisions: vec!["0123456789abcdef0123456789abcdef01234567".into(), "r12".into()],
-            ..news(2, Some(Warnings), Success, "")
-        };
+        let mut revisions = news(2, Some(Warnings), Success, "");
+        let hash = "0123456789abcdef0123456789abcdef01234567";
+        revisions.build.changes = Some(Changes { authors: vec![], revisions: vec![hash.into(), "r12".into()] });
         let look = Settings { revisions: true, colors: true, ..settings("") };
         assert_eq!(
             announcement(&revisions, &look, "http://m/"),
@@ -306,8 +305,8 @@ mod tests {
 
     #[test]
     fn a_long_announcement_keeps_its_link() {
-        let long =
-            News { blame: vec!["\u{6f22}".repeat(100); 6], ..news(2, None, Outcome::Failure, &"\u{6f22}".repeat(200)) };
+        let mut long = news(2, None, Outcome::Failure, &"\u{6f22}".repeat(200));
+        long.build.changes = Some(Changes { authors: vec!["\u{6f22}".repeat(100); 6], revisions: vec![] });
         let line = announcement(&long, &settings(""), "http://m/");
         assert!(line.len() <= 390 && line.ends_with("… http://m/#/builders/1/builds/2"), "{line}");
     }

@@ -8,10 +8,10 @@ use super::worker::Facts;
 use crate::command::Ask;
 use crate::config::Buildbot;
 use crate::log::unix_now;
-use crate::status::{Build, Builder, Known, News, Status, Target};
+use crate::status::{Build, Builder, Changes, Known, News, Status};
 use crate::text;
 use serde_json::Value;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::mem::{replace, take};
 use std::net::{Shutdown, TcpStream};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender};
@@ -82,6 +82,8 @@ pub struct Poller {
     /// The event stream, and whether it has said anything since the last poll.
     stream: Option<TcpStream>,
     heard: bool,
+    /// Builds that the stream has told to run, whose changes may be wanted.
+    started: VecDeque<u64>,
     listed: Option<Instant>,
     synced: bool,
     failures: u32,
@@ -92,8 +94,8 @@ impl Poller {
     pub fn new(config: &Buildbot, status: Arc<Mutex<Status>>) -> Result<Poller, String> {
         let (master, interval) = (Master::new(config)?, config.poll_interval);
         let (news, told, stream, heard) = (Vec::new(), Known::default(), None, false);
-        let (listed, synced, failures) = (None, false, 0);
-        Ok(Poller { master, status, interval, news, told, stream, heard, listed, synced, failures })
+        let (started, listed, synced, failures) = (VecDeque::new(), None, false, 0);
+        Ok(Poller { master, status, interval, news, told, stream, heard, started, listed, synced, failures })
     }
 
     /// Polls and takes notes until nobody listens to `emit` any more.
@@ -101,9 +103,14 @@ impl Poller {
         let mut next = Instant::now();
         loop {
             lock(&self.status).poller_until = Some(next + STUCK);
-            // A poll that is due comes soon, however many notes wait.
-            let first = match notes.recv_timeout(next.saturating_duration_since(Instant::now())) {
+            // A poll that is due comes soon, however many notes wait; other work only when none does.
+            let due = if self.started.is_empty() { next } else { Instant::now() };
+            let first = match notes.recv_timeout(due.saturating_duration_since(Instant::now())) {
                 Err(RecvTimeoutError::Disconnected) => return,
+                Err(RecvTimeoutError::Timeout) => {
+                    self.prepare();
+                    None
+                }
                 first => first.ok(),
             };
             let mut learned = Vec::new();
@@ -278,7 +285,12 @@ impl Poller {
             Update::Subscribed(_) => {}
             // More at once than any master has are for the poll, which takes them in pages.
             Update::Build(_) if lock(&self.status).is_full() => {}
-            Update::Build(build) => self.apply(vec![build])?,
+            Update::Build(build) => {
+                let id = build.id;
+                let known = lock(&self.status).open.contains_key(&id);
+                self.apply(vec![build])?;
+                self.started.extend((!known && lock(&self.status).wants_changes(id)).then_some(id));
+            }
             Update::Worker(w) => self.news.extend(lock(&self.status).apply_worker(w.id, w.worker, unix_now())),
             Update::Request(r) if r.complete => {
                 lock(&self.status).queued.remove(&r.id);
@@ -331,31 +343,49 @@ impl Poller {
         (news.is_empty() && before == known) || emit(Heard::News(news, known))
     }
 
-    /// Authors and revisions, where a target wants to hear them.
+    /// Authors and revisions, where a target wants to hear them and they are not known yet.
     fn details(&mut self, news: &mut News) -> Result<(), Error> {
         let bad = news.build.outcome().is_some_and(|outcome| !outcome.is_good());
-        let wants = |t: &Target| news.targets.contains(&t.name) && (t.settings.revisions || (t.settings.blame && bad));
-        if !lock(&self.status).targets.iter().any(wants) {
-            return Ok(());
+        let status = lock(&self.status);
+        let hearers = || status.targets.iter().filter(|t| news.targets.contains(&t.name)).map(|t| &t.settings);
+        let (revisions, blame) = (hearers().any(|s| s.revisions), bad && hearers().any(|s| s.blame));
+        drop(status);
+        let build = &mut news.build;
+        if build.changes.is_none() && (revisions || blame) {
+            build.changes = Some(self.changes(build.id)?);
         }
-        let changes: Vec<Change> = self.master.list(&format!("/builds/{}{CHANGES}&limit=50", news.build.id))?;
-        for change in changes {
-            let author = text::author(&change.author);
-            if !author.is_empty() && !news.blame.contains(&author) {
-                news.blame.push(author);
-            }
-            news.revisions.extend(change.revision.filter(|r| !r.is_empty()));
-        }
-        let revisions = |t: &Target| news.targets.contains(&t.name) && t.settings.revisions;
-        if news.revisions.is_empty() && lock(&self.status).targets.iter().any(revisions) {
+        if let Some(Changes { revisions: known, .. }) =
+            build.changes.as_mut().filter(|c| revisions && c.revisions.is_empty())
+        {
             // A build without changes knows what it has checked out.
-            let query = format!("/builds/{}?property=got_revision&property=revision", news.build.id);
+            let query = format!("/builds/{}?property=got_revision&property=revision", build.id);
             let builds: Vec<Value> = self.master.list(&query)?;
             let properties = builds.first().map_or(&Value::Null, |build| &build["properties"]);
             let values = ["got_revision", "revision"].map(|name| properties[name][0].as_str().unwrap_or(""));
-            news.revisions.extend(values.into_iter().find(|value| !value.is_empty()).map(str::to_owned));
+            known.extend(values.into_iter().find(|value| !value.is_empty()).map(str::to_owned));
         }
         Ok(())
+    }
+
+    fn changes(&mut self, build: u64) -> Result<Changes, Error> {
+        let (mut changes, list) = (Changes::default(), format!("/builds/{build}{CHANGES}&limit=50"));
+        for Change { author, revision, .. } in self.master.list::<Change>(&list)? {
+            let author = text::author(&author);
+            if !author.is_empty() && !changes.authors.contains(&author) {
+                changes.authors.push(author);
+            }
+            changes.revisions.extend(revision.filter(|r| !r.is_empty()));
+        }
+        Ok(changes)
+    }
+
+    /// Asks for the changes of a build that runs, so that its end can be told at once.
+    fn prepare(&mut self) {
+        let Some(build) = self.started.pop_front().filter(|&id| lock(&self.status).wants_changes(id)) else { return };
+        match self.changes(build) {
+            Ok(changes) => drop(lock(&self.status).open.entry(build).and_modify(|b| b.changes = Some(changes))),
+            Err(e) => log!(Debug, "{e}"),
+        }
     }
 }
 
