@@ -298,6 +298,7 @@ fn a_stream_that_died_without_a_word_loses_nothing() {
     bot.expect_log_times("event stream: subscribed", 2);
     world.build(true);
     assert!(peer.expect("PRIVMSG").starts_with("PRIVMSG #lab :b1 #2 success"));
+    bot.expect_log_times(">> PRIVMSG #lab", 2);
     assert_eq!(bot.log().matches(">> PRIVMSG #lab").count(), 2, "{}", bot.log());
 }
 
