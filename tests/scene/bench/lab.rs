@@ -204,7 +204,7 @@ pub struct Wire {
 }
 
 impl Wire {
-    /// With `stall` every third list of builders, the first one included, stops after some bytes and says no more:
+    /// With `stall` every tenth list of builders, the first one included, stops after some bytes and says no more:
     /// what a 4.3.0 master does now and then with a large answer.
     pub fn start(to: u16, stall: bool) -> Wire {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
@@ -251,7 +251,7 @@ fn pump(connection: usize, mut near: TcpStream, far: TcpStream, shared: &Mutex<V
             let request = Request { at: Instant::now(), connection, line: line.to_string() };
             let mut requests = shared.lock().unwrap();
             let lists = requests.iter().filter(|request| request.lists_builders()).count();
-            hold.store(stall && request.lists_builders() && lists.is_multiple_of(3), Ordering::SeqCst);
+            hold.store(stall && request.lists_builders() && lists.is_multiple_of(10), Ordering::SeqCst);
             requests.push(request);
         }
         if out.write_all(&chunk[..size]).is_err() {

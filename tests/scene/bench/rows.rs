@@ -505,7 +505,7 @@ fn burst(stage: &mut Stage) -> Vec<Row> {
     ]
 }
 
-/// 10,000 builders, and every third list of them stalls.
+/// 10,000 builders, and every tenth list of them stalls.
 fn stall(stage: &mut Stage) -> Vec<Row> {
     const SIZE: usize = 10_000;
     stage.pools.clear();
@@ -520,8 +520,8 @@ fn stall(stage: &mut Stage) -> Vec<Row> {
     });
     let row = |what, values| Row::new("stall", what, SIZE, "ms", values);
     vec![
-        row("start → answering, every third list stalls", answering)
-            .note(format!("{} of {lists} lists of builders stalled", lists.div_ceil(3))),
+        row("start → answering, every tenth list stalls", answering)
+            .note(format!("{} of {lists} lists of builders stalled", lists.div_ceil(10))),
         row("list workers afterwards → first line", after.into_iter().collect()).aim("≤ 0.6", |r| r.median() <= 0.6),
     ]
 }
