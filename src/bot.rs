@@ -5,7 +5,7 @@
 
 use crate::command::{self, Account, Answer, Ask, Effect, Verdict, View};
 use crate::config::{Config, Irc};
-use crate::irc::outbox::{Outbox, Route};
+use crate::irc::outbox::{CHANNEL_LINES, Outbox, Route};
 use crate::irc::session::{Action, Session};
 use crate::irc::wire::{Line, LineBuffer, is_channel, text_budget};
 use crate::log::unix_now;
@@ -26,6 +26,8 @@ use std::time::{Duration, Instant};
 
 /// After a signal to stop, what waits has so long to be said.
 const FAREWELL: Duration = Duration::from_secs(3);
+/// Bytes of lines that are handed to the socket at once, if they wait.
+const TOGETHER: usize = 4096;
 /// A state file that cannot be written is tried again after so long.
 const SAVE_AGAIN: Duration = Duration::from_secs(60);
 
@@ -87,7 +89,8 @@ impl Bot {
         let tls = irc.use_ssl.then(|| net::connector(&irc.tls)).transpose();
         let tls = tls.map_err(|e| Failure(78, format!("[irc] {e}")))?;
         let seed = unix_now() as u64 ^ u64::from(std::process::id()) << 32;
-        let (session, outbox, wire) = (Session::new(irc.clone(), now, seed), Outbox::new(now), Wire::default());
+        let (session, outbox, wire) =
+            (Session::new(irc.clone(), now, seed), Outbox::new(now, irc.pacing), Wire::default());
         let (dirty, stopping) = (Some(now), None);
         let supervisor = Supervisor::new(now);
         let mut bot = Bot { config, irc, tls, ties, session, outbox, wire, state, dirty, stopping, supervisor };
@@ -211,7 +214,7 @@ impl Bot {
                     Action::Send(line) => self.send(&line, now),
                     Action::Command(ask) => self.command(ask, now),
                     Action::Notice(nick, text) => {
-                        self.outbox.reply(&nick, &[text], &Route { budget: 400, notice: true });
+                        self.outbox.reply(&nick, &[text], 0, &Route { budget: 400, notice: true });
                     }
                     Action::Pong(token) => {
                         let number = token.strip_prefix("told-").and_then(|n| n.parse().ok());
@@ -230,11 +233,17 @@ impl Bot {
     /// Sends what may be sent now, and asks the server whether it has arrived.
     fn speak(&mut self, now: Instant) {
         let oldest = unix_now() - self.config.catch_up.as_secs() as i64;
-        while self.write()
-            && let Some(line) = self.outbox.next(now, oldest, &|target| route(&self.session, &self.irc, target))
-        {
-            log!(Debug, ">> {}", line.shown());
-            self.wire.unsent = line.bytes();
+        // Several lines at once, if several may go.
+        while self.write() {
+            while self.wire.unsent.len() < TOGETHER
+                && let Some(line) = self.outbox.next(now, oldest, &|target| route(&self.session, &self.irc, target))
+            {
+                log!(Debug, ">> {}", line.shown());
+                self.wire.unsent.extend(line.bytes());
+            }
+            if self.wire.unsent.is_empty() {
+                break;
+            }
         }
         let waits = self.outbox.deadline(&|target| route(&self.session, &self.irc, target)).is_some();
         // After a burst, now and then in a long one, and before a farewell.
@@ -250,7 +259,10 @@ impl Bot {
             return;
         }
         log!(Debug, ">> {}", line.shown());
-        self.outbox.charge(now, line.bytes().len());
+        // Before it has let us in, a server counts otherwise.
+        if self.session.is_online() {
+            self.outbox.charge(now, line.bytes().len());
+        }
         self.wire.unsent.extend(line.bytes());
         self.write();
     }
@@ -271,8 +283,13 @@ impl Bot {
     }
 
     fn reply(&mut self, place: &str, lines: &[String]) {
+        self.reply_some(place, lines, 0);
+    }
+
+    /// Replies with lines, of which there are more.
+    fn reply_some(&mut self, place: &str, lines: &[String], more: usize) {
         if let Some(route) = route(&self.session, &self.irc, place) {
-            self.outbox.reply(place, lines, &route);
+            self.outbox.reply(place, lines, more, &route);
         }
     }
 
@@ -333,10 +350,12 @@ impl Bot {
     fn answer(&mut self, ask: &Ask, again: bool, now: Instant) {
         let (settings, nick) = (self.settings(&ask.place), self.session.nick());
         let status = lock(&self.ties.status);
-        let view = View { status: &status, settings: &settings, now: unix_now(), again, nick };
+        let most = if is_channel(&ask.place) { CHANNEL_LINES } else { usize::MAX };
+        let view = View { status: &status, settings: &settings, now: unix_now(), again, most, nick };
         let answer = command::run(ask, &view).unwrap_or_else(|why| Answer::Say(vec![why], None));
         drop(status);
         match answer {
+            Answer::Lines(lines, more) => self.reply_some(&ask.place, &lines, more),
             Answer::Say(lines, effect) => {
                 // Farewell first: there is no speaking in a channel that we have left.
                 self.reply(&ask.place, &lines);

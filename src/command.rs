@@ -42,6 +42,8 @@ pub enum Account {
 pub enum Answer {
     /// Lines to say, and something to do first.
     Say(Vec<String>, Option<Effect>),
+    /// Lines to say, and how many more there are.
+    Lines(Vec<String>, usize),
     /// Items to say on as few lines as they need, behind a heading.
     List { head: String, items: Vec<String> },
     /// Ask the master first, then the command once more.
@@ -64,6 +66,7 @@ pub struct View<'a> {
     pub settings: &'a Settings, // how the place wants its lines, and what it hears
     pub now: i64,               // seconds since the epoch
     pub again: bool,            // the master has been asked already
+    pub most: usize,            // lines that can be said
     pub nick: &'a str,          // ours; empty without IRC
 }
 
@@ -197,15 +200,17 @@ fn stale(view: &View) -> Option<String> {
 /// The builders that a text names: all, one by its name (quoted or not), or by a glob; sorted by name.
 fn builders<'a>(text: &str, view: &View<'a>) -> Result<Vec<&'a Builder>, String> {
     let mut all: Vec<&Builder> = view.status.builders.values().collect();
-    all.sort_unstable_by_key(|b| &b.name);
     let name = config::words(text).map_or(text.to_owned(), |words| words.join(" "));
     if let Some(builder) = all.iter().find(|b| b.name == name || b.name == text) {
         return Ok(vec![builder]);
     }
-    let pattern = if name.is_empty() || name == "all" { "*" } else { &name };
+    all.sort_unstable_by_key(|b| &b.name);
+    if name.is_empty() || name == "all" {
+        return Ok(all);
+    }
     // Names that came through the wire have lost what `clean` takes out.
-    let found: Vec<&Builder> = all.iter().copied().filter(|b| glob(pattern, &clean(&b.name))).collect();
-    if !found.is_empty() || pattern == "*" {
+    let found: Vec<&Builder> = all.iter().copied().filter(|b| glob(&name, &clean(&b.name))).collect();
+    if !found.is_empty() {
         return Ok(found);
     }
     let near = nearest(&name, all.iter().map(|b| b.name.as_str()));
@@ -228,12 +233,13 @@ fn each_builder(text: &str, view: &View, steps: bool, line: Line) -> Reply {
             return Ok(Answer::First(Job::Facts { builders, steps }));
         }
     }
-    let lines = found.into_iter().map(|b| line(view.status, b, view.settings, view.now));
+    let more = found.len().saturating_sub(view.most);
+    let lines = found.into_iter().take(view.most).map(|b| line(view.status, b, view.settings, view.now));
     let mut lines: Vec<String> = stale(view).into_iter().chain(lines).collect();
     if lines.is_empty() {
         lines.push("the master has no builders".into());
     }
-    Ok(Answer::Say(lines, None))
+    Ok(Answer::Lines(lines, more))
 }
 
 fn list(rest: &str, _: &Ask, view: &View) -> Reply {
@@ -449,7 +455,7 @@ mod tests {
     fn reply(status: &Status, text: &str, again: bool) -> Reply {
         let ask = Ask { place: "#c".into(), nick: "joe".into(), text: text.into(), ..Ask::default() };
         let settings = settings("failure");
-        run(&ask, &View { status, settings: &settings, now: 1120, again, nick: "bot" })
+        run(&ask, &View { status, settings: &settings, now: 1120, again, most: usize::MAX, nick: "bot" })
     }
 
     fn answer(status: &Status, text: &str, again: bool) -> Answer {
@@ -459,7 +465,7 @@ mod tests {
     /// The lines of an answer, or the one that says what was wrong.
     fn lines(status: &Status, text: &str) -> Vec<String> {
         match reply(status, text, true).unwrap_or_else(|why| Answer::Say(vec![why], None)) {
-            Answer::Say(lines, _) => lines,
+            Answer::Say(lines, _) | Answer::Lines(lines, _) => lines,
             Answer::List { head, items } => vec![format!("{head}: {}", items.join(", "))],
             Answer::First(job) => panic!("{text}: {job:?}"),
         }
@@ -492,7 +498,7 @@ mod tests {
     #[test]
     fn builders_are_named_quoted_or_not_by_glob_or_all() {
         let s = new_status(&["all-in", "linux", "mac os"], "");
-        let view = View { status: &s, settings: &settings(""), now: 0, again: false, nick: "bot" };
+        let view = View { status: &s, settings: &settings(""), now: 0, again: false, most: usize::MAX, nick: "bot" };
         let named = |text: &str| builders(text, &view).unwrap().iter().map(|b| b.id).collect::<Vec<_>>();
         assert_eq!(named("linux"), [2]);
         for text in ["mac os", "\"mac os\"", "'mac os'", "mac\\ os"] {
@@ -514,7 +520,7 @@ mod tests {
         assert_eq!(lines(&s, "last b"), ["b: #1 success 1m ago, took 1m #/builders/1/builds/1"]);
         s.trouble = Some("gone".into());
         s.reached = Some(1000);
-        let Answer::Say(lines, _) = answer(&s, "status b", false) else { panic!() };
+        let Answer::Lines(lines, 0) = answer(&s, "status b", false) else { panic!() };
         assert_eq!(lines[0], "the master does not answer; as of 2m ago:");
     }
 
@@ -621,7 +627,7 @@ mod tests {
             ["status \"b", "notify on x", "list 99999999999999999999 builders", "watch 'c", "mute 9d", "help \\"];
         fuzz(&seeds.map(str::as_bytes), |bytes, random| {
             let said = reply(&s, &String::from_utf8_lossy(bytes), random.below(2) == 0);
-            if let Ok(Answer::Say(lines, _)) = said {
+            if let Ok(Answer::Say(lines, _) | Answer::Lines(lines, _)) = said {
                 assert!(lines.iter().all(|line| !line.contains(char::is_control)), "{lines:?}");
             }
         });

@@ -94,6 +94,7 @@ pub struct Irc {
     pub sasl: Sasl,
     pub account: String,
     pub ping_timeout: Duration,
+    pub pacing: bool,
     pub defaults: Settings,
     pub pm_to_nicks: Vec<String>,
     pub channels: Vec<Channel>,
@@ -145,7 +146,8 @@ impl Config {
             has_secret: sections.iter().flat_map(|s| &s.keys).any(|(key, ..)| key.ends_with("password")),
         };
         let defaults = Settings { blame: true, ..Settings::default() };
-        let mut irc = Irc { nickserv: "NickServ".into(), ping_timeout: seconds(150), defaults, ..Irc::default() };
+        let mut irc =
+            Irc { nickserv: "NickServ".into(), ping_timeout: seconds(150), pacing: true, defaults, ..Irc::default() };
         for section in SECTIONS.iter().flat_map(|kind| sections.iter().filter(move |s| s.kind == *kind)) {
             if section.kind == "channel" {
                 let (name, settings) = (section.label.to_owned(), irc.defaults.clone());
@@ -217,6 +219,7 @@ impl Config {
             ("irc", "sasl") => irc.sasl = sasl(v)?,
             ("irc", "account") => irc.account = one_word(v)?,
             ("irc", "ping_timeout") => irc.ping_timeout = duration(v)?,
+            ("irc", "pacing") => irc.pacing = boolean(v)?,
             ("irc", "pm_to_nicks") => irc.pm_to_nicks = list(v, one_word)?,
             ("irc", "allow_force") => {
                 let who = if boolean(v)? { Who::Everyone } else { Who::Nobody };

@@ -132,7 +132,8 @@ fn load(path: &str) -> Result<Config, String> {
     };
     let config = Config::parse(path, &text, &read).map_err(|errors| errors.join("\n"))?;
     let tls = config.irc.iter().map(|irc| ("irc", &irc.tls)).chain([("buildbot", &config.buildbot.tls)]);
-    for (section, tls) in tls {
+    // Without files there is nothing to check, and reading all of the system's takes its time.
+    for (section, tls) in tls.filter(|(_, tls)| **tls != config::Tls::default()) {
         net::connector(tls).map_err(|e| format!("{path}: [{section}] {e}"))?;
     }
     let url = &config.buildbot.url;
@@ -154,7 +155,8 @@ fn execute(config: &Config, text: &str) -> Result<(), Failure> {
     let settings = Settings::default();
     let answer = |again| {
         let status = lock(&status);
-        command::run(&ask, &View { status: &status, settings: &settings, now: log::unix_now(), again, nick: "" })
+        let now = log::unix_now();
+        command::run(&ask, &View { status: &status, settings: &settings, now, again, most: usize::MAX, nick: "" })
     };
     // Only what the master must answer is worth asking it.
     if command::asks_master(text) {
@@ -163,7 +165,7 @@ fn execute(config: &Config, text: &str) -> Result<(), Failure> {
     let mut again = false;
     let lines = loop {
         match answer(again).map_err(|why| Failure(65, why))? {
-            Answer::Say(lines, _) => break lines,
+            Answer::Say(lines, _) | Answer::Lines(lines, _) => break lines,
             Answer::List { items, .. } => break items,
             Answer::First(job) => match worker::run(&job, &mut master) {
                 Ok(Done::Facts(facts)) => poller.learn(facts),

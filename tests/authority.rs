@@ -306,8 +306,11 @@ fn what_has_to_wait_says_why() {
     far.say("stop build far not today");
     // The news of it may come before the answer to it.
     far.joe.expect_contains("far: nothing runs; took back 1 queued request");
-    let request = master.get(&format!("/api/v2/buildrequests/{request}"));
-    assert_eq!(request["buildrequests"][0]["results"], CANCELLED);
+    // The master answers before it has written that down.
+    wait_for("the cancellation", TIMEOUT, || {
+        let request = master.get(&format!("/api/v2/buildrequests/{request}"));
+        (request["buildrequests"][0]["results"] == CANCELLED).then_some(())
+    });
 }
 
 /// Who was told "queued" is told when that comes to nothing, too.

@@ -86,6 +86,7 @@ fn the_manual_knows_the_defaults() {
         ("nickserv", "NickServ", "goes to: NickServ."),
         ("sasl", "no", "no (the default)"),
         ("ping_timeout", "150", "150 seconds."),
+        ("pacing", "yes", "flooding: yes."),
         ("allow_force", "no", "builds: no."),
         ("notice_on_channel", "no", "NOTICEs: no."),
         ("use_colors", "no", "colour: no."),

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 /// How far the clock may be ahead when a line goes: with that line's own cost it stays near the ten
 /// seconds that servers allow. Five short lines go at once, then one every two seconds.
 const AHEAD: Duration = Duration::from_secs(8);
-const CHANNEL_LINES: usize = 10; // of one reply; the rest is for private talk
+pub const CHANNEL_LINES: usize = 10; // of one reply; the rest is for private talk
 const PATIENCE: (usize, usize) = (50, 20_000); // lines of replies that wait for a target, and for all: no more yet
 const REPLIES_AT_ONCE: usize = 5; // then an announcement has its turn
 const WAITING: usize = 100; // announcements for one target; beyond it the least important are only counted
@@ -35,10 +35,11 @@ struct Queue {
 /// All that waits.
 pub struct Outbox {
     clock: Instant,
+    paced: bool,                           // whether the clock counts at all
     queues: VecDeque<Queue>,               // the next one's turn is in front
     unconfirmed: Vec<(u64, Announcement)>, // sent, but the connection has not answered since
     sent: u64,
-    replied: usize, // lines since the last announcement
+    replied: usize, // lines that an announcement has had to wait for
 }
 
 /// How a target can be reached now.
@@ -54,8 +55,8 @@ impl Route {
 }
 
 impl Outbox {
-    pub fn new(now: Instant) -> Outbox {
-        Outbox { clock: now, queues: VecDeque::new(), unconfirmed: Vec::new(), sent: 0, replied: 0 }
+    pub fn new(now: Instant, paced: bool) -> Outbox {
+        Outbox { clock: now, paced, queues: VecDeque::new(), unconfirmed: Vec::new(), sent: 0, replied: 0 }
     }
 
     fn queue(&mut self, target: &str) -> &mut Queue {
@@ -72,15 +73,17 @@ impl Outbox {
         here <= PATIENCE.0 && self.queues.iter().map(|q| q.replies.len()).sum::<usize>() <= PATIENCE.1
     }
 
-    /// Queues a reply, split to the budget; in a channel its first lines and a hint.
-    pub fn reply(&mut self, target: &str, lines: &[String], route: &Route) {
+    /// Queues a reply, split to the budget; in a channel its first lines and a hint. There are so many
+    /// `more` lines than these.
+    pub fn reply(&mut self, target: &str, lines: &[String], more: usize, route: &Route) {
         if !self.takes(target) {
             return log!(Warning, "{target}: too much waits to be said there, not answering");
         }
         let pieces: Vec<&str> = lines.iter().flat_map(|l| split(l, route.budget)).collect();
         let shown = if is_channel(target) { pieces.len().min(CHANNEL_LINES) } else { pieces.len() };
-        let hint = format!("… and {} more, ask in private", pieces.len() - shown);
-        let hint = Some(hint.as_str()).filter(|_| shown < pieces.len());
+        let more = pieces.len() - shown + more;
+        let hint = format!("… and {more} more, ask in private");
+        let hint = Some(hint.as_str()).filter(|_| more > 0);
         let said = pieces[..shown].iter().copied().chain(hint);
         self.queue(target).replies.extend(said.map(|text| route.line(target, text)));
     }
@@ -113,6 +116,9 @@ impl Outbox {
 
     /// A line of so many bytes went over the wire, whoever sent it.
     pub fn charge(&mut self, now: Instant, bytes: usize) {
+        if !self.paced {
+            return;
+        }
         let cost = Duration::from_millis((1000 + 10 * bytes as u64).max(2000));
         // What goes at once must not silence us for long, however much of it a server provokes.
         self.clock = (self.clock.max(now) + cost).min(now + 4 * AHEAD);
@@ -131,19 +137,19 @@ impl Outbox {
             return None;
         }
         let first = |has: fn(&Queue) -> bool| self.queues.iter().position(|q| has(q) && route(&q.target).is_some());
-        let (reply, news) = (first(|q| !q.replies.is_empty()), first(|q| !q.news.is_empty()));
-        let news = news.filter(|_| reply.is_none() || self.replied >= REPLIES_AT_ONCE);
+        let (reply, waiting) = (first(|q| !q.replies.is_empty()), first(|q| !q.news.is_empty()));
+        let news = waiting.filter(|_| reply.is_none() || self.replied >= REPLIES_AT_ONCE);
         let mut queue = self.queues.remove(news.or(reply)?)?;
         let line = match news {
             Some(_) => {
                 let route = route(&queue.target)?;
-                let (text, told) = queue.take(oldest, route.budget);
+                let (text, told) = queue.take(oldest, route.budget, if self.paced { PILE } else { usize::MAX });
                 (self.replied, self.sent) = (0, self.sent + 1);
                 self.unconfirmed.extend(told.into_iter().map(|a| (self.sent, a)));
                 route.line(&queue.target, &text)
             }
             None => {
-                self.replied += 1;
+                self.replied = waiting.map_or(0, |_| self.replied + 1);
                 queue.replies.pop_front()?
             }
         };
@@ -191,10 +197,10 @@ impl Queue {
     }
 
     /// Takes what is to be said next: one announcement, or a summary of several.
-    fn take(&mut self, oldest: i64, budget: usize) -> (String, Vec<Announcement>) {
+    fn take(&mut self, oldest: i64, budget: usize, pile_size: usize) -> (String, Vec<Announcement>) {
         let missed = self.news.iter().filter(|a| a.at < oldest).count() > 1;
         let mut pile: Vec<Announcement> = self.news.extract_if(.., |a| !missed || a.at < oldest).collect();
-        if !missed && pile.len() < PILE && pile.iter().all(|a| a.more == 0) {
+        if !missed && pile.len() < pile_size && pile.iter().all(|a| a.more == 0) {
             self.news = pile.split_off(1);
             return (split(&pile[0].text, budget).first().map_or(String::new(), |t| (*t).to_owned()), pile);
         }
@@ -265,9 +271,9 @@ mod tests {
     #[test]
     fn a_burst_then_one_line_every_two_seconds() {
         let now = Instant::now();
-        let mut outbox = Outbox::new(now);
+        let mut outbox = Outbox::new(now, true);
         let lines: Vec<String> = (0..8).map(|i| format!("line {i}")).collect();
-        outbox.reply("joe", &lines, &route("").unwrap());
+        outbox.reply("joe", &lines, 0, &route("").unwrap());
         let said = drain(&mut outbox, now);
         assert_eq!(said.iter().map(|s| s.0).collect::<Vec<_>>(), [0, 0, 0, 0, 0, 2, 4, 6]);
         assert_eq!(said[7].1, "PRIVMSG joe :line 7");
@@ -276,9 +282,9 @@ mod tests {
     #[test]
     fn long_lines_cost_more() {
         let now = Instant::now();
-        let mut outbox = Outbox::new(now);
+        let mut outbox = Outbox::new(now, true);
         let lines = vec!["x".repeat(380); 5];
-        outbox.reply("joe", &lines, &route("").unwrap());
+        outbox.reply("joe", &lines, 0, &route("").unwrap());
         let times: Vec<u64> = drain(&mut outbox, now).iter().map(|s| s.0).collect();
         assert_eq!(times, [0, 0, 1, 6, 11]);
     }
@@ -286,13 +292,13 @@ mod tests {
     #[test]
     fn replies_first_and_targets_take_turns() {
         let now = Instant::now();
-        let mut outbox = Outbox::new(now);
+        let mut outbox = Outbox::new(now, true);
         for n in 1..3 {
             outbox.announce(news("#a", n, Outcome::Success));
             outbox.announce(news("#b", n, Outcome::Success));
         }
-        outbox.reply("#c", &["one".into(), "two".into()], &route("").unwrap());
-        outbox.reply("joe", &["hi".into()], &Route { budget: 400, notice: true });
+        outbox.reply("#c", &["one".into(), "two".into()], 0, &route("").unwrap());
+        outbox.reply("joe", &["hi".into()], 0, &Route { budget: 400, notice: true });
         let said: Vec<String> = drain(&mut outbox, now).into_iter().map(|s| s.1[..11].to_owned()).collect();
         assert_eq!(
             said,
@@ -304,22 +310,22 @@ mod tests {
     fn a_long_reply_is_cut_in_a_channel_and_whole_in_private() {
         let now = Instant::now();
         let lines: Vec<String> = (0..30).map(|i| format!("line {i}")).collect();
-        let mut outbox = Outbox::new(now);
-        outbox.reply("#c", &lines, &route("").unwrap());
+        let mut outbox = Outbox::new(now, true);
+        outbox.reply("#c", &lines, 0, &route("").unwrap());
         let said = drain(&mut outbox, now);
         assert_eq!((said.len(), said[10].1.as_str()), (11, "PRIVMSG #c :… and 20 more, ask in private"));
-        outbox.reply("joe", &lines, &route("").unwrap());
+        outbox.reply("joe", &lines, 0, &route("").unwrap());
         assert_eq!(drain(&mut outbox, now).len(), 30);
-        outbox.reply("joe", &vec!["x".to_owned(); 60], &route("").unwrap());
+        outbox.reply("joe", &vec!["x".to_owned(); 60], 0, &route("").unwrap());
         assert!(!outbox.takes("joe") && outbox.takes("#c"), "enough waits for joe");
-        outbox.reply("joe", &lines, &route("").unwrap());
+        outbox.reply("joe", &lines, 0, &route("").unwrap());
         assert_eq!(drain(&mut outbox, now).len(), 60);
     }
 
     #[test]
     fn fifty_builds_at_once_are_all_named_within_ten_seconds_failures_first() {
         let now = Instant::now();
-        let mut outbox = Outbox::new(now);
+        let mut outbox = Outbox::new(now, true);
         for n in 0..50 {
             outbox.announce(news("#c", n, if n % 10 == 9 { Outcome::Failure } else { Outcome::Success }));
         }
@@ -336,12 +342,12 @@ mod tests {
     #[test]
     fn beyond_its_size_it_keeps_the_failures_and_counts_the_rest() {
         let now = Instant::now();
-        let mut outbox = Outbox::new(now);
+        let mut outbox = Outbox::new(now, true);
         outbox.announce(news("#c", 0, Outcome::Failure));
         (1..150).for_each(|n| outbox.announce(news("#c", n, Outcome::Success)));
         assert_eq!(outbox.pending().len(), WAITING + 1);
         // What is only counted outlives a restart, and a lost connection.
-        let mut again = Outbox::new(now);
+        let mut again = Outbox::new(now, true);
         outbox.pending().into_iter().for_each(|a| again.announce(a));
         assert!(drain(&mut again, now).last().unwrap().1.ends_with(" and 50 more"));
         again.lost(now);
@@ -354,7 +360,7 @@ mod tests {
     #[test]
     fn a_summary_tells_of_a_start_only_while_the_end_is_not_known() {
         let now = Instant::now();
-        let mut outbox = Outbox::new(now);
+        let mut outbox = Outbox::new(now, true);
         for n in 0..4 {
             let label = format!("b{n} #{n} started");
             outbox.announce(Announcement { outcome: None, label, ..news("#c", n, Outcome::Success) });
@@ -368,13 +374,13 @@ mod tests {
     #[test]
     fn what_a_lost_connection_may_have_swallowed_is_said_again() {
         let now = Instant::now();
-        let mut outbox = Outbox::new(now);
+        let mut outbox = Outbox::new(now, true);
         (0..3).for_each(|n| outbox.announce(news("#c", n, Outcome::Success)));
         outbox.next(now, 0, &route);
         let first = outbox.unconfirmed().unwrap();
         outbox.next(now, 0, &route);
         outbox.confirm(first);
-        outbox.reply("joe", &["stale".into()], &route("").unwrap());
+        outbox.reply("joe", &["stale".into()], 0, &route("").unwrap());
         outbox.lost(now);
         let said: Vec<String> = drain(&mut outbox, now).into_iter().map(|s| s.1).collect();
         assert_eq!(said.len(), 2);
@@ -384,7 +390,7 @@ mod tests {
     #[test]
     fn what_is_too_old_is_one_line() {
         let now = Instant::now();
-        let mut outbox = Outbox::new(now);
+        let mut outbox = Outbox::new(now, true);
         (0..90).for_each(|n| outbox.announce(news("#c", n, if n == 50 { Outcome::Failure } else { Outcome::Success })));
         let line = outbox.next(now, 101, &route).unwrap().shown();
         assert!(line.starts_with("PRIVMSG #c :missed while away: failure b50 #50; success b0 #0, "), "{line}");
@@ -393,9 +399,20 @@ mod tests {
     }
 
     #[test]
+    fn without_pacing_everything_goes_at_once() {
+        let now = Instant::now();
+        let mut outbox = Outbox::new(now, false);
+        (0..90).for_each(|n| outbox.announce(news("#c", n, Outcome::Success)));
+        outbox.reply("#d", &vec!["x".to_owned(); 3], 2, &route("").unwrap());
+        let said = drain(&mut outbox, now);
+        assert!(said.len() == 94 && said.iter().all(|s| s.0 == 0), "{said:?}");
+        assert!(said.iter().any(|s| s.1 == "PRIVMSG #d :… and 2 more, ask in private"), "{said:?}");
+    }
+
+    #[test]
     fn nothing_goes_where_it_cannot_arrive() {
         let now = Instant::now();
-        let mut outbox = Outbox::new(now);
+        let mut outbox = Outbox::new(now, true);
         outbox.announce(news("#c", 1, Outcome::Success));
         let nowhere = |_: &str| None;
         assert!(outbox.next(now, 0, &nowhere).is_none() && outbox.deadline(&nowhere).is_none());

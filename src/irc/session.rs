@@ -153,10 +153,14 @@ impl Session {
         self.places.iter().filter(|p| p.joined.is_some()).map(|p| p.name.as_str()).collect()
     }
 
+    pub fn is_online(&self) -> bool {
+        self.phase == Phase::Online
+    }
+
     /// Whether lines to this channel or nick can be sent now.
     pub fn reaches(&self, target: &str) -> bool {
         let same = |name: &&str| self.link.mapping.same(name, target);
-        self.phase == Phase::Online && (!is_channel(target) || self.channels().iter().any(same))
+        self.is_online() && (!is_channel(target) || self.channels().iter().any(same))
     }
 
     /// A channel of ours as we spell it; any other name as it is.
@@ -1050,6 +1054,7 @@ mod tests {
     /// Whatever a server says, in whatever order, and whatever the time.
     #[test]
     fn fuzz_session() {
+        crate::log::set_limit(crate::log::Level::Error);
         let seed = ":s CAP * LS :sasl account-tag\r\n:s CAP * ACK :sasl\r\nAUTHENTICATE +\r\n:s 903 bot :ok\r\n:s 001 bot :hi\r\n\
                     :s 005 bot CASEMAPPING=ascii PREFIX=(ov)@+ MONITOR=9 BOT=B :x\r\n:s 433 * bot :used\r\n:s 422 bot :none\r\n\
                     :bot!u@h JOIN #a\r\n:s 353 bot = #a :@joe +ann\r\n:s MODE #a -o+v joe joe\r\n:joe!u@h PRIVMSG #a :bot: help\r\n\

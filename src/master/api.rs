@@ -19,6 +19,9 @@ use std::time::Duration;
 
 /// The most items in one answer, see above.
 pub const PAGE: usize = 100;
+/// The same for builders behind the first hundred: the master reads all of them for each page, so few pages
+/// count for more. On a connection of their own, such answers do not stall.
+const LONG_PAGE: usize = 1000;
 /// Bytes of a list, and of any other answer: parsed, they take up to twenty times as much memory, and
 /// all of the bot shall stay below 32 MiB. The longest page has 600 KiB: two workers of 10,000 builders.
 const LIST: usize = 1024 * 1024;
@@ -181,6 +184,7 @@ impl Master {
     pub fn pages<T: DeserializeOwned>(&mut self, path: &str, page: usize, most: usize) -> Result<Vec<T>, Error> {
         let mut all = Vec::new();
         loop {
+            let page = if path == BUILDERS && !all.is_empty() { LONG_PAGE } else { page };
             let mut more: Vec<T> = self.list(&format!("{path}&limit={page}&offset={}", all.len()))?;
             let full = more.len() >= page;
             all.append(&mut more);
@@ -239,7 +243,8 @@ impl Master {
         let kept = self.connection.take().filter(|_| json.is_empty());
         let reused = kept.is_some();
         let first = kept.map_or_else(|| self.connect(), Ok).map_err(failed)?;
-        let (why, stalled) = match self.answer(first, path, "keep-alive", json) {
+        let long = path.contains(&format!("&limit={LONG_PAGE}&"));
+        let (why, stalled) = match self.answer(first, path, if long { "close" } else { "keep-alive" }, json) {
             Ok(answer) => return Ok(answer),
             Err(error) => error,
         };
