@@ -100,8 +100,8 @@ impl Site {
 /// The bot under test: the release build, as quiet as a user would run it.
 pub struct Subject {
     pub nick: String,
+    pub started: Instant,
     process: Process,
-    started: Instant,
 }
 
 pub fn binary() -> PathBuf {
@@ -114,8 +114,8 @@ pub fn config(url: &str, irc: u16, nick: &str, buildbot: &str, more: &str) -> St
 }
 
 impl Subject {
-    /// Starts one and waits until it is in its channels and answers for a builder: milliseconds to either.
-    pub fn ready(hall: &Hall, nick: &str, config: &str, builder: &str) -> Option<(Subject, f64, f64)> {
+    /// Starts one: it, and the milliseconds until it had joined.
+    pub fn start(hall: &Hall, nick: &str, config: &str) -> Option<(Subject, f64)> {
         let (dir, mark) = (scratch("bench-bot"), hall.mark());
         fs::write(dir.join("bot.conf"), config).ok()?;
         let mut command = guarded(binary());
@@ -123,16 +123,20 @@ impl Subject {
         let started = Instant::now();
         let subject = Subject { nick: nick.to_string(), process: Process::start("bot", command), started };
         let joined = hall.joined(mark, nick, Duration::from_secs(10))?.at - started;
-        while subject.started.elapsed() < Duration::from_secs(180) {
-            let asked = hall.ask(nick, &format!("status {builder}"), Duration::from_secs(60));
+        Some((subject, super::ms(joined)))
+    }
+
+    /// Asks until it knows this builder to be idle, for some minutes at most: whether it does.
+    pub fn knows(&self, hall: &Hall, builder: &str) -> bool {
+        while self.started.elapsed() < Duration::from_secs(180) {
+            let asked = hall.ask(&self.nick, &format!("status {builder}"), Duration::from_secs(60));
             if asked.is_some_and(|(_, text)| text.starts_with(&format!("{builder}: idle"))) {
-                let answering = subject.started.elapsed();
-                return Some((subject, super::ms(joined), super::ms(answering)));
+                return true;
             }
-            // Often enough for the figure, not so often that its own pace makes the bot wait for long.
+            // Not so often that its own pace makes it wait for long.
             thread::sleep(Duration::from_millis(400));
         }
-        None
+        false
     }
 
     pub fn pid(&self) -> u32 {
@@ -201,6 +205,8 @@ impl Request {
 pub struct Wire {
     pub port: u16,
     requests: Arc<Mutex<Vec<Request>>>,
+    /// When the master last said something.
+    answered: Arc<Mutex<Instant>>,
 }
 
 impl Wire {
@@ -210,15 +216,16 @@ impl Wire {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
         let port = listener.local_addr().expect("a bound socket").port();
         let requests = Arc::<Mutex<Vec<Request>>>::default();
-        let shared = requests.clone();
+        let answered = Arc::new(Mutex::new(Instant::now()));
+        let (shared, heard) = (requests.clone(), answered.clone());
         thread::spawn(move || {
             for (number, near) in listener.incoming().flatten().enumerate() {
-                let shared = shared.clone();
+                let (shared, heard) = (shared.clone(), heard.clone());
                 let far = TcpStream::connect(("127.0.0.1", to));
-                thread::spawn(move || far.map(|far| pump(number, near, far, &shared, stall)));
+                thread::spawn(move || far.map(|far| pump(number, near, far, (&shared, heard), stall)));
             }
         });
-        Wire { port, requests }
+        Wire { port, requests, answered }
     }
 
     pub fn url(&self) -> String {
@@ -230,6 +237,17 @@ impl Wire {
         self.requests.lock().unwrap().iter().filter(|request| request.at >= from).cloned().collect()
     }
 
+    /// Waits for a second without an answer: when the last one had come.
+    pub fn silence(&self) -> Instant {
+        loop {
+            let last = *self.answered.lock().unwrap();
+            match Duration::from_secs(1).checked_sub(last.elapsed()) {
+                Some(rest) => thread::sleep(rest),
+                None => return last,
+            }
+        }
+    }
+
     /// How many connections carried requests since then, the event stream's not counted.
     pub fn connections(&self, from: Instant) -> usize {
         let requests = self.since(from).into_iter().filter(|request| request.line.contains("/api/"));
@@ -237,12 +255,18 @@ impl Wire {
     }
 }
 
-fn pump(connection: usize, mut near: TcpStream, far: TcpStream, shared: &Mutex<Vec<Request>>, stall: bool) {
+fn pump(
+    connection: usize,
+    mut near: TcpStream,
+    far: TcpStream,
+    (shared, heard): (&Mutex<Vec<Request>>, Arc<Mutex<Instant>>),
+    stall: bool,
+) {
     near.set_nodelay(true).and(far.set_nodelay(true)).expect("sockets of our own");
     let (Ok(from), Ok(into), Ok(mut out)) = (far.try_clone(), near.try_clone(), far.try_clone()) else { return };
     let held = Arc::new(AtomicBool::new(false));
     let hold = held.clone();
-    thread::spawn(move || answers(from, into, &held));
+    thread::spawn(move || answers(from, into, &held, &heard));
     let mut chunk = [0; 65536];
     // Bots do not pipeline: what comes at once is one request, and its first line is whole.
     while let Ok(size @ 1..) = near.read(&mut chunk) {
@@ -261,9 +285,10 @@ fn pump(connection: usize, mut near: TcpStream, far: TcpStream, shared: &Mutex<V
     let _ = far.shutdown(Shutdown::Both);
 }
 
-fn answers(mut from: TcpStream, mut into: TcpStream, held: &AtomicBool) {
+fn answers(mut from: TcpStream, mut into: TcpStream, held: &AtomicBool, heard: &Mutex<Instant>) {
     let mut chunk = [0; 65536];
     while let Ok(size @ 1..) = from.read(&mut chunk) {
+        *heard.lock().unwrap() = Instant::now();
         let held = held.load(Ordering::SeqCst);
         let passed = into.write_all(&chunk[..if held { size.min(400) } else { size }]);
         if held {

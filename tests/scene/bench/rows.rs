@@ -34,12 +34,11 @@ pub const GROUPS: [(&str, Measure); 11] = [
     ("flood", flood),
 ];
 
-/// Bots of one master, with what each took to join and to answer.
+/// Bots of one master, with what each took to join.
 #[derive(Default)]
 struct Pool {
     bots: Vec<Subject>,
     joined: Vec<f64>,
-    answering: Vec<f64>,
 }
 
 pub struct Stage {
@@ -81,10 +80,10 @@ impl Stage {
                 }
                 let nick = format!("bot{size}x{i}");
                 let config = config(&url, hall.port, &nick, "", "[channel #bench]");
-                if let Some((bot, joined, answering)) = Subject::ready(hall, &nick, &config, &middle(size)) {
+                let started = Subject::start(hall, &nick, &config);
+                if let Some((bot, joined)) = started.filter(|(bot, _)| bot.knows(hall, &middle(size))) {
                     pool.bots.push(bot);
                     pool.joined.push(joined);
-                    pool.answering.push(answering);
                 }
             }
             pool
@@ -100,7 +99,8 @@ impl Stage {
     /// The same by way of a wire.
     fn bot_at(&mut self, url: &str, size: usize, nick: &str, buildbot: &str, more: &str) -> Option<Subject> {
         self.pools.clear();
-        Some(Subject::ready(&self.hall, nick, &config(url, self.hall.port, nick, buildbot, more), &middle(size))?.0)
+        let (bot, _) = Subject::start(&self.hall, nick, &config(url, self.hall.port, nick, buildbot, more))?;
+        bot.knows(&self.hall, &middle(size)).then_some(bot)
     }
 
     /// Waits until the pace of IRC no longer delays the next line of a bot.
@@ -138,13 +138,28 @@ fn start(stage: &mut Stage) -> Vec<Row> {
         let how = if size > CONFIGURED { "most builders are rows in the real master's database" } else { "" };
         let pool = stage.pool(size);
         let joined = Row::new("start", "start → joined", size, "ms", pool.joined.clone()).beside(reporter);
-        let answering = Row::new("start", "start → answering", size, "ms", pool.answering.clone());
+        let answering = Row::new("start", "start → answering", size, "ms", answering(stage, size));
         rows.extend([
             joined.aim("≤ 60", |r| r.median() <= 60.0).note("reporter: start of its master → joined"),
             answering.aim("≤ 5000", |r| r.median() <= 5000.0).note(how),
         ]);
     }
     rows
+}
+
+/// From the start of a bot to the last of the master's answers to it, with which it can answer as well. To ask it
+/// until it does would be no finer than the pace at which it refuses.
+fn answering(stage: &mut Stage, size: usize) -> Vec<f64> {
+    let port = stage.site(size).master.port;
+    let one = |i| {
+        let (wire, nick) = (Wire::start(port, false), format!("start{size}x{i}"));
+        let config = config(&wire.url(), stage.hall.port, &nick, "", "[channel #bench]");
+        let (bot, _) = Subject::start(&stage.hall, &nick, &config)?;
+        let took = super::ms(wire.silence() - bot.started);
+        stage.rest(&nick);
+        bot.knows(&stage.hall, &middle(size)).then_some(took)
+    };
+    (0..3).filter_map(one).collect()
 }
 
 fn memory(stage: &mut Stage) -> Vec<Row> {
@@ -511,10 +526,11 @@ fn stall(stage: &mut Stage) -> Vec<Row> {
     stage.pools.clear();
     let (wire, from) = (Wire::start(stage.site(SIZE).master.port, true), Instant::now());
     let config = config(&wire.url(), stage.hall.port, "stall", "", "[channel #bench]");
-    let ready = Subject::ready(&stage.hall, "stall", &config, &middle(SIZE));
+    let bot = Subject::start(&stage.hall, "stall", &config).map(|(bot, _)| bot);
+    let bot = bot.filter(|bot| bot.knows(&stage.hall, &middle(SIZE)));
     let lists = wire.since(from).iter().filter(|request| request.lists_builders()).count();
-    let answering = ready.iter().map(|(.., answering)| *answering).collect();
-    let after = ready.and_then(|(bot, ..)| {
+    let answering = bot.iter().map(|bot| super::ms(bot.started.elapsed())).collect();
+    let after = bot.and_then(|bot| {
         stage.rest(&bot.nick);
         Some(stage.hall.ask(&bot.nick, "list workers", seconds(20))?.0)
     });
