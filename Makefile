@@ -63,7 +63,7 @@ fuzz:
 
 # Longer than in `make test`: make chaos MINUTES=30 SEED=7
 chaos: setup
-	MINUTES=$(or $(MINUTES),30) SEED=$(SEED) $(CARGO) test $(RELEASE) --test chaos -- --nocapture
+	MINUTES=$(or $(MINUTES),30) SEED=$(SEED) $(CARGO) test $(RELEASE) --test resilience chaos_ -- --nocapture
 
 demo: setup all
 	RUSTFLAGS="$(HOMELESS)" $(CARGO) run $(RELEASE) --quiet --example demo

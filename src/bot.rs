@@ -501,15 +501,18 @@ fn summary(session: &Session, status: &Status) -> String {
 
 /// How a target can be reached: in channels that we are in, and anyone in private.
 fn route(session: &Session, irc: &Irc, target: &str) -> Option<Route> {
-    let notice = is_channel(target) && configured(irc, target).notice;
+    let notice = is_channel(target) && section(irc, target).notice;
     session.reaches(target).then(|| Route { budget: text_budget(target, session.source_length()), notice })
+}
+
+fn section<'a>(irc: &'a Irc, name: &str) -> &'a Settings {
+    irc.channels.iter().find(|c| c.name.eq_ignore_ascii_case(name)).map_or(&irc.defaults, |c| &c.settings)
 }
 
 /// What the configuration says of a target: its section, or the defaults. A person hears nothing
 /// until they ask, or are named in `pm_to_nicks`.
 fn configured(irc: &Irc, name: &str) -> Settings {
-    let section = irc.channels.iter().find(|c| c.name.eq_ignore_ascii_case(name));
-    let settings = section.map_or(&irc.defaults, |c| &c.settings).clone();
+    let settings = section(irc, name).clone();
     match is_channel(name) || irc.pm_to_nicks.iter().any(|n| n.eq_ignore_ascii_case(name)) {
         true => settings,
         false => Settings { events: Events::default(), ..settings },

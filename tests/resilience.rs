@@ -1,6 +1,9 @@
 //! What makes other bots silently gone, or silent: floods, kicks, bans, lost links, a full disk, a kill. Real
 //! servers wherever they do it; fake ones where the moment must be exact.
 
+/// Takes minutes, in which the other tests can run.
+#[path = "scene/chaos.rs"]
+mod chaos;
 mod common;
 
 use common::{

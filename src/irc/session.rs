@@ -159,8 +159,8 @@ impl Session {
 
     /// Whether lines to this channel or nick can be sent now.
     pub fn reaches(&self, target: &str) -> bool {
-        let same = |name: &&str| self.link.mapping.same(name, target);
-        self.is_online() && (!is_channel(target) || self.channels().iter().any(same))
+        let here = |p: &Place| p.joined.is_some() && self.link.mapping.same(&p.name, target);
+        self.is_online() && (!is_channel(target) || self.places.iter().any(here))
     }
 
     /// A channel of ours as we spell it; any other name as it is.

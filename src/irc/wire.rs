@@ -178,16 +178,19 @@ impl Casemapping {
         }
     }
 
-    pub fn fold(self, name: &str) -> String {
-        let lower = |c: char| match "[]\\~".find(c) {
+    fn lower(self, c: char) -> char {
+        match "[]\\~".find(c) {
             Some(i) if i < self as usize => char::from(b"{}|^"[i]),
             _ => c.to_ascii_lowercase(),
-        };
-        name.chars().map(lower).collect()
+        }
+    }
+
+    pub fn fold(self, name: &str) -> String {
+        name.chars().map(|c| self.lower(c)).collect()
     }
 
     pub fn same(self, a: &str, b: &str) -> bool {
-        self.fold(a) == self.fold(b)
+        a.len() == b.len() && a.chars().map(|c| self.lower(c)).eq(b.chars().map(|c| self.lower(c)))
     }
 }
 

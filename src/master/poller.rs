@@ -33,6 +33,8 @@ const RELAXED: u32 = 6;
 /// The list of builders changes with the configuration only, and the stream says nothing of it. A
 /// master that has no stream is asked for one as rarely.
 const RARELY: Duration = Duration::from_secs(600);
+/// A list of builders that was read so lately, as at the start, is not read again for a new stream.
+const JUST: Duration = Duration::from_secs(60);
 /// The most builds of one batch for whose changes the master is asked, and requests for their end.
 const DETAILS: usize = 20;
 /// The longest that a poll may take, before a supervisor should know.
@@ -119,7 +121,9 @@ impl Poller {
                     Note::Update(Update::Subscribed(socket)) => {
                         log!(Info, "event stream: subscribed");
                         // What happened before the subscription stood, and perhaps a new configuration.
-                        (self.stream, self.heard, self.listed, next) = (Some(socket), true, None, Instant::now());
+                        (self.stream, self.heard, next) = (Some(socket), true, Instant::now());
+                        self.listed = self.listed.filter(|at| at.elapsed() < JUST);
+                        self.workers("", PAGE).unwrap_or_else(|e| log!(Warning, "{e}"));
                     }
                     Note::StreamDown => (self.stream, next) = (None, Instant::now()),
                     // Before the first poll it is not known what is new; that poll will see all of it.
@@ -151,6 +155,8 @@ impl Poller {
                 log!(Warning, "the master does not answer: {e}");
             }
             self.failures += 1;
+            // It may come back with another configuration.
+            self.listed = None;
             return back_off(self.failures - 1).min(self.interval.max(back_off(0)));
         }
         lock(&self.status).reached = Some(unix_now());

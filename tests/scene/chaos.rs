@@ -3,9 +3,8 @@
 //! master did. `make chaos MINUTES=30 SEED=7` runs longer or otherwise. The seed decides what happens; when exactly
 //! is up to the machine.
 
-mod common;
-
-use common::{Bot, Client, Master, Ngircd, NgircdOptions, Process, TIMEOUT, Worker, wait_for};
+use super::BOT;
+use crate::common::{Bot, Client, Master, Ngircd, NgircdOptions, Process, TIMEOUT, Worker, wait_for};
 use serde_json::json;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -16,7 +15,6 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
-const BOT: &str = env!("CARGO_BIN_EXE_buildbot-irc");
 const BUILDERS: [&str; 7] = ["alpha", "beta", "gamma", "mac os", "slow", "coin", "last"];
 const CONFIG: &str = "ends('alpha', SUCCESS)\nends('beta', FAILURE)\nends('gamma', WARNINGS)\nbroken('mac os')\n\
     builder('slow', 'sleep 4')\nbuilder('coin', 'test $(($$ % 2)) = 0')\nends('last', SUCCESS)\n";
