@@ -20,6 +20,7 @@ use native_tls::TlsConnector;
 use std::collections::BTreeSet;
 use std::io::{self, Write};
 use std::mem::take;
+use std::net::Shutdown;
 use std::sync::mpsc::{Receiver, SyncSender};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -274,8 +275,15 @@ impl Bot {
                 Ok(n) => drop(self.wire.unsent.drain(..n)),
                 // TLS wants to read first: the same bytes again after the next event.
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => return false,
-                // It may have waited.
-                Err(e) => self.down(&format!("writing: {e}"), Instant::now()),
+                // That was a wait.
+                Err(e) if e.kind() == io::ErrorKind::TimedOut => {
+                    self.down(&format!("writing: {e}"), Instant::now());
+                }
+                // It is closed. What the server has said before tells why: the reader brings it, and ends.
+                Err(_) => {
+                    let _ = stream.socket().and_then(|socket| socket.shutdown(Shutdown::Both));
+                    self.wire.unsent.clear();
+                }
             }
         }
         self.wire.unsent.clear();
