@@ -59,7 +59,7 @@ test-masters:
 # As long as that for each parser, several at a time: make fuzz SECONDS=600
 fuzz:
 	FUZZ_SECONDS=$(or $(SECONDS),600) CARGO_PROFILE_RELEASE_DEBUG_ASSERTIONS=true CARGO_PROFILE_RELEASE_OVERFLOW_CHECKS=true \
-		$(CARGO) test --release --locked --target-dir target/fuzz --bin buildbot-irc fuzz_ -- --nocapture
+		$(CARGO) test --release --locked --target-dir target/fuzz --bin buildbot-irc fuzz_ -- --nocapture --test-threads=8
 
 # Longer than in `make test`: make chaos MINUTES=30 SEED=7
 chaos: setup

@@ -225,8 +225,9 @@ type Line = fn(&Status, &Builder, &Settings, i64) -> String;
 fn each_builder(text: &str, view: &View, steps: bool, line: Line) -> Reply {
     let found = builders(text, view)?;
     if !view.again && view.status.trouble.is_none() {
-        let unknown = found.iter().filter(|b| b.last.is_none() && !b.asked).map(|b| b.id);
-        let running = found.iter().flat_map(|b| view.status.running(b.id)).filter(|_| steps).map(|b| b.id);
+        let shown = found.iter().take(view.most);
+        let unknown = shown.clone().filter(|b| b.last.is_none() && !b.asked).map(|b| b.id);
+        let running = shown.flat_map(|b| view.status.running(b.id)).filter(|_| steps).map(|b| b.id);
         let builders: Vec<u64> = unknown.take(LOOK_UPS).collect();
         let steps: Vec<u64> = running.take(LOOK_UPS).collect();
         if !builders.is_empty() || !steps.is_empty() {
