@@ -238,7 +238,7 @@ impl Config {
             ("irc" | "channel", "show_blame_list") => look.blame = boolean(v)?,
             ("authorization", command) if keys(kind).any(|k| k == command) => {
                 let open = self.authorization.get(command).is_some_and(|list| list[..] == [Who::Everyone]);
-                refuse(open, "`allow_force` says something else")?;
+                refuse(open, "`allow_force` gives it to everyone already; leave one of the two out")?;
                 self.authorization.insert(command.to_owned(), who_list(v)?);
             }
             ("bot", "state_file") => self.state_file = Some(owned()),

@@ -285,7 +285,7 @@ impl Session {
             ("ERROR", [.., why]) => {
                 let said = why.to_ascii_lowercase();
                 let says = |words: &[&str]| words.iter().any(|word| said.contains(word));
-                let banned = says(&["-line", "banned", "akill"]);
+                let banned = says(&["k-line", "g-line", "z-line", "d-line", "banned", "akill", "autokill"]);
                 let throttled = says(&["throttl", "too fast", "too many"]);
                 let why = format!("the server closes the connection: {}", clean(why));
                 self.close(&why, if banned { SLOW } else { u64::from(throttled) * THROTTLED });

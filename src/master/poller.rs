@@ -295,14 +295,19 @@ impl Poller {
                 let id = build.id;
                 let known = lock(&self.status).open.contains_key(&id);
                 self.apply(vec![build])?;
-                self.started.extend((!known && lock(&self.status).wants_changes(id)).then_some(id));
+                if !known && self.started.len() < PAGE && lock(&self.status).wants_changes(id) {
+                    self.started.push_back(id);
+                }
             }
+            // One that is new is listed, with its builders, by the next poll.
+            Update::Worker(w) if !lock(&self.status).workers.contains_key(&w.id) => self.listed = None,
             Update::Worker(w) => self.news.extend(lock(&self.status).apply_worker(w.id, w.worker, unix_now())),
             Update::Request(r) if r.complete => {
                 lock(&self.status).queued.remove(&r.id);
                 self.requests()?;
             }
             Update::Request(r) if r.claimed => drop(lock(&self.status).queued.remove(&r.id)),
+            Update::Request(_) if lock(&self.status).queued.len() >= CATCH_UP => {}
             Update::Request(r) => drop(lock(&self.status).queued.insert(r.id, r.builderid)),
         }
         Ok(())
