@@ -29,6 +29,8 @@ use std::time::{Duration, Instant};
 const FAREWELL: Duration = Duration::from_secs(3);
 /// Bytes of lines that are handed to the socket at once, if they wait.
 const TOGETHER: usize = 4096;
+/// Changes are written down together, so long after the first: a crash meanwhile repeats a line or forgets a command.
+const SAVE_SOON: Duration = Duration::from_millis(50);
 /// A state file that cannot be written is tried again after so long.
 const SAVE_AGAIN: Duration = Duration::from_secs(60);
 
@@ -92,7 +94,7 @@ impl Bot {
         let seed = unix_now() as u64 ^ u64::from(std::process::id()) << 32;
         let (session, outbox, wire) =
             (Session::new(irc.clone(), now, seed), Outbox::new(now, irc.pacing), Wire::default());
-        let (dirty, stopping) = (Some(now), None);
+        let (dirty, stopping) = (None, None);
         let supervisor = Supervisor::new(now);
         let mut bot = Bot { config, irc, tls, ties, session, outbox, wire, state, dirty, stopping, supervisor };
         bot.state.joined.iter().for_each(|(channel, key)| bot.session.join(channel, key, now));
@@ -103,7 +105,7 @@ impl Bot {
         status.resume(bot.state.known.clone());
         drop(status);
         bot.settle();
-        bot.save(now).map_err(|e| Failure(74, e))?;
+        bot.try_save().map_err(|e| Failure(74, e))?;
         Ok(bot)
     }
 
@@ -115,14 +117,13 @@ impl Bot {
             self.session.tick(now);
             self.act(now)?;
             self.speak(now);
-            if let Err(e) = self.save(now) {
-                log!(Error, "{e}; trying again every {} s", SAVE_AGAIN.as_secs());
-            }
+            self.save(now);
             self.supervisor.status(|| summary(&self.session, &lock(&self.ties.status)));
             self.supervisor.feed(lock(&self.ties.status).poller_until.is_none_or(|until| now < until), now);
             let all_said = self.outbox.is_idle() && self.outbox.unconfirmed().is_none();
             if self.stopping.is_some_and(|at| now >= at || all_said || self.wire.stream.is_none()) {
                 self.send(&Line::new("QUIT", &[], Some("until next time")), now);
+                self.save(now + SAVE_AGAIN);
                 return Ok(());
             }
             // It never ends but in time: we hold a sender ourselves.
@@ -152,14 +153,15 @@ impl Bot {
             Event::Link(_, Link::Down(why)) => self.down(&why, now),
             Event::Heard(Heard::News(news, known)) => {
                 self.tell(&news);
-                (self.state.known, self.dirty) = (known, Some(now));
+                self.state.known = known;
+                self.save_soon(now);
             }
             Event::Heard(Heard::Learned(ask)) => self.answer(&ask, true, now),
             Event::Done(ask, lines, request) => {
                 self.reply(&ask.place, &lines);
                 let Ask { place: target, mask, .. } = ask;
                 self.watch(request.map(|request| Watch { target, request, mask, told: false }));
-                self.dirty = Some(now);
+                self.save_soon(now);
             }
             Event::Stop => {
                 self.supervisor.tell("STOPPING=1");
@@ -220,7 +222,7 @@ impl Bot {
                     Action::Pong(token) => {
                         let number = token.strip_prefix("told-").and_then(|n| n.parse().ok());
                         if number.is_some_and(|n| self.outbox.confirm(n)) {
-                            self.dirty = Some(now);
+                            self.save_soon(now);
                         }
                     }
                     Action::Fatal(why) => return Err(Failure(78, format!("IRC: {why}"))),
@@ -380,7 +382,7 @@ impl Bot {
 
     fn effect(&mut self, ask: &Ask, effect: Effect, now: Instant) {
         let place = &ask.place;
-        self.dirty = Some(now);
+        self.save_soon(now);
         match effect {
             Effect::Notify(events) => drop(self.state.events.insert(place.to_owned(), events)),
             Effect::MuteUntil(until) => drop(self.state.muted.insert(place.to_owned(), until)),
@@ -479,21 +481,33 @@ impl Bot {
             // What was said by `notify` gives way to what the file says now.
             self.state.events.remove(&channel.name);
         }
-        (self.irc, self.config, self.dirty) = (irc, config, Some(now));
+        (self.irc, self.config) = (irc, config);
         self.settle();
+        self.save_soon(now);
         log!(Info, "configuration read again");
     }
 
-    /// Writes the state file, if there is one and something has changed.
-    fn save(&mut self, now: Instant) -> Result<(), String> {
-        if self.dirty.is_none_or(|at| at > now) {
-            return Ok(());
+    fn save_soon(&mut self, now: Instant) {
+        let soon = now + SAVE_SOON;
+        self.dirty = Some(self.dirty.map_or(soon, |at| at.min(soon)));
+    }
+
+    /// Writes what was to be saved by now, and again later if that fails.
+    fn save(&mut self, now: Instant) {
+        if self.dirty.is_some_and(|at| at <= now) {
+            self.dirty = self.try_save().err().map(|e| {
+                log!(Error, "{e}; trying again every {} s", SAVE_AGAIN.as_secs());
+                now + SAVE_AGAIN
+            });
         }
-        self.dirty = None;
+    }
+
+    /// Writes the state file, if there is one.
+    fn try_save(&mut self) -> Result<(), String> {
         let Some(path) = &self.config.state_file else { return Ok(()) };
         self.state.pending = self.outbox.pending();
         self.state.watches = lock(&self.ties.status).watches.clone();
-        self.state.save(path).inspect_err(|_| self.dirty = Some(now + SAVE_AGAIN))
+        self.state.save(path)
     }
 }
 

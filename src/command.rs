@@ -13,7 +13,7 @@ use std::collections::BTreeMap;
 /// The most builders or steps that one command asks the master for.
 const LOOK_UPS: usize = 10;
 /// `list changes` shows so many, and never more than a page.
-const CHANGES: usize = 5;
+pub const CHANGES: usize = 5;
 
 /// Who asks, where, and what.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -267,7 +267,12 @@ fn list(rest: &str, _: &Ask, view: &View) -> Reply {
             let marked = |w: &Worker| marks(&[(!w.online, "offline"), (w.missing, "missing"), (w.paused, "paused")]);
             status.workers.values().map(|w| (w.name.as_str(), marked(w))).collect()
         }
-        "changes" => return Ok(Answer::First(Job::Changes(if all { usize::MAX } else { most.unwrap_or(CHANGES) }))),
+        "changes" => {
+            let count = if all { usize::MAX } else { most.unwrap_or(CHANGES) };
+            let known = status.changes.values().rev().take(count);
+            let lines = Answer::Lines(known.cloned().collect(), 0);
+            return Ok(if status.changes.len() < count { Answer::First(Job::Changes(count)) } else { lines });
+        }
         _ => return Err(usage("list")),
     };
     named.sort_unstable();
@@ -568,7 +573,10 @@ mod tests {
         assert_eq!(lines(&s, "list all builders"), ["3 builders: a, \"b c\", d [offline]"]);
         assert_eq!(lines(&s, "list 1 builders"), ["3 builders (1 offline: list all builders): a"]);
         assert_eq!(lines(&s, "list workers"), ["1 worker: w1 [paused]"]);
-        assert_eq!(answer(&s, "list 3 changes", false), Answer::First(Job::Changes(3)));
+        // What is not here, the master must tell.
+        s.changes = [(7, "r7".to_owned()), (10, "r10".into()), (9, "r9".into())].into();
+        assert_eq!(answer(&s, "list 4 changes", false), Answer::First(Job::Changes(4)));
+        assert_eq!(lines(&s, "list 2 changes"), ["r10", "r9"]);
     }
 
     #[test]

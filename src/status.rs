@@ -102,6 +102,17 @@ pub struct Build {
     pub changes: Option<Changes>, // where they have been asked for
 }
 
+/// A change, with the fields of `/api/v2/changes`, of which everything but the author may be missing.
+#[derive(Debug, Deserialize)]
+pub struct Change {
+    #[serde(rename = "changeid", default)]
+    pub id: u64,
+    pub author: String,
+    pub revision: Option<String>,
+    pub comments: Option<String>,
+    pub branch: Option<String>,
+}
+
 /// Authors of the changes of a build, newest first, and revisions.
 #[derive(Clone, Debug, Default)]
 pub struct Changes {
@@ -276,6 +287,8 @@ pub struct Status {
     pub open: BTreeMap<u64, Build>, // those that run
     /// Requests that no worker has taken: request id → builder id.
     pub queued: BTreeMap<u64, u64>,
+    /// The newest changes by id, each as a line, while the stream tells of new ones.
+    pub changes: BTreeMap<u64, String>,
     pub mark: Option<u64>, // see [`Known`]
     pub ahead: BTreeSet<u64>,
     pub targets: Vec<Target>,

@@ -1,7 +1,7 @@
 //! The sentences: what the bot says of builds, and how outside text is made safe to say. Pure.
 
 use crate::status::Outcome::{self, Cancelled, Retry, Skipped, Success};
-use crate::status::{Build, Builder, News, Settings, Status};
+use crate::status::{Build, Builder, Change, News, Settings, Status};
 
 const QUOTE: usize = 120; // characters of one outside text (a reason, a step, a name) in a line
 const NAMES: usize = 6; // of a blame list or of revisions in a line
@@ -178,6 +178,14 @@ pub fn announcement(news: &News, look: &Settings, base: &str) -> String {
         line.push('…');
     }
     format!("{line} {url}")
+}
+
+/// A change in `list changes`: revision, author, first line of the comment.
+pub fn change_line(change: &Change) -> String {
+    let revision = short_revision(change.revision.as_deref().unwrap_or("(no revision)"));
+    let comment = change.comments.as_deref().unwrap_or("").lines().next().unwrap_or("");
+    let branch = change.branch.as_deref().map_or(String::new(), |b| format!(" on {}", clean(b)));
+    format!("{revision}{branch} by {}: {}", author(&change.author), clean(comment))
 }
 
 /// A hash in the length that people use; other revisions whole.

@@ -79,8 +79,14 @@ fn a_master_that_comes_and_goes_never_stops_the_bot() {
     ann.say("bot", "status linux");
     ann.expect_contains(" PRIVMSG ann :linux: building #1");
 
+    master.change("Ann", "r1", "Add the frob");
+    ann.say("bot", "list changes");
+    ann.expect_contains(" PRIVMSG ann :r1 on main by Ann: Add the frob");
+
     // It hangs while several people ask.
     proxy.freeze();
+    ann.say("bot", "list 1 changes");
+    ann.expect_within(" PRIVMSG ann :r1 on main by Ann: Add the frob", PROMPT);
     joe.say("bot", "list changes");
     joe.say("bot", "status");
     ann.say("bot", "source");

@@ -190,7 +190,7 @@ impl Casemapping {
     }
 
     pub fn same(self, a: &str, b: &str) -> bool {
-        a.len() == b.len() && a.chars().map(|c| self.lower(c)).eq(b.chars().map(|c| self.lower(c)))
+        a.len() == b.len() && a.chars().zip(b.chars()).all(|(a, b)| a == b || self.lower(a) == self.lower(b))
     }
 }
 

@@ -6,12 +6,13 @@
 use super::http::{self, Head, method};
 use crate::config::Buildbot;
 use crate::net::{self, Stream};
-use crate::status::{Build, Worker};
+use crate::status::{Build, Change, Worker};
 use crate::text::{base64, clean};
 use native_tls::TlsConnector;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
+use std::cmp::Reverse;
 use std::fmt;
 use std::mem::take;
 use std::net::TcpStream;
@@ -86,17 +87,6 @@ pub struct Request {
     pub results: i64,
 }
 
-/// A change, of which everything but the author may be missing.
-#[derive(Debug, Deserialize)]
-pub struct Change {
-    #[serde(rename = "changeid", default)]
-    pub id: u64,
-    pub author: String,
-    pub revision: Option<String>,
-    pub comments: Option<String>,
-    pub branch: Option<String>,
-}
-
 /// Every answer of the API is an object that holds one list.
 #[derive(Deserialize)]
 struct Envelope<T> {
@@ -166,6 +156,15 @@ impl Master {
     /// The last builds of a builder, highest number first.
     pub fn recent(&mut self, builder: u64) -> Result<Vec<Build>, Error> {
         self.list(&format!("/builders/{builder}{BUILDS}&order=-number&limit=10"))
+    }
+
+    /// The newest changes, highest id first, at most a page.
+    pub fn changes(&mut self, count: usize) -> Result<Vec<Change>, Error> {
+        let query = format!("{CHANGES}&order=-changeid&limit={}", count.min(PAGE));
+        let mut changes: Vec<Change> = self.list(&query)?;
+        // This one list comes backwards, whatever the order asked for.
+        changes.sort_by_key(|c| Reverse(c.id));
+        Ok(changes)
     }
 
     /// The requests that wait for a worker, all or those that a filter leaves, at most a page.
@@ -311,7 +310,7 @@ impl Master {
 
     /// More than one kind of event needs more than one subscription.
     fn subscribe(&mut self, stream: &str) -> Result<(), Error> {
-        for more in ["workers/*/*", "buildrequests/*/*"] {
+        for more in ["workers/*/*", "buildrequests/*/*", "changes/*/*"] {
             let (head, _) = self.exchange(&format!("/sse/add/{}/{more}", percent_encoded(stream)), "")?;
             if head.status != 200 {
                 return Err(Error::Refused(head.status, format!("no events of {more}")));
@@ -362,6 +361,7 @@ pub enum Update {
     Build(Build),
     Worker(ListedWorker),
     Request(Request),
+    Change(Change),
 }
 
 impl Update {
@@ -372,6 +372,7 @@ impl Update {
         match key[0].as_str()? {
             "builds" => Build::deserialize(message).map(Update::Build).ok(),
             "buildrequests" => Request::deserialize(message).map(Update::Request).ok(),
+            "changes" => Change::deserialize(message).map(Update::Change).ok(),
             "workers" => {
                 let mut listed = ListedWorker::deserialize(message).ok()?;
                 listed.worker.missing = key[2] == "missing";

@@ -3,12 +3,12 @@
 //! One thread applies everything that is learnt, be it by poll, stream or on demand, to the shared
 //! status, and hands over what is news. REST is the truth; the stream only makes it early.
 
-use super::api::{BUILDERS, BUILDS, CHANGES, Change, Error, ListedWorker, Master, PAGE, Update, WORKERS};
+use super::api::{BUILDERS, BUILDS, CHANGES, Error, ListedWorker, Master, PAGE, Update, WORKERS};
 use super::worker::Facts;
-use crate::command::Ask;
+use crate::command::{self, Ask};
 use crate::config::Buildbot;
 use crate::log::unix_now;
-use crate::status::{Build, Builder, Changes, Known, News, Status};
+use crate::status::{Build, Builder, Change, Changes, Known, News, Status};
 use crate::text;
 use serde_json::Value;
 use std::collections::{BTreeMap, VecDeque};
@@ -123,9 +123,13 @@ impl Poller {
                         // What happened before the subscription stood, and perhaps a new configuration.
                         (self.stream, self.heard, next) = (Some(socket), true, Instant::now());
                         self.listed = self.listed.filter(|at| at.elapsed() < JUST);
-                        self.workers("", PAGE).unwrap_or_else(|e| log!(Warning, "{e}"));
+                        let seen = self.workers("", PAGE).and_then(|()| self.last_changes());
+                        seen.unwrap_or_else(|e| log!(Warning, "{e}"));
                     }
-                    Note::StreamDown => (self.stream, next) = (None, Instant::now()),
+                    Note::StreamDown => {
+                        (self.stream, next) = (None, Instant::now());
+                        lock(&self.status).changes.clear();
+                    }
                     // Before the first poll it is not known what is new; that poll will see all of it.
                     Note::Update(_) if !self.synced => {}
                     // The next poll brings what this one could not.
@@ -205,6 +209,9 @@ impl Poller {
         status.set_builders(builders);
         drop(status);
         self.workers("&field=configured_on", LONG_PAGE)?;
+        if self.stream.is_some() {
+            self.last_changes()?;
+        }
         self.listed = Some(Instant::now());
         Ok(())
     }
@@ -214,6 +221,13 @@ impl Poller {
         let mut status = lock(&self.status);
         status.workers.retain(|id, _| workers.iter().any(|w| w.id == *id));
         self.news.extend(workers.into_iter().filter_map(|w| status.apply_worker(w.id, w.worker, unix_now())));
+        Ok(())
+    }
+
+    /// The changes that are asked for most; the stream goes on from there.
+    fn last_changes(&mut self) -> Result<(), Error> {
+        let changes = self.master.changes(command::CHANGES)?;
+        lock(&self.status).changes = changes.iter().map(|c| (c.id, text::change_line(c))).collect();
         Ok(())
     }
 
@@ -302,6 +316,13 @@ impl Poller {
             // One that is new is listed, with its builders, by the next poll.
             Update::Worker(w) if !lock(&self.status).workers.contains_key(&w.id) => self.listed = None,
             Update::Worker(w) => self.news.extend(lock(&self.status).apply_worker(w.id, w.worker, unix_now())),
+            Update::Change(change) => {
+                let changes = &mut lock(&self.status).changes;
+                changes.insert(change.id, text::change_line(&change));
+                if changes.len() > PAGE {
+                    changes.pop_first();
+                }
+            }
             Update::Request(r) if r.complete => {
                 lock(&self.status).queued.remove(&r.id);
                 self.requests()?;

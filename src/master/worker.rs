@@ -2,11 +2,10 @@
 //!
 //! [`run`] does one job and knows nothing of threads; the worker thread of the bot and `-x` call it.
 
-use super::api::{CHANGES, Change, Error, Master, PAGE, WORKERS, percent_encoded};
+use super::api::{Error, Master, PAGE, WORKERS, percent_encoded};
 use crate::status::{Build, Worker};
 use crate::text::{self, clean};
 use serde_json::{Value, json};
-use std::cmp::Reverse;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -72,7 +71,10 @@ pub struct Facts {
 pub fn run(job: &Job, master: &mut Master) -> Result<Done, Error> {
     let (line, request) = match job {
         Job::Facts { builders, steps } => return facts(builders, steps, master).map(Done::Facts),
-        Job::Changes(count) => return Ok(Done::Lines(changes(*count, master)?, None)),
+        Job::Changes(count) => {
+            let lines: Vec<String> = master.changes(*count)?.iter().map(text::change_line).collect();
+            return Ok(Done::Lines(if lines.is_empty() { vec!["no changes yet".into()] } else { lines }, None));
+        }
         Job::Stop { builder, name, reason, only } => {
             (stop(*builder, &clean(name), reason, only.as_deref(), master)?, None)
         }
@@ -93,20 +95,6 @@ fn facts(builders: &[u64], steps: &[u64], master: &mut Master) -> Result<Facts, 
         facts.steps.extend(step.map(|step| (build, step.to_owned())));
     }
     Ok(facts)
-}
-
-/// The newest changes, a line each: revision, author, first line of the comment.
-fn changes(count: usize, master: &mut Master) -> Result<Vec<String>, Error> {
-    let mut changes: Vec<Change> = master.list(&format!("{CHANGES}&order=-changeid&limit={}", count.min(PAGE)))?;
-    // This one list comes backwards, whatever the order asked for.
-    changes.sort_by_key(|c| Reverse(c.id));
-    let line = |change: &Change| {
-        let revision = text::short_revision(change.revision.as_deref().unwrap_or("(no revision)"));
-        let comment = change.comments.as_deref().unwrap_or("").lines().next().unwrap_or("");
-        let branch = change.branch.as_deref().map_or(String::new(), |b| format!(" on {}", clean(b)));
-        format!("{revision}{branch} by {}: {}", text::author(&change.author), clean(comment))
-    };
-    Ok(if changes.is_empty() { vec!["no changes yet".into()] } else { changes.iter().map(line).collect() })
 }
 
 fn stop(builder: u64, name: &str, reason: &str, only: Option<&[u64]>, master: &mut Master) -> Result<String, Error> {
