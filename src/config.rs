@@ -576,13 +576,14 @@ pub mod tests {
             "http://",
             "http://[::1]x:9/",
             "http://[::1]99/",
-            "http://u:p@h/",
+            "http://u@h/",
             "http://h/?x",
             "http://h:x/",
             "http://h/\u{e9}",
         ] {
             assert!(url(bad).is_err(), "{bad}");
         }
+        assert!(!url("http://u:secret@h/").unwrap_err().contains("secret"));
     }
 
     #[test]

@@ -664,6 +664,8 @@ pub mod tests {
         assert!(s.watch(watch("joe"), 0).is_none(), "the first try is not what joe watches");
         assert!(s.apply(requested(1, Some(Retry)), 0).is_none());
         assert!(s.unclear_requests().is_empty());
+        s.handed_over(&[News { build: requested(1, Some(Retry)), ..News::default() }]);
+        assert_eq!(s.watches.len(), 1, "joe has heard nothing yet");
         s.open.clear();
         assert_eq!(s.unclear_requests(), [7]);
         assert_eq!(s.apply(requested(2, Some(Success)), 0).unwrap().targets, ["joe"]);
@@ -688,6 +690,17 @@ pub mod tests {
         assert_eq!(s.apply_worker(1, worker(true, false), 0).unwrap().fact, Some(" is back"));
         assert!(s.apply_worker(1, worker(true, false), 0).is_none());
         assert_eq!(s.workers_of(1).count(), 1, "a report without builders keeps them");
+    }
+
+    #[test]
+    fn a_builder_that_is_removed_while_it_builds_still_ends_its_build() {
+        let mut s = status(&["a", "b"], "finished");
+        s.apply(build(1, 1, None), 0);
+        s.set_builders(vec![]);
+        assert_eq!(s.builders.keys().copied().collect::<Vec<_>>(), [1]);
+        let long = Build { state_string: "\u{e9}".repeat(STATE_TEXT), ..build(1, 1, Some(Failure)) };
+        let news = s.apply(long, 0).unwrap();
+        assert_eq!((news.name.as_str(), news.build.state_string.len()), ("a", STATE_TEXT));
     }
 
     #[test]

@@ -307,6 +307,25 @@ mod tests {
     }
 
     #[test]
+    fn long_talk_does_not_keep_news_back() {
+        let now = Instant::now();
+        let mut outbox = Outbox::new(now, true);
+        outbox.reply("joe", &vec!["line".to_owned(); 20], 0, &route("").unwrap());
+        outbox.announce(news("#c", 1, Outcome::Failure));
+        let said = drain(&mut outbox, now);
+        assert_eq!(said.iter().position(|s| s.1.contains("b1 #1")), Some(REPLIES_AT_ONCE));
+    }
+
+    #[test]
+    fn what_a_server_provokes_does_not_silence_for_long() {
+        let now = Instant::now();
+        let mut outbox = Outbox::new(now, true);
+        (0..1000).for_each(|_| outbox.charge(now, 20));
+        outbox.announce(news("#c", 1, Outcome::Failure));
+        assert_eq!(drain(&mut outbox, now)[0].0, 24);
+    }
+
+    #[test]
     fn a_long_reply_is_cut_in_a_channel_and_whole_in_private() {
         let now = Instant::now();
         let lines: Vec<String> = (0..30).map(|i| format!("line {i}")).collect();

@@ -830,6 +830,20 @@ mod tests {
     }
 
     #[test]
+    fn a_calm_hour_forgives_a_kick() {
+        let mut rig = Rig::online("[channel #a]\n");
+        for _ in 0..3 {
+            rig.hear(":bot!u@h JOIN #a");
+            rig.now += CALM;
+            rig.answers(":op!o@h KICK #a bot :out", &[""; 0]);
+            rig.now += seconds(30);
+            rig.hear(":s 1 x");
+            rig.session.tick(rig.now);
+            assert_eq!(rig.said(), ["JOIN #a"]);
+        }
+    }
+
+    #[test]
     fn channels_are_come_back_to() {
         let mut rig = Rig::online("[channel #a]\n");
         rig.hear(":bot!u@host.example JOIN #A");

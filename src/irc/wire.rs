@@ -303,6 +303,12 @@ mod tests {
     }
 
     #[test]
+    fn a_relayed_line_of_the_whole_budget_just_fits() {
+        let text = "x".repeat(text_budget("#c", "bot!u@h".len()));
+        assert_eq!(format!(":bot!u@h PRIVMSG #c :{text}\r\n").len(), LINE_OUT);
+    }
+
+    #[test]
     fn casemappings_differ_where_they_should() {
         use Casemapping::{Ascii, Rfc1459, StrictRfc1459};
         assert!(Rfc1459.same("Bot[]\\~", "bot{}|^"));
