@@ -556,6 +556,9 @@ pub mod tests {
         assert_eq!(s.mark, Some(3));
         assert!(s.apply(build(3, 3, Some(Success)), 0).is_none());
         assert!(s.ahead.is_empty());
+        s.apply(build(6, 6, Some(Success)), 0);
+        s.caught_up(9);
+        assert!(s.ahead.is_empty(), "the poll has passed it");
     }
 
     #[test]
