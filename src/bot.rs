@@ -188,7 +188,7 @@ impl Bot {
             Err(e) => return self.down(&format!("connection: {e}"), now),
         };
         for message in self.wire.lines.feed(&text) {
-            log!(Debug, "<< {}", message.shown());
+            log!(Debug, "<< {}", self.session.without_password(&message.shown()));
             self.session.message(&message, now);
         }
     }
@@ -215,6 +215,7 @@ impl Bot {
                     }
                     Action::Close(why) => self.down(&why, now),
                     Action::Send(line) => self.send(&line, now),
+                    Action::Ask(place, line) => self.outbox.ask(&place, line),
                     Action::Command(ask) => self.command(ask, now),
                     Action::Notice(nick, text) => {
                         self.outbox.reply(&nick, &[text], 0, &Route { budget: 400, notice: true });

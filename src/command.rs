@@ -265,12 +265,14 @@ fn list(rest: &str, _: &Ask, view: &View) -> Reply {
         }
         "workers" => {
             let marked = |w: &Worker| marks(&[(!w.online, "offline"), (w.missing, "missing"), (w.paused, "paused")]);
-            status.workers.values().map(|w| (w.name.as_str(), marked(w))).collect()
+            // The master remembers those that it had.
+            let listed = status.workers.values().filter(|w| all || !w.builders.is_empty());
+            listed.map(|w| (w.name.as_str(), marked(w))).collect()
         }
         "changes" => {
             let count = if all { usize::MAX } else { most.unwrap_or(CHANGES) };
             let known = status.changes.values().rev().take(count);
-            let lines = Answer::Lines(known.cloned().collect(), 0);
+            let lines = Answer::Lines(stale(view).into_iter().chain(known.cloned()).collect(), 0);
             return Ok(if status.changes.len() < count { Answer::First(Job::Changes(count)) } else { lines });
         }
         _ => return Err(usage("list")),
@@ -561,18 +563,14 @@ mod tests {
         let mut s = new_status(&["a", "b c", "d"], "");
         s.workers.insert(
             1,
-            crate::status::Worker {
-                name: "w1".into(),
-                online: true,
-                paused: true,
-                missing: false,
-                builders: [1, 2].into(),
-            },
+            Worker { name: "w1".into(), online: true, paused: true, builders: [1, 2].into(), ..Worker::default() },
         );
         assert_eq!(lines(&s, "list builders"), ["3 builders (1 offline: list all builders): a, \"b c\""]);
         assert_eq!(lines(&s, "list all builders"), ["3 builders: a, \"b c\", d [offline]"]);
         assert_eq!(lines(&s, "list 1 builders"), ["3 builders (1 offline: list all builders): a"]);
+        s.workers.insert(2, Worker { name: "old".into(), ..Worker::default() });
         assert_eq!(lines(&s, "list workers"), ["1 worker: w1 [paused]"]);
+        assert_eq!(lines(&s, "list all workers"), ["2 workers: old [offline], w1 [paused]"]);
         // What is not here, the master must tell.
         s.changes = [(7, "r7".to_owned()), (10, "r10".into()), (9, "r9".into())].into();
         assert_eq!(answer(&s, "list 4 changes", false), Answer::First(Job::Changes(4)));

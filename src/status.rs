@@ -181,6 +181,10 @@ impl Builder {
                 None if build.number > 1 => 0,
                 _ => 1,
             };
+            // What ran beside this one counted without it.
+            if self.before(build.number).is_some() {
+                self.history.range_mut(build.number..).for_each(|(_, past)| past.streak = 0);
+            }
             self.history.insert(build.number, Past { outcome, streak, seconds: build.seconds(0) });
             if self.history.len() > HISTORY {
                 self.history.pop_first();
@@ -195,6 +199,8 @@ impl Builder {
 /// A worker, with the fields of `/api/v2/workers`.
 #[derive(Clone, Debug, Default, Deserialize)]
 pub struct Worker {
+    #[serde(rename = "workerid")]
+    pub id: u64,
     pub name: String,
     #[serde(rename = "connected_to", deserialize_with = "is_any", default)]
     pub online: bool,
@@ -370,6 +376,15 @@ impl Status {
         self.open.len() + self.ahead.len() > AT_ONCE
     }
 
+    /// Forgets all builds: the master has another database.
+    pub fn start_over(&mut self, newest: u64) {
+        (self.mark, self.ahead, self.open) = (Some(newest), BTreeSet::new(), BTreeMap::new());
+        self.watches.clear();
+        for b in self.builders.values_mut() {
+            (b.last, b.asked, b.history) = (None, false, BTreeMap::new());
+        }
+    }
+
     /// Every build up to `id` has been seen. Build ids have no gaps, so what the stream has brought
     /// in order behind it moves the mark further.
     pub fn caught_up(&mut self, id: u64) {
@@ -383,8 +398,8 @@ impl Status {
 
     /// Takes in what is known of a worker. That it is missing is the master's word, which only the
     /// stream has.
-    pub fn apply_worker(&mut self, id: u64, mut seen: Worker, now: i64) -> Option<News> {
-        let known = self.workers.entry(id).or_default();
+    pub fn apply_worker(&mut self, mut seen: Worker, now: i64) -> Option<News> {
+        let known = self.workers.entry(seen.id).or_default();
         if seen.builders.is_empty() {
             seen.builders = take(&mut known.builders);
         }
@@ -463,7 +478,7 @@ impl Status {
         let events = build.outcome().map_or(vec!["started"], |outcome| outcome.events(was));
         let hearers = self.hearers(&events, Some(builder), now);
         // After a retry, one request has several builds.
-        let over = build.complete && !self.runs(build.buildrequestid);
+        let over = build.outcome().is_some_and(|o| o != Retry) && !self.runs(build.buildrequestid);
         let mut targets: BTreeSet<String> = hearers.iter().filter(|_| is_new).cloned().collect();
         self.watches.retain_mut(|w| {
             if w.told || !over || build.buildrequestid != Some(w.request) {
@@ -587,6 +602,25 @@ pub mod tests {
     }
 
     #[test]
+    fn builds_side_by_side_are_not_counted_without_each_other() {
+        let mut s = status(&["b"], "finished");
+        s.apply(build(1, 1, Some(Failure)), 0);
+        assert_eq!(s.apply(build(3, 3, Some(Failure)), 0).unwrap().streak, 2);
+        s.apply(build(2, 2, Some(Success)), 0);
+        assert_eq!(s.apply(build(4, 4, Some(Failure)), 0).unwrap().streak, 0);
+        assert_eq!(s.apply(build(5, 5, Some(Success)), 0).unwrap().streak, 1);
+    }
+
+    #[test]
+    fn another_database_starts_over() {
+        let mut s = status(&["b"], "finished");
+        s.apply(build(90, 90, Some(Failure)), 0);
+        s.start_over(2);
+        let news = s.apply(build(3, 3, Some(Success)), 0).unwrap();
+        assert_eq!((news.was, s.mark, s.builders[&1].last.as_ref().unwrap().number), (None, Some(3), 3));
+    }
+
+    #[test]
     fn a_streak_whose_beginning_was_not_seen_has_no_number() {
         let mut s = status(&["b"], "finished");
         s.apply(build(1, 8, Some(Failure)), 0);
@@ -671,7 +705,9 @@ pub mod tests {
         assert_eq!(s.watches.len(), 1, "joe has heard nothing yet");
         s.open.clear();
         assert_eq!(s.unclear_requests(), [7]);
-        assert_eq!(s.apply(requested(2, Some(Success)), 0).unwrap().targets, ["joe"]);
+        // Nor is one that will be tried again, though nothing runs at the moment.
+        assert!(s.apply(requested(3, Some(Retry)), 0).is_none());
+        assert_eq!(s.apply(requested(4, Some(Success)), 0).unwrap().targets, ["joe"]);
         s.watches.extend([watch("joe"), watch("#c")]);
         let news = s.lapse(7, 1, Some(Cancelled as usize)).unwrap();
         assert_eq!(
@@ -684,14 +720,14 @@ pub mod tests {
     #[test]
     fn a_worker_is_missing_by_the_masters_word_and_back_once() {
         let mut s = status(&["b"], "worker");
-        let worker = |online, missing| Worker { name: "w".into(), online, missing, ..Worker::default() };
-        assert!(s.apply_worker(1, Worker { builders: [1].into(), ..worker(true, false) }, 0).is_none());
-        assert!(s.apply_worker(1, worker(false, false), 0).is_none());
-        let news = s.apply_worker(1, worker(false, true), 0).unwrap();
+        let worker = |online, missing| Worker { id: 1, name: "w".into(), online, missing, ..Worker::default() };
+        assert!(s.apply_worker(Worker { builders: [1].into(), ..worker(true, false) }, 0).is_none());
+        assert!(s.apply_worker(worker(false, false), 0).is_none());
+        let news = s.apply_worker(worker(false, true), 0).unwrap();
         assert_eq!(news.fact, Some(" is offline and missing"));
-        assert!(s.apply_worker(1, worker(false, true), 0).is_none());
-        assert_eq!(s.apply_worker(1, worker(true, false), 0).unwrap().fact, Some(" is back"));
-        assert!(s.apply_worker(1, worker(true, false), 0).is_none());
+        assert!(s.apply_worker(worker(false, true), 0).is_none());
+        assert_eq!(s.apply_worker(worker(true, false), 0).unwrap().fact, Some(" is back"));
+        assert!(s.apply_worker(worker(true, false), 0).is_none());
         assert_eq!(s.workers_of(1).count(), 1, "a report without builders keeps them");
     }
 

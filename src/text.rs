@@ -369,8 +369,7 @@ mod tests {
         let look = settings("");
         let say = |s: &Status| status_line(s, &s.builders[&1], &look, 1180);
         assert_eq!(say(&s), "b: offline");
-        s.workers
-            .insert(1, Worker { name: "w1".into(), online: true, paused: false, missing: false, builders: [1].into() });
+        s.workers.insert(1, Worker { name: "w1".into(), online: true, builders: [1].into(), ..Worker::default() });
         s.apply(build(1, 1, Some(Outcome::Success)), 0);
         assert_eq!(say(&s), "b: idle; last #1 success 2m ago");
         s.apply(build(2, 2, None), 0);

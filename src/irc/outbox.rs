@@ -88,6 +88,11 @@ impl Outbox {
         self.queue(target).replies.extend(said.map(|text| route.line(target, text)));
     }
 
+    /// Queues a line to the server among the replies to a target.
+    pub fn ask(&mut self, target: &str, line: Line) {
+        self.queue(target).replies.push_back(line);
+    }
+
     pub fn announce(&mut self, announcement: Announcement) {
         let news = &mut self.queue(&announcement.target).news;
         news.push(announcement);

@@ -9,10 +9,10 @@ use std::collections::BTreeMap;
 use std::mem::take;
 use std::time::{Duration, Instant};
 
-const CONNECT: Duration = Duration::from_secs(120); // name lookup, all addresses and the TLS hand-shake
+const CONNECT: Duration = Duration::from_secs(300); // name lookup, all addresses and the TLS hand-shake
 const REGISTRATION: Duration = Duration::from_secs(60);
 const STEP: Duration = Duration::from_secs(20); // SASL and services may each take so long
-const PROOF: Duration = Duration::from_secs(10); // and so long may WHOIS
+const PROOF: Duration = Duration::from_secs(40); // and so long may WHOIS, which waits its turn
 const BACK_OFF: (u64, u64) = (4, 300); // seconds until a new connection, doubling: a restarted server sees us soon
 const STABLE: Duration = Duration::from_secs(120); // after a connection that lasted so long it starts anew
 const THROTTLED: u64 = 120; // seconds, the least wait when the server says that we come too often
@@ -23,9 +23,10 @@ const KICKED: (u64, u64) = (30, 480); // seconds until we come back, doubling
 const KICKS: u32 = 5; // so many in a row: wait for an INVITE
 const CALM: Duration = Duration::from_secs(3600); // in a channel for so long: not in a row
 const JOINS: (usize, usize) = (10, 400); // channels and bytes in one JOIN
-const JOIN_REFUSED: [&str; 11] = ["403", "405", "437", "471", "473", "474", "475", "476", "477", "489", "520"];
+const JOIN_REFUSED: &str = "403 405 437 448 470 471 473 474 475 476 477 479 480 485 489 495 520 926";
 const UNKNOWN_HOST: usize = 65; // our `user@host` until the server has shown it: a tilde, and a host of 63
-const CAPS: [&str; 4] = ["account-tag", "message-tags", "multi-prefix", "sasl"];
+// Who may ask for history does not get it unasked: old commands would run again.
+const CAPS: [&str; 5] = ["account-tag", "draft/chathistory", "message-tags", "multi-prefix", "sasl"];
 const PROOFS: usize = 32; // under way at once
 const RANKED: usize = 10_000; // people with a rank in one channel: a server could name more for ever
 
@@ -33,8 +34,9 @@ const RANKED: usize = 10_000; // people with a rank in one channel: a server cou
 #[derive(Debug, PartialEq, Eq)]
 pub enum Action {
     Connect,
-    Close(String), // drop the connection, for this reason
-    Send(Line),    // at once
+    Close(String),     // drop the connection, for this reason
+    Send(Line),        // at once
+    Ask(String, Line), // in its turn, among the replies to that place
     Command(Ask),
     Notice(String, String), // the answer to this nick's CTCP, in private
     Pong(String),           // the server has answered the PING with this token
@@ -72,6 +74,7 @@ struct Link {
     spoken: bool,                            // the server has said something
     asked: bool,                             // a PING is on its way
     logged_in: bool,                         // by SASL
+    refused: bool,                           // services do not take our password
     offered: BTreeMap<&'static str, String>, // capabilities that we know, with their values
     account_tag: bool,
     mapping: Casemapping,
@@ -184,7 +187,10 @@ impl Session {
                 (self.phase, self.until) = (Phase::Connecting, now + CONNECT);
                 self.actions.push(Action::Connect);
             }
-            Phase::Connecting => self.close("no connection within two minutes", 0),
+            Phase::Connecting => self.close("no connection within five minutes", 0),
+            Phase::Registering if self.irc.sasl != Sasl::No && !self.link.logged_in => {
+                self.no_sasl("no answer in time")
+            }
             Phase::Registering => self.close("registration took too long", 0),
             Phase::Identifying => self.online(now),
             Phase::Online if self.link.asked => self.close("the server has gone silent and does not answer PING", 0),
@@ -257,7 +263,8 @@ impl Session {
     pub fn prove(&mut self, ask: Ask, now: Instant) -> bool {
         let room = self.proofs.len() < PROOFS;
         if room && self.proofs.iter().all(|p| !self.link.mapping.same(&p.ask.nick, &ask.nick)) {
-            self.send(Line::new("WHOIS", &[&ask.nick], None));
+            // Anyone can make us ask, so it takes its time.
+            self.actions.push(Action::Ask(ask.place.clone(), Line::new("WHOIS", &[&ask.nick], None)));
         }
         self.proofs.extend(room.then_some(Proof { ask, until: now + PROOF, same: false }));
         room
@@ -321,7 +328,10 @@ impl Session {
             ("005", tokens) => tokens.iter().for_each(|token| self.on_isupport(token)),
             ("376" | "422", _) if self.link.logged_in || self.irc.password.is_none() => self.online(now),
             ("396", [_, host, ..]) => self.link.user_host = Some(self.irc.username.len() + 2 + host.len()),
-            ("404", [_, channel, .., why]) => log!(Warning, "IRC: cannot speak in {}: {}", clean(channel), clean(why)),
+            ("401" | "404" | "477" | "531", [_, target, .., why]) if self.reaches(target) => {
+                log!(Warning, "IRC: cannot speak to {}: {}", clean(target), clean(why));
+                self.end_of_whois(target, true);
+            }
             ("731", _) => self.want_nick(),
             ("307" | "311" | "330", [_, nick, rest @ ..]) => self.on_whois(&m.command, nick, rest),
             ("318" | "401", [_, nick, ..]) => self.end_of_whois(nick, true),
@@ -449,10 +459,14 @@ impl Session {
     fn welcome(&mut self, nick: &str, now: Instant) {
         (self.link.nick, self.phase, self.until) = (nick.to_owned(), Phase::Identifying, now + STEP);
         if !self.link.logged_in {
-            // With the password alone, services take the account of the nick that we have.
-            let account = if self.is_me(&self.irc.account) { "" } else { &self.irc.account };
-            self.tell_nickserv(format!("IDENTIFY {account}").trim_end());
+            self.identify();
         }
+    }
+
+    fn identify(&mut self) {
+        // With the password alone, services take the account of the nick that we have.
+        let account = if self.is_me(&self.irc.account) { "" } else { &self.irc.account };
+        self.tell_nickserv(format!("IDENTIFY {account}").trim_end());
     }
 
     /// Says something to services that the nick's password goes with, if there is one.
@@ -480,6 +494,13 @@ impl Session {
         }
     }
 
+    /// A text that may repeat what we have told services, as the log may show it.
+    pub fn without_password(&self, text: &str) -> String {
+        let password = self.irc.password.as_ref().map_or("", |p| &p.0);
+        let hide = |text: &str, word: &str| if word.is_empty() { text.to_owned() } else { text.replace(word, "***") };
+        hide(&hide(text, password), &password.to_ascii_lowercase())
+    }
+
     fn want_nick(&mut self) {
         if !self.has_wanted_nick() {
             self.send(Line::new("NICK", &[&self.irc.nick], None));
@@ -493,11 +514,16 @@ impl Session {
         let says = |words: &str| services && words.split('|').any(|w| text.contains(w));
         if says("unknown command|invalid command") {
             self.recover();
-        } else if says("now recognized|now identified|already identified|now logged in|password accepted") {
+        } else if says("now recognized|now identified|identified as|already identified|now logged in|password accepted")
+        {
             self.online(now);
         } else if says("incorrect|invalid password|not registered|isn't registered") {
-            log!(Warning, "IRC: {}: {}", clean(nick), clean(&text));
+            log!(Warning, "IRC: {}: {}", clean(nick), clean(&self.without_password(&text)));
+            self.link.refused = true;
             self.online(now);
+        } else if says("nickname is registered|registered nickname") && self.is_online() && !self.link.refused {
+            // They have come after us, and know us no more.
+            self.identify();
         } else if says("ghost|killed|recovered|regained|released") {
             self.want_nick();
         }
@@ -597,7 +623,7 @@ impl Session {
                 }
             }
             ("INVITE", _) => (place.retry, place.kicks) = (Some(now), 0),
-            (n, [.., why]) if JOIN_REFUSED.contains(&n) && place.joined.is_none() => {
+            (n, [.., why]) if JOIN_REFUSED.contains(n) && place.joined.is_none() => {
                 place.retry = Some(now + Duration::from_secs(REJOIN[place.tries.min(REJOIN.len() - 1)]));
                 place.tries += 1;
                 if place.refusal != *why {
@@ -612,7 +638,8 @@ impl Session {
     fn on_privmsg(&mut self, m: &Message, target: &str, raw: &str) {
         // IRCv3's tag for bots, and the name that InspIRCd 3 has for it.
         let bot = m.tags().any(|(name, _)| name == "bot" || name.ends_with("/bot"));
-        if self.is_me(m.nick()) || bot || !m.source.contains('!') {
+        // A bouncer's modules talk back.
+        if self.is_me(m.nick()) || bot || m.source.starts_with('*') || !m.source.contains('!') {
             return;
         }
         let (nick, private) = (m.nick().to_owned(), self.is_me(target));
@@ -726,7 +753,9 @@ mod tests {
             let mut said = Vec::new();
             for action in self.session.actions() {
                 match action {
-                    Action::Send(line) => said.push(String::from_utf8(line.bytes()).unwrap().trim_end().to_owned()),
+                    Action::Send(line) | Action::Ask(_, line) => {
+                        said.push(String::from_utf8(line.bytes()).unwrap().trim_end().to_owned())
+                    }
                     other => self.others.push(other),
                 }
             }
@@ -780,6 +809,14 @@ mod tests {
             assert_eq!(rig.others.last(), Some(&Action::Close(end.into())));
         }
         let mut rig = Rig::new("sasl = plain\npassword = pw\n");
+        rig.hear(":s CAP * LS :sasl draft/chathistory");
+        assert_eq!(rig.said().last().unwrap(), "CAP REQ :draft/chathistory sasl");
+        rig.wait(STEP.as_secs());
+        assert_eq!(
+            rig.others.last(),
+            Some(&Action::Close("no SASL PLAIN: no answer in time; not going on without".into()))
+        );
+        let mut rig = Rig::new("sasl = plain\npassword = pw\n");
         rig.hear(":s 904 bot :SASL authentication failed");
         rig.said();
         assert_eq!(rig.others.last(), Some(&Action::Fatal("SASL failed: SASL authentication failed".into())));
@@ -800,6 +837,11 @@ mod tests {
         rig.now += STEP;
         rig.session.tick(rig.now);
         assert_eq!(rig.said(), ["JOIN #a"], "services that say nothing do not keep us out");
+        let prompt = ":NickServ!s@s NOTICE bot :This nickname is registered and protected.";
+        rig.answers(prompt, &["PRIVMSG NickServ :IDENTIFY pw"]);
+        rig.answers(":NickServ!s@s NOTICE bot :Password incorrect.", &[]);
+        rig.answers(prompt, &[]);
+        assert_eq!(rig.session.without_password("Nickname pw, NOT PW or xpw"), "Nickname ***, NOT PW or x***");
     }
 
     #[test]
@@ -864,7 +906,7 @@ mod tests {
         rig.wait(80);
         rig.answers(":op!o@h INVITE bot :#a", &["JOIN #a"]);
         for wait in [30, 60, 120, 300, 300] {
-            rig.hear(":s 471 bot #a :full");
+            rig.hear(":s 470 bot #a ##over :Forwarding to another channel");
             rig.now += seconds(wait - 1);
             rig.hear(":s 1 x");
             rig.session.tick(rig.now);
@@ -947,6 +989,7 @@ mod tests {
             ("@bot :op!u@h PRIVMSG #a :bot: help", None),
             ("@inspircd.org/bot :op!u@h PRIVMSG #a :bot: help", None),
             (":irc.server PRIVMSG bot :help", None),
+            (":*status!znc@znc.in PRIVMSG bot :help", None),
         ] {
             assert_eq!(ask(&mut rig, line), expected, "{line}");
         }

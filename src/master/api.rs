@@ -23,6 +23,8 @@ pub const PAGE: usize = 100;
 /// The same for builders behind the first hundred: the master reads all of them for each page, so few pages
 /// count for more. On a connection of their own, such answers do not stall.
 const LONG_PAGE: usize = 1000;
+/// More requests that wait than people count.
+const WAITING: usize = 10 * PAGE;
 /// Bytes of a list, and of any other answer: parsed, they take up to twenty times as much memory, and
 /// all of the bot shall stay below 32 MiB. The longest page has 600 KiB: two workers of 10,000 builders.
 const LIST: usize = 1024 * 1024;
@@ -62,15 +64,6 @@ impl fmt::Display for Error {
             Error::Refused(status, why) => write!(f, "the master refuses: {why} ({status})"),
         }
     }
-}
-
-/// A worker, which the status keeps by its id.
-#[derive(Debug, Deserialize)]
-pub struct ListedWorker {
-    #[serde(rename = "workerid")]
-    pub id: u64,
-    #[serde(flatten)]
-    pub worker: Worker,
 }
 
 #[derive(Debug, Deserialize)]
@@ -167,15 +160,18 @@ impl Master {
         Ok(changes)
     }
 
-    /// The requests that wait for a worker, all or those that a filter leaves, at most a page.
+    /// The requests that wait for a worker, all or those that a filter leaves.
     pub fn queued(&mut self, filter: &str) -> Result<Vec<Request>, Error> {
-        self.list(&format!("{QUEUED}{filter}&limit={PAGE}"))
+        self.pages(&format!("{QUEUED}{filter}"), PAGE, WAITING)
     }
 
-    /// What has become of a request, and the build it led to.
+    /// What has become of a request, if the master knows it, and the last build it led to.
     pub fn request(&mut self, id: u64) -> Result<(Option<Request>, Option<Build>), Error> {
-        let mut requests: Vec<Request> = self.list(&format!("/buildrequests/{id}"))?;
-        let mut builds: Vec<Build> = self.list(&format!("/buildrequests/{id}{BUILDS}&limit=1"))?;
+        let mut requests: Vec<Request> = match self.list(&format!("/buildrequests/{id}")) {
+            Err(Error::Refused(404, _)) => Vec::new(),
+            requests => requests?,
+        };
+        let mut builds: Vec<Build> = self.list(&format!("/buildrequests/{id}{BUILDS}&order=-buildid&limit=1"))?;
         Ok((requests.pop(), builds.pop()))
     }
 
@@ -310,7 +306,7 @@ impl Master {
 
     /// More than one kind of event needs more than one subscription.
     fn subscribe(&mut self, stream: &str) -> Result<(), Error> {
-        for more in ["workers/*/*", "buildrequests/*/*", "changes/*/*"] {
+        for more in ["builders/*/started", "workers/*/*", "buildrequests/*/*", "changes/*/*"] {
             let (head, _) = self.exchange(&format!("/sse/add/{}/{more}", percent_encoded(stream)), "")?;
             if head.status != 200 {
                 return Err(Error::Refused(head.status, format!("no events of {more}")));
@@ -359,9 +355,11 @@ pub enum Update {
     /// It stands; the socket is for ending it.
     Subscribed(TcpStream),
     Build(Build),
-    Worker(ListedWorker),
+    Worker(Worker),
     Request(Request),
     Change(Change),
+    /// A builder was added. (A master that stops says of all that they are gone.)
+    Builders,
 }
 
 impl Update {
@@ -373,10 +371,10 @@ impl Update {
             "builds" => Build::deserialize(message).map(Update::Build).ok(),
             "buildrequests" => Request::deserialize(message).map(Update::Request).ok(),
             "changes" => Change::deserialize(message).map(Update::Change).ok(),
+            "builders" => Some(Update::Builders),
             "workers" => {
-                let mut listed = ListedWorker::deserialize(message).ok()?;
-                listed.worker.missing = key[2] == "missing";
-                Some(Update::Worker(listed))
+                let worker = Worker::deserialize(message).ok()?;
+                Some(Update::Worker(Worker { missing: key[2] == "missing", ..worker }))
             }
             _ => None,
         }
@@ -466,6 +464,8 @@ mod tests {
         ] {
             assert!(Update::parse(data).is_none(), "{data}");
         }
+        let added = Update::parse("{\"key\":[\"builders\",\"7\",\"started\"]}");
+        assert!(matches!(added, Some(Update::Builders)));
         let deep = format!("{{\"key\":[\"builds\"],\"message\":{}1{}}}", "[".repeat(500), "]".repeat(500));
         assert!(Update::parse(&deep).is_none());
     }

@@ -106,7 +106,7 @@ impl<S: Read + Write> Connection<S> {
     /// The whole body, as [`Connection::piece`] gives it, if it is not longer than that.
     pub fn body(&mut self, most: usize) -> Result<Vec<u8>, String> {
         let mut body = Vec::new();
-        while self.left <= most - body.len() {
+        while most.checked_sub(body.len()).is_some_and(|room| self.left <= room) {
             match self.piece()? {
                 Some(piece) => body.extend(piece),
                 None => return Ok(body),
@@ -238,6 +238,9 @@ mod tests {
         assert_eq!(get(vec![large]).unwrap_err(), "a body above 1024 KiB");
         let chunk = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nFFFFFFFFFFFFFFFF\r\n".to_vec();
         assert_eq!(get(vec![chunk]).unwrap_err(), "a broken chunk");
+        let mut pieces = vec![b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n".to_vec()];
+        pieces.extend((0..300).map(|_| [b"2000\r\n", &[b'a'; 0x2000][..], b"\r\n"].concat()));
+        assert_eq!(get(pieces).unwrap_err(), "a body above 1024 KiB");
         let close = b"HTTP/1.0 200 OK\r\n\r\nhello".to_vec();
         assert_eq!(get(vec![close]).unwrap_err(), "a body of unknown length");
         assert_eq!(get(vec![b":irc 001 bot :hi\r\n".to_vec()]).unwrap_err(), "this is no HTTP");

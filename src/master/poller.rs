@@ -3,15 +3,15 @@
 //! One thread applies everything that is learnt, be it by poll, stream or on demand, to the shared
 //! status, and hands over what is news. REST is the truth; the stream only makes it early.
 
-use super::api::{BUILDERS, BUILDS, CHANGES, Error, ListedWorker, Master, PAGE, Update, WORKERS};
+use super::api::{BUILDERS, BUILDS, CHANGES, Error, Master, PAGE, Update, WORKERS};
 use super::worker::Facts;
 use crate::command::{self, Ask};
 use crate::config::Buildbot;
 use crate::log::unix_now;
-use crate::status::{Build, Builder, Change, Changes, Known, News, Status};
+use crate::status::{Build, Builder, Change, Changes, Known, News, Outcome, Status, Worker};
 use crate::text;
 use serde_json::Value;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::mem::{replace, take};
 use std::net::{Shutdown, TcpStream};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender};
@@ -30,8 +30,8 @@ const LONG_PAGE: usize = 2;
 const NOTES: usize = 64;
 /// With a healthy stream the poll is only a check.
 const RELAXED: u32 = 6;
-/// The list of builders changes with the configuration only, and the stream says nothing of it. A
-/// master that has no stream is asked for one as rarely.
+/// The list of builders changes with the configuration only. A master that has no stream is asked for one
+/// as rarely.
 const RARELY: Duration = Duration::from_secs(600);
 /// A list of builders that was read so lately, as at the start, is not read again for a new stream.
 const JUST: Duration = Duration::from_secs(60);
@@ -66,11 +66,14 @@ fn back_off(failures: u32) -> Duration {
     Duration::from_secs(1 << failures.min(6))
 }
 
-/// A master that refuses to tell of one thing must not keep us from the others: that is nothing.
-fn unless_away<T: Default>(answer: Result<T, Error>) -> Result<T, Error> {
+/// A master that refuses to tell of one thing must not keep us from the others.
+fn unless_refused<T>(answer: Result<T, Error>) -> Result<Option<T>, Error> {
     match answer {
-        Err(Error::Refused(..)) => Ok(T::default()),
-        answer => answer,
+        Err(e @ Error::Refused(..)) => {
+            log!(Warning, "{e}");
+            Ok(None)
+        }
+        answer => answer.map(Some),
     }
 }
 
@@ -84,6 +87,8 @@ pub struct Poller {
     /// The event stream, and whether it has said anything since the last poll.
     stream: Option<TcpStream>,
     heard: bool,
+    /// Builds that have ended since the last poll.
+    ended: usize,
     /// Builds that the stream has told to run, whose changes may be wanted.
     started: VecDeque<u64>,
     listed: Option<Instant>,
@@ -95,9 +100,9 @@ impl Poller {
     /// A poller that has not asked anything yet. The errors are the TLS files'.
     pub fn new(config: &Buildbot, status: Arc<Mutex<Status>>) -> Result<Poller, String> {
         let (master, interval) = (Master::new(config)?, config.poll_interval);
-        let (news, told, stream, heard) = (Vec::new(), Known::default(), None, false);
+        let (news, told, stream, heard, ended) = (Vec::new(), Known::default(), None, false, 0);
         let (started, listed, synced, failures) = (VecDeque::new(), None, false, 0);
-        Ok(Poller { master, status, interval, news, told, stream, heard, started, listed, synced, failures })
+        Ok(Poller { master, status, interval, news, told, stream, heard, ended, started, listed, synced, failures })
     }
 
     /// Polls and takes notes until nobody listens to `emit` any more.
@@ -126,12 +131,13 @@ impl Poller {
                         let seen = self.workers("", PAGE).and_then(|()| self.last_changes());
                         seen.unwrap_or_else(|e| log!(Warning, "{e}"));
                     }
+                    Note::Update(Update::Builders) => (self.listed, next) = (None, Instant::now()),
                     Note::StreamDown => {
                         (self.stream, next) = (None, Instant::now());
                         lock(&self.status).changes.clear();
                     }
                     // Before the first poll it is not known what is new; that poll will see all of it.
-                    Note::Update(_) if !self.synced => {}
+                    Note::Update(Update::Build(_) | Update::Request(_)) if !self.synced => {}
                     // The next poll brings what this one could not.
                     Note::Update(update) => self.update(update).unwrap_or_else(|e| log!(Warning, "{e}")),
                     Note::Learned(facts, ask) => {
@@ -159,19 +165,21 @@ impl Poller {
                 log!(Warning, "the master does not answer: {e}");
             }
             self.failures += 1;
-            // It may come back with another configuration.
-            self.listed = None;
+            // It may come back with another configuration, or another database.
+            (self.listed, self.synced) = (None, false);
+            if let (Error::Unreachable(_), Some(socket)) = (e, &self.stream) {
+                let _ = socket.shutdown(Shutdown::Both);
+            }
             return back_off(self.failures - 1).min(self.interval.max(back_off(0)));
         }
         lock(&self.status).reached = Some(unix_now());
         if take(&mut self.failures) > 0 {
             log!(Info, "the master answers again");
         }
-        let heard = take(&mut self.heard);
+        let (heard, missed) = (take(&mut self.heard), take(&mut self.ended));
         let Some(socket) = &self.stream else { return self.interval };
         // A connection can die without a word: of what this poll has found, it should have said some.
-        let missed = self.news.iter().filter(|n| n.build.complete && !heard).count();
-        if missed > 0 {
+        if missed > 0 && !heard {
             log!(Warning, "event stream: it missed {}; starting it anew", text::count(missed, "build"));
             let _ = socket.shutdown(Shutdown::Both);
         }
@@ -202,8 +210,8 @@ impl Poller {
     fn list(&mut self) -> Result<(), Error> {
         let (version, url) = self.master.identity()?;
         let mut builders: Vec<Builder> = self.master.pages(BUILDERS, PAGE, LISTED)?;
-        // Those that were removed from the configuration have no master.
-        builders.retain(|b| !b.masterids.is_empty());
+        // Those that were removed from the configuration have no master, nor have those that builds invent.
+        builders.retain(|b| !b.masterids.is_empty() || b.tags.iter().any(|tag| tag == "_virtual_"));
         let mut status = lock(&self.status);
         (status.version, status.url) = (version, text::clean(&url));
         status.set_builders(builders);
@@ -217,10 +225,13 @@ impl Poller {
     }
 
     fn workers(&mut self, more: &str, page: usize) -> Result<(), Error> {
-        let workers: Vec<ListedWorker> = self.master.pages(&format!("{WORKERS}{more}&order=name"), page, LISTED)?;
+        let workers: Vec<Worker> = self.master.pages(&format!("{WORKERS}{more}&order=name"), page, LISTED)?;
         let mut status = lock(&self.status);
         status.workers.retain(|id, _| workers.iter().any(|w| w.id == *id));
-        self.news.extend(workers.into_iter().filter_map(|w| status.apply_worker(w.id, w.worker, unix_now())));
+        if !more.is_empty() {
+            status.workers.values_mut().for_each(|w| w.builders.clear());
+        }
+        self.news.extend(workers.into_iter().filter_map(|w| status.apply_worker(w, unix_now())));
         Ok(())
     }
 
@@ -234,15 +245,16 @@ impl Poller {
     /// The recent builds, for the last results of most builders. They are no news, but for the end
     /// of builds that ran when an earlier run left off; what came behind its mark is asked for next.
     fn look_back(&mut self) -> Result<(), Error> {
-        let mut builds: Vec<Build> = self.master.pages(&format!("{BUILDS}&order=-buildid"), PAGE, LOOK_BACK)?;
+        // Some may have run for long.
+        let mut builds = self.master.builds("complete=false&order=-buildid")?;
+        builds.extend(self.master.pages::<Build>(&format!("{BUILDS}&order=-buildid"), PAGE, LOOK_BACK)?);
         builds.sort_by_key(|b| b.id);
         let newest = builds.last().map_or(0, |b| b.id);
         let mut status = lock(&self.status);
         let mark = status.mark.unwrap_or(newest).min(newest);
         if status.mark > Some(newest) {
             log!(Warning, "the master counts its builds anew; forgetting where we were");
-            (status.mark, status.open) = (Some(newest), BTreeMap::new());
-            status.watches.clear();
+            status.start_over(newest);
         }
         drop(status);
         builds.retain(|b| b.id <= mark);
@@ -284,13 +296,15 @@ impl Poller {
             let fresh = status.mark.is_some_and(|mark| build.id > mark) || status.open.contains_key(&build.id);
             let needs_past = fresh && status.needs_past(&build);
             drop(status);
+            self.ended += usize::from(fresh && build.complete);
             // Not over and over: builders that are gone have left builds, too.
             if !known && self.listed.is_none_or(|at| at.elapsed() >= Duration::from_secs(5)) {
                 self.list()?;
             }
             if needs_past {
-                let builds = unless_away(self.master.recent(build.builderid))?;
-                self.learn(Facts { builds, asked: vec![build.builderid], ..Facts::default() });
+                let recent = unless_refused(self.master.recent(build.builderid))?;
+                let facts = |builds| Facts { builds, asked: vec![build.builderid], ..Facts::default() };
+                self.learn(recent.map(facts).unwrap_or_default());
             }
             self.news.extend(lock(&self.status).apply(build, unix_now()));
         }
@@ -302,7 +316,7 @@ impl Poller {
         self.heard = true;
         lock(&self.status).reached = Some(unix_now());
         match update {
-            Update::Subscribed(_) => {}
+            Update::Subscribed(_) | Update::Builders => {}
             // More at once than any master has are for the poll, which takes them in pages.
             Update::Build(_) if lock(&self.status).is_full() => {}
             Update::Build(build) => {
@@ -315,7 +329,7 @@ impl Poller {
             }
             // One that is new is listed, with its builders, by the next poll.
             Update::Worker(w) if !lock(&self.status).workers.contains_key(&w.id) => self.listed = None,
-            Update::Worker(w) => self.news.extend(lock(&self.status).apply_worker(w.id, w.worker, unix_now())),
+            Update::Worker(w) => self.news.extend(lock(&self.status).apply_worker(w, unix_now())),
             Update::Change(change) => {
                 let changes = &mut lock(&self.status).changes;
                 changes.insert(change.id, text::change_line(&change));
@@ -338,13 +352,16 @@ impl Poller {
     fn requests(&mut self) -> Result<(), Error> {
         let unclear = lock(&self.status).unclear_requests();
         for id in unclear.into_iter().take(DETAILS) {
-            match unless_away(self.master.request(id))? {
+            let Some(known) = unless_refused(self.master.request(id))? else { continue };
+            match known {
                 (None, None) => lock(&self.status).watches.retain(|w| w.request != id),
-                (_, Some(build)) => self.apply(vec![build])?,
-                (Some(r), None) if r.complete => {
+                (Some(r), build)
+                    if r.complete && build.as_ref().is_none_or(|b| b.outcome() == Some(Outcome::Retry)) =>
+                {
                     let results = usize::try_from(r.results).ok();
                     self.news.extend(lock(&self.status).lapse(id, r.builderid, results));
                 }
+                (_, Some(build)) => self.apply(vec![build])?,
                 _ => {}
             }
         }
