@@ -368,10 +368,11 @@ fn a_closed_channel_is_in_nobodys_way() {
     open.hear("<bot> app #2 success, took *");
 }
 
-/// Restarts of the master, and a worker that is missing.
+/// Restarts of the master, a worker that is missing, and a build that is tried again because of that.
 #[test]
 fn the_master_comes_back_and_so_does_a_worker() {
-    let config = "worker('w2', missing_timeout=1)\nends('app', SUCCESS, workers=['w1', 'w2'])\n";
+    let config = "worker('w2', missing_timeout=1)\nends('app', SUCCESS, workers=['w1', 'w2'])\n\
+                  gated('slow', workers=['w2'])\n";
     let mut lab = Lab::start("restart", config);
     let joe = lab.person("joe", &["#live", "#poll", "#both"]);
     let _live =
@@ -392,11 +393,30 @@ fn the_master_comes_back_and_so_does_a_worker() {
     joe.say("#both", "live: source");
     workers.hear("<live> Buildbot: *");
 
+    lab.master.force("slow", &[]);
+    lab.master.wait_started("slow", 1);
+    joe.say("#both", "live: watch slow");
+    workers.hear("<live> watching slow #1");
+    worker.stop(&lab.master);
+    told("slow #1 retry*");
+    workers.hear("<live> worker w2 is offline and missing");
+    let worker = Worker::start(&lab.master, "w2");
+    workers.hear("<live> worker w2 is back");
+    lab.master.wait_started("slow", 2);
+    lab.master.release("slow", 0);
+    told("slow #2 success*");
+    workers.hear("<live> slow #2 success*");
+
+    // A builder is known as soon as the master has it.
+    lab.master.configure(&format!("{config}ends('new', SUCCESS)\n"));
+    lab.master.process().signal("HUP");
+    workers.ask_until("live: status new", "<live> new: idle*");
+
     lab.worker.take();
     lab.master.stop();
     drop(worker);
     joe.say("#live", "live: status");
-    live.hear("<live> the master does not answer; as of *s ago:\n<live> app: *last #1 success *");
+    live.hear("<live> the master does not answer; as of *s ago:\n<live> app: *last #1 success *\n<live> new: *\n<live> slow: *");
     lab.master.start_again();
     lab.worker = Some(Worker::start(&lab.master, "w1"));
     lab.master.force("app", &[]);

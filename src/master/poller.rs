@@ -33,6 +33,8 @@ const RELAXED: u32 = 6;
 /// The list of builders changes with the configuration only. A master that has no stream is asked for one
 /// as rarely.
 const RARELY: Duration = Duration::from_secs(600);
+/// When a builder is new, its workers become known a moment later.
+const SETTLED: Duration = Duration::from_secs(5);
 /// A list of builders that was read so lately, as at the start, is not read again for a new stream.
 const JUST: Duration = Duration::from_secs(60);
 /// The most builds of one batch for whose changes the master is asked, and requests for their end.
@@ -131,7 +133,9 @@ impl Poller {
                         let seen = self.workers("", PAGE).and_then(|()| self.last_changes());
                         seen.unwrap_or_else(|e| log!(Warning, "{e}"));
                     }
-                    Note::Update(Update::Builders) => (self.listed, next) = (None, Instant::now()),
+                    Note::Update(Update::Builders) => {
+                        (self.listed, next) = (None, next.min(Instant::now() + SETTLED));
+                    }
                     Note::StreamDown => {
                         (self.stream, next) = (None, Instant::now());
                         lock(&self.status).changes.clear();
