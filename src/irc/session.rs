@@ -188,8 +188,8 @@ impl Session {
                 self.actions.push(Action::Connect);
             }
             Phase::Connecting => self.close("no connection within five minutes", 0),
-            Phase::Registering if self.irc.sasl != Sasl::No && !self.link.logged_in => {
-                self.no_sasl("no answer in time")
+            Phase::Registering if self.irc.sasl != Sasl::No && self.link.spoken && !self.link.logged_in => {
+                self.no_sasl("no answer in time");
             }
             Phase::Registering => self.close("registration took too long", 0),
             Phase::Identifying => self.online(now),

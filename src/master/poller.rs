@@ -170,9 +170,10 @@ impl Poller {
             }
             self.failures += 1;
             // It may come back with another configuration, or another database.
-            (self.listed, self.synced) = (None, false);
-            if let (Error::Unreachable(_), Some(socket)) = (e, &self.stream) {
-                let _ = socket.shutdown(Shutdown::Both);
+            self.listed = None;
+            if let Error::Unreachable(_) = e {
+                self.synced = false;
+                let _ = self.stream.as_ref().map(|socket| socket.shutdown(Shutdown::Both));
             }
             return back_off(self.failures - 1).min(self.interval.max(back_off(0)));
         }
