@@ -9,7 +9,8 @@ use common::{
 use serde_json::json;
 use std::cell::Cell;
 use std::sync::OnceLock;
-use std::time::SystemTime;
+use std::thread;
+use std::time::{Duration, SystemTime};
 
 const BINARY: &str = env!("CARGO_BIN_EXE_buildbot-irc");
 
@@ -268,6 +269,8 @@ fn settings_of_one_place(nick: &str, channel: &str, builder: &str, private: bool
     ear.hear(&format!("<{nick}> {builder} #2 failure (was success): *"));
     ask("notify off failure worse", "notify is on for problem");
     build(FAILURE);
+    // The bot hears of an end a moment later than we.
+    thread::sleep(Duration::from_secs(1));
     ask("notify on", "notify is on for started finished problem");
     ask("notify off started problem", "notify is on for finished");
     ask("mute 2h", "muted for 2h");
