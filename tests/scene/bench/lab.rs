@@ -97,6 +97,32 @@ impl Site {
     }
 }
 
+/// A second listener on the event stream of a master: when the end of each build arrives there.
+pub struct Listener(Arc<Mutex<Vec<(u64, u64, SystemTime)>>>);
+
+impl Listener {
+    pub fn open(port: u16) -> Listener {
+        let mut stream = TcpStream::connect(("127.0.0.1", port)).expect("the master listens");
+        stream.write_all(b"GET /sse/listen/builds/*/finished HTTP/1.1\r\nHost: m\r\n\r\n").expect("the master listens");
+        let ends = Arc::new(Mutex::new(Vec::new()));
+        let heard = ends.clone();
+        thread::spawn(move || {
+            for line in BufReader::new(stream).lines().map_while(Result::ok) {
+                let at = SystemTime::now();
+                let event: Value =
+                    line.strip_prefix("data: ").and_then(|e| serde_json::from_str(e).ok()).unwrap_or_default();
+                let number = |key: &str| event["message"][key].as_u64();
+                heard.lock().unwrap().extend(number("builderid").zip(number("number")).map(|(b, n)| (b, n, at)));
+            }
+        });
+        Listener(ends)
+    }
+
+    pub fn heard(&self, builder: u64, number: u64) -> Option<SystemTime> {
+        self.0.lock().unwrap().iter().find(|(b, n, _)| (*b, *n) == (builder, number)).map(|heard| heard.2)
+    }
+}
+
 /// The bot under test: the release build, as quiet as a user would run it.
 pub struct Subject {
     pub nick: String,

@@ -4,7 +4,7 @@
 use super::Row;
 use super::common::{Bot, Certificates, Client, Ngircd, NgircdOptions, root, scratch};
 use super::hall::{Hall, Said};
-use super::lab::{CONFIGURED, Cost, Site, Subject, Wire, binary, cargo, config, mebibytes, output};
+use super::lab::{CONFIGURED, Cost, Listener, Site, Subject, Wire, binary, cargo, config, mebibytes, output};
 use serde_json::json;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -345,8 +345,8 @@ fn polls(stage: &mut Stage) -> Vec<Row> {
 }
 
 /// Has a real build made from a change, and waits until some bots have told its end: how long after it each line
-/// came, in milliseconds. `name` is `odd` or `even`, of which builds succeed whose numbers are so.
-fn build(stage: &Stage, name: &str, number: u64, tellers: &[&str]) -> Vec<f64> {
+/// came, in milliseconds, and when. `name` is `odd` or `even`, of which builds succeed whose numbers are so.
+fn build(stage: &Stage, name: &str, number: u64, tellers: &[&str]) -> Vec<(f64, SystemTime)> {
     tellers.iter().filter(|nick| !nick.starts_with("reporter")).for_each(|nick| stage.rest(nick));
     let (site, mark, revision) = (&stage.sites[&10], stage.hall.mark(), format!("{number:040x}"));
     let author = "Bob Builder <bob@example.org>";
@@ -357,7 +357,7 @@ fn build(stage: &Stage, name: &str, number: u64, tellers: &[&str]) -> Vec<f64> {
     let told = |nick: &&str| {
         let said = stage.hall.wait(mark, seconds(20), |said| said.nick == **nick && about(&said.text))?;
         let end = site.ends().into_iter().find(|(builder, build, _)| (*builder, *build) == (id, number))?.2;
-        Some(said.wall.duration_since(end).map_or(0.0, super::ms))
+        Some((said.wall.duration_since(end).map_or(0.0, super::ms), said.wall))
     };
     tellers.iter().filter_map(told).collect()
 }
@@ -370,13 +370,17 @@ fn events(stage: &mut Stage) -> Vec<Row> {
     let tellers = ["odd", "even"].map(|name| (name, format!("tells-{name}")));
     let bots = tellers.each_ref().map(|(name, nick)| stage.bot(10, nick, "", &watch(name)));
     super::tell("building");
-    let mut times = [const { (Vec::new(), Vec::new()) }; 2];
+    let listener = Listener::open(stage.site(10).master.port);
+    let mut times = [const { (Vec::new(), Vec::new(), Vec::new()) }; 2];
     for number in 1..=BUILDS {
         for (i, (name, nick)) in tellers.iter().enumerate() {
-            let (ours, theirs) = &mut times[(number as usize + i + 1) % 2];
-            if let [our, their] = build(stage, name, number, &[nick, "reporter10"])[..] {
+            let id = stage.site(10).master.builder_id(name) as u64;
+            let (ours, theirs, after) = &mut times[(number as usize + i + 1) % 2];
+            if let [(our, wall), (their, _)] = build(stage, name, number, &[nick, "reporter10"])[..] {
                 ours.push(our);
                 theirs.push(their);
+                let heard = listener.heard(id, number);
+                after.extend(heard.map(|heard| wall.duration_since(heard).map_or(0.0, super::ms)));
             }
         }
     }
@@ -392,18 +396,19 @@ fn events(stage: &mut Stage) -> Vec<Row> {
     for number in BUILDS + 1..=BUILDS + COUNTED {
         let from = Instant::now();
         // By the time all have told it, all is asked.
-        if let [_, _, polled] = build(stage, "odd", number, &["asks", "plain", "polls"])[..] {
+        if let [_, _, (polled, _)] = build(stage, "odd", number, &["asks", "plain", "polls"])[..] {
             late.push(polled);
             asked.0.push(wire.since(from).len() as f64);
             asked.1.push(bare.since(from).len() as f64);
         }
     }
-    let [(our_good, their_good), (our_bad, their_bad)] = times;
+    let [(our_good, their_good, good), (our_bad, their_bad, bad)] = times;
     let row = |what, unit, values| Row::new("events", what, 10, unit, values);
-    let latency = |what, ours, theirs| {
-        row(what, "ms", ours).beside(theirs).aim("≤ 2, p95 ≤ 5", |r| r.median() <= 2.0 && r.p95() <= 5.0)
-    };
+    let event = |what, times| row(what, "ms", times).aim("≤ 2, p95 ≤ 5", |r| r.median() <= 2.0 && r.p95() <= 5.0);
+    let latency = |what, ours, theirs| row(what, "ms", ours).beside(theirs).aim("≥ 1x", |r| r.ratio() >= 1.0);
     vec![
+        event("stream event → line, success", good),
+        event("stream event → line, failure with blame", bad),
         latency("end of a build → line, success", our_good, their_good),
         latency("end of a build → line, failure with blame", our_bad, their_bad).note("the reporter blames nobody"),
         row("the same, polling each 1 s without stream", "ms", late).aim("p95 ≤ 1200", |r| r.p95() <= 1200.0),
