@@ -86,7 +86,7 @@ pub struct Bot {
 }
 
 impl Bot {
-    pub fn new(config: Config, state: State, ties: Ties) -> Result<Bot, Failure> {
+    pub fn new(config: Config, mut state: State, ties: Ties) -> Result<Bot, Failure> {
         let now = Instant::now();
         let irc = config.irc.clone().ok_or(Failure(78, "a section [irc] is needed to run".into()))?;
         let tls = irc.use_ssl.then(|| net::connector(&irc.tls)).transpose();
@@ -96,6 +96,13 @@ impl Bot {
             (Session::new(irc.clone(), now, seed), Outbox::new(now, irc.pacing), Wire::default());
         let (dirty, stopping) = (None, None);
         let supervisor = Supervisor::new(now);
+        // A channel whose section is gone is none of ours.
+        let State { events, muted, joined, pending, .. } = &mut state;
+        let configured = |name: &str| irc.channels.iter().any(|c| c.name.eq_ignore_ascii_case(name));
+        let ours = |name: &str| !is_channel(name) || joined.contains_key(name) || configured(name);
+        events.retain(|name, _| ours(name));
+        muted.retain(|name, _| ours(name));
+        pending.retain(|a| ours(&a.target));
         let mut bot = Bot { config, irc, tls, ties, session, outbox, wire, state, dirty, stopping, supervisor };
         bot.state.joined.iter().for_each(|(channel, key)| bot.session.join(channel, key, now));
         bot.state.left.iter().for_each(|channel| bot.session.leave(channel, ""));
@@ -120,7 +127,8 @@ impl Bot {
             self.save(now);
             self.supervisor.status(|| summary(&self.session, &lock(&self.ties.status)));
             self.supervisor.feed(lock(&self.ties.status).poller_until.is_none_or(|until| now < until), now);
-            let all_said = self.outbox.is_idle() && self.outbox.unconfirmed().is_none();
+            let to_come = !self.session.is_online() && !self.outbox.pending().is_empty();
+            let all_said = !to_come && self.waits().is_none() && self.outbox.unconfirmed().is_none();
             if self.stopping.is_some_and(|at| now >= at || all_said || self.wire.stream.is_none()) {
                 self.send(&Line::new("QUIT", &[], Some("until next time")), now);
                 self.save(now + SAVE_AGAIN);
@@ -135,10 +143,14 @@ impl Bot {
 
     fn deadline(&self) -> Instant {
         // While TLS holds a line back, only an event helps.
-        let said = self.outbox.deadline(&|target| route(&self.session, &self.irc, target));
-        let said = said.filter(|_| self.wire.unsent.is_empty());
+        let said = self.waits().filter(|_| self.wire.unsent.is_empty());
         let others = said.into_iter().chain(self.stopping).chain(self.dirty).chain(self.supervisor.deadline());
         others.fold(self.session.deadline(), Instant::min)
+    }
+
+    /// When the next line that waits may go, if one can.
+    fn waits(&self) -> Option<Instant> {
+        self.outbox.deadline(&|target| route(&self.session, &self.irc, target))
     }
 
     fn take(&mut self, event: Event, now: Instant) {
@@ -226,6 +238,7 @@ impl Bot {
                             self.save_soon(now);
                         }
                     }
+                    Action::Unheard(target) => self.outbox.again(|t| self.session.mapping().same(t, &target)),
                     Action::Fatal(why) => return Err(Failure(78, format!("IRC: {why}"))),
                 }
             }
@@ -249,7 +262,7 @@ impl Bot {
                 break;
             }
         }
-        let waits = self.outbox.deadline(&|target| route(&self.session, &self.irc, target)).is_some();
+        let waits = self.waits().is_some();
         // After a burst, now and then in a long one, and before a farewell.
         let due = |n: &u64| *n > self.wire.pinged && (!waits || *n > self.wire.pinged + 1 || self.stopping.is_some());
         if let Some(last) = self.outbox.unconfirmed().filter(due) {
@@ -315,28 +328,25 @@ impl Bot {
         let elsewhere = name == "leave" && !rest.is_empty() && self.spelled(rest) != ask.place;
         let ask = Ask { op: ask.op && !elsewhere, ..ask.clone() };
         let verdict = command::may(&self.config.authorization, &name, &ask, self.session.mapping());
-        // Once for each attempt; the key of a channel is nobody else's business.
+        let own_only = verdict == Verdict::No && name == "stop" && self.has_queued(&ask.mask);
+        // Once for each attempt.
         if verdict != Verdict::NeedsAccount {
-            let shown = text::clean(if name == "join" { rest.split(' ').next().unwrap_or("") } else { rest });
             let account = match &ask.account {
                 Account::Is(account) => format!("account {}", text::clean(account)),
                 Account::None => "no account".into(),
                 Account::Unknown => "account not asked for".into(),
             };
             let place = if is_channel(&ask.place) { &ask.place } else { "private" };
-            let decision = if verdict == Verdict::Yes { "allowed" } else { "refused" };
-            log!(
-                Info,
-                "{} ({account}) in {place}: `{}`: {decision}",
-                ask.mask,
-                format!("{} {shown}", text::clean(&name)).trim()
-            );
+            let decision = match verdict {
+                Verdict::Yes => "allowed",
+                _ if own_only => "allowed for requests of their own",
+                _ => "refused",
+            };
+            log!(Info, "{} ({account}) in {place}: `{}`: {decision}", ask.mask, command::shown(&ask.text));
         }
         match verdict {
             Verdict::Yes => self.answer(&ask, false, now),
-            Verdict::No if name == "stop" && self.has_queued(&ask.mask) => {
-                self.answer(&Ask { own_only: true, ..ask }, false, now);
-            }
+            Verdict::No if own_only => self.answer(&Ask { own_only, ..ask }, false, now),
             Verdict::No => self.reply(&ask.place, &[command::refusal(&ask, &name)]),
             Verdict::NeedsAccount if self.session.prove(ask.clone(), now) => {}
             Verdict::NeedsAccount => self.reply(&ask.place, &["busy, try again".into()]),
@@ -386,7 +396,10 @@ impl Bot {
         self.save_soon(now);
         match effect {
             Effect::Notify(events) => drop(self.state.events.insert(place.to_owned(), events)),
-            Effect::MuteUntil(until) => drop(self.state.muted.insert(place.to_owned(), until)),
+            Effect::MuteUntil(until) => {
+                self.state.muted.insert(place.to_owned(), until);
+                self.state.muted.retain(|_, until| *until > unix_now());
+            }
             Effect::Watch(requests) => {
                 let watch = |request| Watch { target: place.to_owned(), request, ..Watch::default() };
                 self.watch(requests.into_iter().map(watch));

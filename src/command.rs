@@ -12,6 +12,8 @@ use std::collections::BTreeMap;
 
 /// The most builders or steps that one command asks the master for.
 const LOOK_UPS: usize = 10;
+/// Channels and people who are told of builds; more people may not ask for it.
+const TARGETS: usize = 200;
 /// `list changes` shows so many, and never more than a page.
 pub const CHANGES: usize = 5;
 
@@ -129,6 +131,18 @@ pub fn asks_master(text: &str) -> bool {
     find(&name, "", "").is_ok() && !["help", "commands", "source"].contains(&name.as_str())
 }
 
+/// A command as the log may show it: without the key of a channel, which may stand behind a mistyped
+/// word, too.
+pub fn shown(text: &str) -> String {
+    let (name, rest) = name(text);
+    let rest = match name.as_str() {
+        "join" => rest.split(' ').next().unwrap_or(""),
+        known if TABLE.iter().any(|c| c.name == known) => rest,
+        _ => "",
+    };
+    format!("{} {}", clean(&name), clean(rest)).trim().to_owned()
+}
+
 /// Runs the command that was asked for. Whether the asker may was decided before.
 pub fn run(ask: &Ask, view: &View) -> Reply {
     let (name, rest) = name(&ask.text);
@@ -162,9 +176,11 @@ pub enum Verdict {
     Yes,
 }
 
-/// Decides who may use a command. A command that the rules do not name is everyone's.
+/// Decides who may use a command. A command that the rules do not name is everyone's; but what some
+/// may `mute`, others must not undo.
 pub fn may(rules: &BTreeMap<String, Vec<Who>>, command: &str, ask: &Ask, mapping: Casemapping) -> Verdict {
-    let Some(list) = rules.get(command) else { return Verdict::Yes };
+    let like = if command == "unmute" { "mute" } else { command };
+    let Some(list) = rules.get(command).or(rules.get(like)) else { return Verdict::Yes };
     let verdict = |who: &Who| {
         let fits = match (who, &ask.account) {
             (Who::Everyone, _) => true,
@@ -184,6 +200,13 @@ fn say(line: impl Into<String>) -> Reply {
     Ok(Answer::Say(vec![line.into()], None))
 }
 
+/// Whether there is room for one more place to tell.
+fn room(ask: &Ask, view: &View) -> Result<(), String> {
+    let targets = &view.status.targets;
+    let room = targets.len() < TARGETS || targets.iter().any(|t| t.name == ask.place);
+    if room { Ok(()) } else { Err("I have too many to tell already".into()) }
+}
+
 fn doing(effect: Effect, line: impl Into<String>) -> Reply {
     Ok(Answer::Say(vec![line.into()], Some(effect)))
 }
@@ -197,10 +220,23 @@ fn stale(view: &View) -> Option<String> {
     })
 }
 
-/// The builders that a text names: all, one by its name (quoted or not), or by a glob; sorted by name.
+/// A sentence from what is known: with its age, while the master is away.
+fn aged(view: &View, line: String) -> String {
+    match stale(view) {
+        Some(why) if view.status.reached.is_none() => why,
+        Some(age) => format!("{age} {line}"),
+        None => line,
+    }
+}
+
+/// The builders that a text names, quoted or not; see [`named`].
 fn builders<'a>(text: &str, view: &View<'a>) -> Result<Vec<&'a Builder>, String> {
+    named(&config::words(text).map_or(text.to_owned(), |words| words.join(" ")), text, view)
+}
+
+/// All builders, one by its name or by the text as it came, or some by a glob; sorted by name.
+fn named<'a>(name: &str, text: &str, view: &View<'a>) -> Result<Vec<&'a Builder>, String> {
     let mut all: Vec<&Builder> = view.status.builders.values().collect();
-    let name = config::words(text).map_or(text.to_owned(), |words| words.join(" "));
     if let Some(builder) = all.iter().find(|b| b.name == name || b.name == text) {
         return Ok(vec![builder]);
     }
@@ -209,13 +245,13 @@ fn builders<'a>(text: &str, view: &View<'a>) -> Result<Vec<&'a Builder>, String>
         return Ok(all);
     }
     // Names that came through the wire have lost what `clean` takes out.
-    let found: Vec<&Builder> = all.iter().copied().filter(|b| glob(&name, &clean(&b.name))).collect();
+    let found: Vec<&Builder> = all.iter().copied().filter(|b| glob(name, &clean(&b.name))).collect();
     if !found.is_empty() {
         return Ok(found);
     }
-    let near = nearest(&name, all.iter().map(|b| b.name.as_str()));
+    let near = nearest(name, all.iter().map(|b| b.name.as_str()));
     let hint = near.map_or("`list all builders` shows them".into(), |near| format!("did you mean {}?", quoted(near)));
-    Err(stale(view).unwrap_or_else(|| format!("no builder {}; {hint}", quoted(&name))))
+    Err(aged(view, format!("no builder {}; {hint}", quoted(name))))
 }
 
 /// A line about one builder, see [`text`].
@@ -286,9 +322,7 @@ fn list(rest: &str, _: &Ask, view: &View) -> Reply {
     if named.len() < total {
         head += &format!(" ({} offline: list all builders)", total - named.len());
     }
-    if let Some(stale) = stale(view) {
-        head = if total > 0 { format!("{stale} {head}") } else { return Err(stale) };
-    }
+    head = aged(view, head);
     named.truncate(most.unwrap_or(usize::MAX));
     Ok(Answer::List { head, items: named.into_iter().map(|(name, marks)| quoted(name) + &marks).collect() })
 }
@@ -303,8 +337,7 @@ fn watch(rest: &str, _: &Ask, view: &View) -> Reply {
     }
     if running.is_empty() {
         let what = if let [one] = found[..] { clean(&one.name) } else { "none of them".into() };
-        let idle = || format!("{what}: not building now; `notify on finished` tells of every build");
-        return say(stale(view).unwrap_or_else(idle));
+        return say(aged(view, format!("{what}: not building now; `notify on finished` tells of every build")));
     }
     let labels = running.iter().map(|(builder, build)| {
         let left = builder.typical().map(|t| t - build.seconds(view.now)).filter(|&left| left > 0);
@@ -315,13 +348,14 @@ fn watch(rest: &str, _: &Ask, view: &View) -> Reply {
     doing(Effect::Watch(running.iter().filter_map(|(_, build)| build.buildrequestid).collect()), line)
 }
 
-fn notify(rest: &str, _: &Ask, view: &View) -> Reply {
+fn notify(rest: &str, ask: &Ask, view: &View) -> Reply {
     let (what, names) = name(rest);
     let named = status::events(names).map_err(|name| {
         let near = nearest(name, EVENT_NAMES.split(' '));
         let hint = near.map_or("`help notify` lists them".into(), |n| format!("did you mean {n}?"));
         format!("notify: unknown event `{}`; {hint}", clean(name))
     })?;
+    room(ask, view)?;
     let on = &view.settings.events;
     let next = match (what.as_str(), named.is_empty()) {
         ("list", _) => on.clone(),
@@ -339,7 +373,8 @@ fn notify(rest: &str, _: &Ask, view: &View) -> Reply {
     if what == "list" { say(line) } else { doing(Effect::Notify(next), line) }
 }
 
-fn mute(rest: &str, _: &Ask, view: &View) -> Reply {
+fn mute(rest: &str, ask: &Ask, view: &View) -> Reply {
+    room(ask, view)?;
     if rest.is_empty() {
         return doing(Effect::MuteUntil(i64::MAX), "muted; `unmute` ends it");
     }
@@ -356,10 +391,14 @@ fn join(rest: &str, _: &Ask, _: &View) -> Reply {
     doing(Effect::Join(channel.into(), key.into()), format!("joining {}", clean(channel)))
 }
 
-fn leave(rest: &str, ask: &Ask, _: &View) -> Reply {
+fn leave(rest: &str, ask: &Ask, view: &View) -> Reply {
     let channel = if rest.is_empty() { &ask.place } else { rest };
     if !is_channel(channel) || channel.contains(' ') {
         return Err("leave: which channel? It is written #name".into());
+    }
+    let known = |channel: &str| view.status.targets.iter().any(|t| Casemapping::Rfc1459.same(&t.name, channel));
+    if !known(channel) {
+        return Err(format!("leave: {} is no channel of mine", clean(channel)));
     }
     // Whoever is there sees us go, and why.
     let lines = if *channel == *ask.place { vec![] } else { vec![format!("leaving {}", clean(channel))] };
@@ -371,7 +410,7 @@ fn leave(rest: &str, ask: &Ask, _: &View) -> Reply {
 fn builder_and_reason<'a>(text: &str, ask: &Ask, view: &View<'a>) -> Result<(&'a Builder, String), String> {
     let usage = || usage(&name(&ask.text).0);
     let (word, reason) = config::word(text)?.ok_or_else(usage)?;
-    let found = builders(&quoted(&word), view)?;
+    let found = named(&word, &word, view)?;
     let [builder] = found[..] else { return Err(format!("one builder, please: {} is not one", quoted(&word))) };
     if reason.is_empty() {
         return Err(usage());
@@ -394,7 +433,9 @@ fn force(rest: &str, ask: &Ask, view: &View) -> Reply {
         let (key, value) = option[2..].split_once('=').unwrap_or((&option[2..], ""));
         let value = value.to_owned();
         match key {
-            _ if value.is_empty() => return Err(format!("force: write --{}=VALUE", clean(key))),
+            "codebase" | "scheduler" | "branch" | "revision" | "props" if value.is_empty() => {
+                return Err(format!("force: write --{key}=VALUE"));
+            }
             "codebase" => order.codebase = Some(value),
             "scheduler" => order.scheduler = Some(value),
             "branch" | "revision" => order.source.push((key.to_owned(), value)),
@@ -497,6 +538,9 @@ mod tests {
             ("notify on failed", "notify: unknown event `failed`; did you mean failure?"),
             ("mute tomorrow", "mute: `tomorrow` is not a duration like 90, 15s, 10m, 2h or 1d"),
             ("join dev", "join: a channel is written #name, a key without blanks behind it"),
+            ("leave #nowhere", "leave: #nowhere is no channel of mine"),
+            ("force build --revison linux x", "force: no option --revison; see `help force`"),
+            ("force build --branch linux x", "force: write --branch=VALUE"),
             ("help stat", "help: no command `stat`; did you mean `status`?"),
         ] {
             assert_eq!(lines(&s, text), [reply], "{text}");
@@ -514,6 +558,31 @@ mod tests {
         }
         assert_eq!(named("*l*"), [1, 2]);
         assert_eq!((named(""), named("all")), (vec![1, 2, 3], vec![1, 2, 3]));
+        // As we show them, they can be typed.
+        for name in ["a b", "a\"b", "it's", r"dir\a b", "a\"'\\'\"", "", &"x".repeat(110)] {
+            let s = new_status(&["other", name], "");
+            let order = |text: &str| answer(&s, &format!("force build {text} why"), false);
+            let Answer::First(Job::Force(order)) = order(&quoted(name)) else { panic!("{name}") };
+            assert_eq!((order.builder, order.name.as_str()), (2, name));
+        }
+    }
+
+    #[test]
+    fn the_log_shows_no_key() {
+        assert_eq!(shown("join #c sesame"), "join #c");
+        assert_eq!(shown("jion #c sesame"), "jion");
+        assert_eq!(shown("Status \u{2}b"), "status b");
+    }
+
+    #[test]
+    fn there_are_not_more_to_tell_than_can_be_told() {
+        let mut s = new_status(&["b"], "");
+        let target = |i| status::Target { name: format!("n{i}"), settings: settings(""), muted_until: 0 };
+        s.targets = (0..TARGETS).map(target).collect();
+        assert_eq!(lines(&s, "notify on"), ["I have too many to tell already"]);
+        assert_eq!(lines(&s, "mute"), ["I have too many to tell already"]);
+        s.targets[0].name = "#c".into();
+        assert_eq!(lines(&s, "mute"), ["muted; `unmute` ends it"]);
     }
 
     #[test]
@@ -530,6 +599,13 @@ mod tests {
         s.reached = Some(1000);
         let Answer::Lines(lines, 0) = answer(&s, "status b", false) else { panic!() };
         assert_eq!(lines[0], "the master does not answer; as of 2m ago:");
+        assert_eq!(reply(&s, "status c", true).unwrap_err(), format!("{} no builder c; did you mean b?", lines[0]));
+        assert_eq!(
+            reply(&s, "list workers", true),
+            Ok(Answer::List { head: lines[0].clone() + " 0 workers", items: vec![] })
+        );
+        s.reached = None;
+        assert_eq!(reply(&s, "status c", true).unwrap_err(), "the master has not answered yet: gone");
     }
 
     #[test]
@@ -624,6 +700,12 @@ mod tests {
             }
             assert_eq!(may(&rules, "status", &ask(false, &Account::None), Casemapping::Rfc1459), Yes);
         }
+        let nobody = |names: &[&str]| names.iter().map(|n| ((*n).to_owned(), vec![Who::Nobody])).collect();
+        let unmute = |rules| may(&rules, "unmute", &Ask::default(), Casemapping::Rfc1459);
+        assert_eq!((unmute(nobody(&["mute"])), unmute(nobody(&["notify"]))), (No, Yes));
+        let mut both: BTreeMap<String, Vec<Who>> = nobody(&["mute"]);
+        both.insert("unmute".into(), vec![Who::Everyone]);
+        assert_eq!(unmute(both), Yes);
     }
 
     #[test]

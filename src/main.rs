@@ -136,10 +136,16 @@ fn load(path: &str) -> Result<Config, String> {
     for (section, tls) in tls.filter(|(_, tls)| **tls != config::Tls::default()) {
         net::connector(tls).map_err(|e| format!("{path}: [{section}] {e}"))?;
     }
+    let here = |host: &str| ["localhost", "::1"].contains(&host) || host.starts_with("127.");
     let url = &config.buildbot.url;
-    let here = ["localhost", "::1"].contains(&url.host.as_str()) || url.host.starts_with("127.");
-    if config.buildbot.password.is_some() && !url.https && !here {
+    if config.buildbot.password.is_some() && !url.https && !here(&url.host) {
         log!(Warning, "{path}: the master's password goes over plain http to {}", url.host);
+    }
+    if let Some(irc) = &config.irc
+        && (irc.password.is_some() || irc.server_password.is_some())
+        && !(irc.use_ssl || here(&irc.host))
+    {
+        log!(Warning, "{path}: a password goes over plain IRC to {}; use_ssl = yes encrypts it", irc.host);
     }
     if config.has_secret && fs::metadata(path).is_ok_and(|m| m.permissions().mode() & 0o004 != 0) {
         log!(Warning, "{path}: holds a password and is readable by everyone; chmod o-r");
@@ -166,7 +172,8 @@ fn execute(config: &Config, text: &str) -> Result<(), Failure> {
     let lines = loop {
         match answer(again).map_err(|why| Failure(65, why))? {
             Answer::Say(lines, _) | Answer::Lines(lines, _) => break lines,
-            Answer::List { items, .. } => break items,
+            // The names alone, for scripts.
+            Answer::List { head, items } => break if items.is_empty() { vec![head] } else { items },
             Answer::First(job) => match worker::run(&job, &mut master) {
                 Ok(Done::Facts(facts)) => poller.learn(facts),
                 Ok(Done::Lines(lines, _)) => break lines,
@@ -219,7 +226,7 @@ fn serve(config: Config, path: String) -> Result<(), Failure> {
                 log!(Warning, "{e}");
                 notes.send(Note::Learned(Facts::default(), ask)).is_ok()
             }
-            Err(e) => done.send(Event::Done(ask, vec![text::clean(&e.to_string())], None)).is_ok(),
+            Err(e) => done.send(Event::Done(ask, vec![e.to_string()], None)).is_ok(),
         });
     })?;
     let signals = signal_hook::iterator::Signals::new([SIGTERM, SIGINT, SIGHUP]);

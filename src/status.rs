@@ -160,6 +160,11 @@ pub struct Builder {
 }
 
 impl Builder {
+    /// Whether it is in the master's configuration, or one that builds invent.
+    pub fn is_listed(&self) -> bool {
+        !self.masterids.is_empty() || self.tags.iter().any(|tag| tag == "_virtual_")
+    }
+
     /// Seconds that a successful build takes: the median of the last ones.
     pub fn typical(&self) -> Option<i64> {
         let good = self.history.values().filter(|p| p.outcome == Success);
@@ -377,8 +382,8 @@ impl Status {
     }
 
     /// Forgets all builds: the master has another database.
-    pub fn start_over(&mut self, newest: u64) {
-        (self.mark, self.ahead, self.open) = (Some(newest), BTreeSet::new(), BTreeMap::new());
+    pub fn start_over(&mut self) {
+        (self.mark, self.ahead, self.open) = (None, BTreeSet::new(), BTreeMap::new());
         self.watches.clear();
         for b in self.builders.values_mut() {
             (b.last, b.asked, b.history) = (None, false, BTreeMap::new());
@@ -439,7 +444,7 @@ impl Status {
         let name = self.builders.get(&builder)?.name.clone();
         let fact = Some(match results.and_then(|r| Outcome::ALL.get(r)) {
             Some(Cancelled) => ": the queued build was cancelled",
-            Some(Skipped) => ": the queued build was merged with another for the same",
+            Some(Skipped) => ": the queued build was merged with an equal one",
             _ => ": the queued build never started",
         });
         let build = Build { buildrequestid: Some(request), ..Build::default() };
@@ -615,7 +620,12 @@ pub mod tests {
     fn another_database_starts_over() {
         let mut s = status(&["b"], "finished");
         s.apply(build(90, 90, Some(Failure)), 0);
-        s.start_over(2);
+        s.start_over();
+        assert_eq!(s.apply(build(1, 1, None), 0).map(|n| n.name), None);
+        s.caught_up(2);
+        assert!(s.apply(build(1, 1, Some(Success)), 0).is_some(), "one that ran when we came");
+        s.start_over();
+        s.caught_up(2);
         let news = s.apply(build(3, 3, Some(Success)), 0).unwrap();
         assert_eq!((news.was, s.mark, s.builders[&1].last.as_ref().unwrap().number), (None, Some(3), 3));
     }

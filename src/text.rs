@@ -4,10 +4,8 @@ use crate::status::Outcome::{self, Cancelled, Retry, Skipped, Success};
 use crate::status::{Build, Builder, Change, News, Settings, Status};
 
 const QUOTE: usize = 120; // characters of one outside text (a reason, a step, a name) in a line
+const ERROR: usize = 600; // of the master's complaint, which may list what there is
 const NAMES: usize = 6; // of a blame list or of revisions in a line
-
-/// Bytes of an announcement that fit into one IRC line whatever the target and our own mask.
-const ONE_LINE: usize = 380;
 
 /// Outside text as it may appear in a line: without C0 and C1 controls (IRC's formatting codes among
 /// them), line separators, runs of blanks, and the marks and overrides of the Unicode bidirectional
@@ -20,9 +18,16 @@ pub fn whole(text: &str) -> String {
 
 /// The same, cut at `QUOTE` characters.
 pub fn clean(text: &str) -> String {
-    let whole = whole(text);
-    let cut = whole.char_indices().nth(QUOTE);
-    cut.map_or(whole.clone(), |(cut, _)| format!("{}…", &whole[..cut]))
+    cut(&whole(text), QUOTE)
+}
+
+/// The same, for an error that someone can act on only if they see most of it.
+pub fn complaint(text: &str) -> String {
+    cut(&whole(text), ERROR)
+}
+
+fn cut(text: &str, most: usize) -> String {
+    text.char_indices().nth(most).map_or(text.to_owned(), |(cut, _)| format!("{}…", &text[..cut]))
 }
 
 /// Removes IRC formatting from a server's or a person's text, so that it can be compared.
@@ -42,8 +47,7 @@ pub fn plain(text: &str) -> String {
 pub fn quoted(name: &str) -> String {
     let name = clean(name);
     match name.is_empty() || name.contains([' ', '"', '\'', '\\']) {
-        true if name.contains('"') => format!("'{name}'"),
-        true => format!("\"{name}\""),
+        true => format!("\"{}\"", name.replace('\\', r"\\").replace('"', "\\\"")),
         false => name,
     }
 }
@@ -170,14 +174,18 @@ pub fn announcement(news: &News, look: &Settings, base: &str) -> String {
         let short: Vec<String> = changes.revisions.iter().map(|r| short_revision(r)).collect();
         line += &format!(", revision{} {}", if short.len() == 1 { "" } else { "s" }, some_of(&short));
     }
-    // The link is worth more than the end of a long reason.
-    let url = url(base, build);
-    let room = ONE_LINE.saturating_sub(url.len()).max(QUOTE);
-    if line.len() > room {
-        line.truncate(line.floor_char_boundary(room));
-        line.push('…');
+    format!("{line} {}", url(base, build))
+}
+
+/// A line of at most `budget` bytes. The link at its end is worth more than the end of a long reason.
+pub fn fitted(text: &str, budget: usize) -> String {
+    if text.len() <= budget {
+        return text.to_owned();
     }
-    format!("{line} {url}")
+    let (line, link) = text.rsplit_once(' ').unwrap_or((text, ""));
+    let room = budget.saturating_sub("… ".len() + link.len()).max(budget / 2);
+    let line = format!("{}… {link}", &line[..line.floor_char_boundary(room)]);
+    line[..line.floor_char_boundary(budget)].to_owned()
 }
 
 /// A change in `list changes`: revision, author, first line of the comment.
@@ -316,7 +324,14 @@ mod tests {
         let mut long = news(2, None, Outcome::Failure, &"\u{6f22}".repeat(200));
         long.build.changes = Some(Changes { authors: vec!["\u{6f22}".repeat(100); 6], revisions: vec![] });
         let line = announcement(&long, &settings(""), "http://m/");
-        assert!(line.len() <= 390 && line.ends_with("… http://m/#/builders/1/builds/2"), "{line}");
+        for budget in [200, 380, 430] {
+            let line = fitted(&line, budget);
+            let ends_well = line.ends_with("\u{6f22}… http://m/#/builders/1/builds/2");
+            assert!(line.len() <= budget && line.len() > budget - 4 && ends_well, "{line}");
+        }
+        assert_eq!(fitted("short http://m/", 15), "short http://m/");
+        let link = format!("app #1 {}", "x".repeat(500));
+        assert!(fitted(&link, 400).starts_with("app #1… xxx") && fitted(&link, 400).len() == 400);
     }
 
     #[test]
@@ -325,7 +340,7 @@ mod tests {
         assert_eq!(clean(&"\u{e9}".repeat(500)).chars().count(), QUOTE + 1);
         assert_eq!(clean("\u{1}\u{2}"), "");
         assert_eq!(quoted("a b"), "\"a b\"");
-        assert_eq!(quoted("a\"b"), "'a\"b'");
+        assert_eq!(quoted("a\"b\\c"), r#""a\"b\\c""#);
         assert_eq!(plain("\u{2}RECOVER\u{2} \u{3}04red\u{f}"), "RECOVER red");
         assert_eq!(plain("\u{3}04,01a\u{3}b\u{3}1,c\u{3}"), "ab,c");
     }

@@ -292,7 +292,7 @@ fn what_has_to_wait_says_why() {
     talk.say("force build merge twice");
     wait_queued(master, "merge", 1);
     master.force("merge", &[]);
-    talk.hear("merge: merged with another request for the same");
+    talk.hear("merge: merged with an equal request");
     for number in 1..=3 {
         master.release("line", SUCCESS);
         master.wait_build("line", number);
@@ -576,7 +576,7 @@ fn basic_authentication_goes_with_every_request() {
     let joe = Client::connect(irc.port, "joe");
     let bot = start(&proxy.url(), BOSS, irc.port, "basic", EVERYONE);
     joe.say("basic", "force build app x");
-    joe.expect_contains(" PRIVMSG joe :app: merged with another request for the same");
+    joe.expect_contains(" PRIVMSG joe :app: merged with an equal request");
     for path in ["/sse/listen", "/sse/add", "/api/v2/builds", "/api/v2/forceschedulers/f", "/api/v2/buildrequests/7"] {
         proxy.expect(path);
     }

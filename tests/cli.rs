@@ -63,7 +63,7 @@ fn master() -> FakeHttp {
             "/api/v2/builders" => {
                 json!({"builders": [{"builderid": 1, "name": "mac os", "masterids": [1]}]}).to_string()
             }
-            path if path.ends_with("/builds") && !request.path.contains("buildid__gt") => {
+            path if path.ends_with("/builds") && !request.path.contains("buildid__ge") => {
                 json!({"builds": [build]}).to_string()
             }
             _ => json!({"builds": []}).to_string(),

@@ -393,3 +393,82 @@ fn what_happens_while_the_stream_is_down_is_told_once() {
     assert!(peer.expect("PRIVMSG").starts_with("PRIVMSG joe :linux: #3 success"));
     assert_eq!(bot.log().matches(">> PRIVMSG #lab").count(), 3, "{}", bot.log());
 }
+
+/// A bot that polls such a master five times a second, in #lab.
+fn polling(fake: &FakeHttp, irc: &FakeIrc) -> (Bot, FakePeer) {
+    let bot = Bot::start(BOT, &config(&fake.url(), "poll_interval = 200ms\nevent_stream = no", irc.port));
+    let peer = lab(irc);
+    fake.expect("/api/v2/buildrequests");
+    (bot, peer)
+}
+
+#[test]
+fn a_database_that_was_created_anew_is_noticed() {
+    let world = World::new(2);
+    (0..5).for_each(|_| drop(world.build(true)));
+    let (fake, irc) = (world.serve(), FakeIrc::start());
+    let (mut bot, mut peer) = polling(&fake, &irc);
+    world.start_over();
+    world.build(false);
+    bot.expect_log("the master counts its builds anew");
+    world.finish(1);
+    assert!(peer.expect("PRIVMSG").starts_with("PRIVMSG #lab :b1 #1 success"));
+    world.build(true);
+    assert!(peer.expect("PRIVMSG").starts_with("PRIVMSG #lab :b2 #2 success"));
+    assert_eq!(bot.log().matches("counts its builds anew").count(), 1, "{}", bot.log());
+}
+
+#[test]
+fn a_builder_that_is_removed_still_ends_what_it_has_begun() {
+    let world = World::new(2);
+    world.remove(1);
+    world.build(true);
+    let (fake, irc) = (world.serve(), FakeIrc::start());
+    let (bot, mut peer) = polling(&fake, &irc);
+    world.build(true);
+    assert!(peer.expect("PRIVMSG").starts_with("PRIVMSG #lab :b2 #2 success"));
+    peer.send(":joe!j@h PRIVMSG bot :list all builders");
+    assert_eq!(peer.expect("PRIVMSG joe"), "PRIVMSG joe :1 builder: b1 [offline]");
+    assert_eq!(bot.log().matches(">> PRIVMSG #lab").count(), 1, "{}", bot.log());
+}
+
+#[test]
+fn a_passing_error_hides_no_change() {
+    let world = World::new(2);
+    world.build(true);
+    let (told, asked) = (world.clone(), AtomicUsize::new(0));
+    let fake = FakeHttp::start(move |request| match request.path.split('?').next().unwrap() {
+        "/api/v2/builders/2/builds" if asked.fetch_add(1, Ordering::SeqCst) == 0 => {
+            Answer::Status("504 Gateway Timeout", String::new(), String::new())
+        }
+        "/api/v2/builders/2/builds" => Answer::Json(
+            json!({"builds": [{
+                "buildid": 1, "builderid": 2, "number": 1, "buildrequestid": 1, "started_at": 1_795_361_890,
+                "complete": true, "complete_at": 1_795_361_891, "results": 2, "state_string": "failed"
+            }]})
+            .to_string(),
+        ),
+        _ => told.answer(request),
+    });
+    let irc = FakeIrc::start();
+    let (_bot, mut peer) = polling(&fake, &irc);
+    world.build(true);
+    assert!(peer.expect("PRIVMSG").starts_with("PRIVMSG #lab :b2 #2 success (fixed)"));
+}
+
+#[test]
+fn a_stream_that_stands_hurries_no_poll_that_fails() {
+    let world = World::new(1);
+    let fake = FakeHttp::start(move |request| match request.path.as_str() {
+        path if path.starts_with("/sse/listen/") => stream(b""),
+        path if path.starts_with("/sse/add/") => Answer::Json("ok".into()),
+        path if path.contains("/buildrequests") => Answer::Json("[".into()),
+        _ => world.answer(request),
+    });
+    let irc = FakeIrc::start();
+    let mut bot = Bot::start(BOT, &config(&fake.url(), "", irc.port));
+    bot.expect_log("event stream: subscribed");
+    std::thread::sleep(Duration::from_secs(10));
+    let polls = paths(&fake).iter().filter(|path| *path == "/api/v2/buildrequests").count();
+    assert!((2..14).contains(&polls), "{polls} polls");
+}

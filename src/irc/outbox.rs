@@ -5,8 +5,8 @@
 use super::wire::{Line, is_channel, split};
 use crate::status::Outcome::{self, Cancelled, Exception, Failure, Retry, Skipped, Success, Warnings};
 use crate::store::Announcement;
+use crate::text::fitted;
 use std::collections::{BTreeSet, VecDeque};
-use std::mem::take;
 use std::time::{Duration, Instant};
 
 /// How far the clock may be ahead when a line goes: with that line's own cost it stays near the ten
@@ -88,9 +88,9 @@ impl Outbox {
         self.queue(target).replies.extend(said.map(|text| route.line(target, text)));
     }
 
-    /// Queues a line to the server among the replies to a target.
+    /// Queues a line to the server among the replies to a target, as the next.
     pub fn ask(&mut self, target: &str, line: Line) {
-        self.queue(target).replies.push_back(line);
+        self.queue(target).replies.push_front(line);
     }
 
     pub fn announce(&mut self, announcement: Announcement) {
@@ -168,11 +168,6 @@ impl Outbox {
         self.unconfirmed.last().map(|(number, _)| *number)
     }
 
-    /// Whether nothing waits to be sent at once.
-    pub fn is_idle(&self) -> bool {
-        self.queues.is_empty()
-    }
-
     /// The connection has answered after announcement `number`. Returns whether that was news.
     pub fn confirm(&mut self, number: u64) -> bool {
         self.unconfirmed.extract_if(.., |(n, _)| *n <= number).count() > 0
@@ -183,10 +178,16 @@ impl Outbox {
     pub fn lost(&mut self, now: Instant) {
         self.clock = now;
         self.queues.iter_mut().for_each(|q| q.replies.clear());
-        for (_, announcement) in take(&mut self.unconfirmed).into_iter().rev() {
+        self.again(|_| true);
+        self.queues.retain(Queue::waits);
+    }
+
+    /// The server has not passed on what was last said to these targets: it will be said again.
+    pub fn again(&mut self, to: impl Fn(&str) -> bool) {
+        let unheard: Vec<_> = self.unconfirmed.extract_if(.., |(_, a)| to(&a.target)).collect();
+        for (_, announcement) in unheard.into_iter().rev() {
             self.queue(&announcement.target).news.insert(0, announcement);
         }
-        self.queues.retain(Queue::waits);
     }
 
     /// Every announcement whose arrival is not certain.
@@ -207,7 +208,7 @@ impl Queue {
         let mut pile: Vec<Announcement> = self.news.extract_if(.., |a| !missed || a.at < oldest).collect();
         if !missed && pile.len() < pile_size && pile.iter().all(|a| a.more == 0) {
             self.news = pile.split_off(1);
-            return (split(&pile[0].text, budget).first().map_or(String::new(), |t| (*t).to_owned()), pile);
+            return (fitted(&pile[0].text, budget), pile);
         }
         // Whoever hears of the end need not hear of the start.
         let ended: BTreeSet<String> = pile.iter().map(|a| format!("{} started", a.label)).collect();
@@ -412,6 +413,28 @@ mod tests {
     }
 
     #[test]
+    fn what_the_server_did_not_pass_on_is_said_again() {
+        let now = Instant::now();
+        let mut outbox = Outbox::new(now, true);
+        outbox.announce(news("#c", 1, Outcome::Success));
+        outbox.announce(news("#d", 2, Outcome::Success));
+        let said = drain(&mut outbox, now).len();
+        outbox.again(|target| target == "#d");
+        outbox.confirm(outbox.unconfirmed().unwrap());
+        let again: Vec<String> = drain(&mut outbox, now).into_iter().map(|s| s.1).collect();
+        assert!(said == 2 && again.len() == 1 && again[0].starts_with("PRIVMSG #d :b2 #2"), "{again:?}");
+    }
+
+    #[test]
+    fn a_question_to_the_server_does_not_wait_for_a_long_reply() {
+        let now = Instant::now();
+        let mut outbox = Outbox::new(now, true);
+        outbox.reply("joe", &vec!["x".to_owned(); 40], 0, &route("").unwrap());
+        outbox.ask("joe", Line::new("WHOIS", &["joe"], None));
+        assert_eq!(outbox.next(now, 0, &route).unwrap().shown(), "WHOIS joe");
+    }
+
+    #[test]
     fn what_is_too_old_is_one_line() {
         let now = Instant::now();
         let mut outbox = Outbox::new(now, true);
@@ -419,7 +442,7 @@ mod tests {
         let line = outbox.next(now, 101, &route).unwrap().shown();
         assert!(line.starts_with("PRIVMSG #c :missed while away: failure b50 #50; success b0 #0, "), "{line}");
         assert!(line.ends_with(" more"), "{line}");
-        assert!(outbox.is_idle());
+        assert!(outbox.next(now, 101, &route).is_none() && outbox.queues.is_empty());
     }
 
     #[test]

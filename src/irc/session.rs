@@ -28,6 +28,7 @@ const UNKNOWN_HOST: usize = 65; // our `user@host` until the server has shown it
 // Who may ask for history does not get it unasked: old commands would run again.
 const CAPS: [&str; 5] = ["account-tag", "draft/chathistory", "message-tags", "multi-prefix", "sasl"];
 const PROOFS: usize = 32; // under way at once
+const UNHEARD: Duration = Duration::from_secs(600); // who could not be told is tried again then
 const RANKED: usize = 10_000; // people with a rank in one channel: a server could name more for ever
 
 /// What the session wants done.
@@ -40,6 +41,7 @@ pub enum Action {
     Command(Ask),
     Notice(String, String), // the answer to this nick's CTCP, in private
     Pong(String),           // the server has answered the PING with this token
+    Unheard(String),        // what was just said to this target has not been passed on
     Fatal(String),          // no retry mends this
 }
 
@@ -81,6 +83,7 @@ struct Link {
     prefix: (String, String),            // PREFIX: mode letters and their signs, highest first
     modes: String,                       // CHANMODES
     recoveries: &'static [&'static str], // the words to try on NickServ
+    unheard: BTreeMap<String, Instant>,  // folded targets that cannot be told, and until when not to try
 }
 
 /// A command whose asker WHOIS is to prove.
@@ -162,8 +165,10 @@ impl Session {
 
     /// Whether lines to this channel or nick can be sent now.
     pub fn reaches(&self, target: &str) -> bool {
-        let here = |p: &Place| p.joined.is_some() && self.link.mapping.same(&p.name, target);
-        self.is_online() && (!is_channel(target) || self.places.iter().any(here))
+        let Link { mapping, unheard, .. } = &self.link;
+        let here = |p: &Place| p.joined.is_some() && mapping.same(&p.name, target);
+        let in_reach = self.is_online() && (!is_channel(target) || self.places.iter().any(here));
+        in_reach && (unheard.is_empty() || !unheard.contains_key(&mapping.fold(target)))
     }
 
     /// A channel of ours as we spell it; any other name as it is.
@@ -176,7 +181,8 @@ impl Session {
     pub fn deadline(&self) -> Instant {
         let joins = self.places.iter().filter(|p| p.joined.is_none()).filter_map(|p| p.retry);
         let nick = (!self.has_wanted_nick()).then_some(self.regain.0);
-        let online = joins.chain(nick).filter(|_| self.phase == Phase::Online);
+        let online = joins.chain(nick).chain(self.link.unheard.values().copied());
+        let online = online.filter(|_| self.phase == Phase::Online);
         online.chain(self.proofs.iter().map(|p| p.until)).fold(self.until, Instant::min)
     }
 
@@ -205,6 +211,7 @@ impl Session {
                 self.want_nick();
             }
             self.join_due(now);
+            self.link.unheard.retain(|_, until| *until > now);
         }
         if let Some(nick) = self.proofs.iter().find(|p| p.until <= now).map(|p| p.ask.nick.clone()) {
             self.end_of_whois(&nick, false);
@@ -280,6 +287,9 @@ impl Session {
         if self.phase == Phase::Online {
             self.until = now + self.irc.ping_timeout * 3 / 5;
         }
+        if !self.link.unheard.is_empty() {
+            self.link.unheard.remove(&self.link.mapping.fold(m.nick()));
+        }
         let params: Vec<&str> = m.params.iter().map(String::as_str).collect();
         let (registering, sasl) = (self.phase == Phase::Registering, self.irc.sasl != Sasl::No);
         match (m.command.as_str(), &params[..]) {
@@ -309,7 +319,7 @@ impl Session {
             ("AUTHENTICATE", ["+"]) => self.authenticate(),
             ("900", _) => self.online(now),
             ("903" | "907", _) if registering => {
-                self.link.logged_in = true;
+                (self.link.logged_in, self.until) = (true, now + REGISTRATION);
                 self.send(Line::new("CAP", &["END"], None));
             }
             ("902" | "904" | "905", [.., why]) => self.refuse("SASL failed", why),
@@ -331,6 +341,8 @@ impl Session {
             ("401" | "404" | "477" | "531", [_, target, .., why]) if self.reaches(target) => {
                 log!(Warning, "IRC: cannot speak to {}: {}", clean(target), clean(why));
                 self.end_of_whois(target, true);
+                self.link.unheard.insert(self.link.mapping.fold(target), now + UNHEARD);
+                self.actions.push(Action::Unheard(self.spelled(target)));
             }
             ("731", _) => self.want_nick(),
             ("307" | "311" | "330", [_, nick, rest @ ..]) => self.on_whois(&m.command, nick, rest),
@@ -533,6 +545,7 @@ impl Session {
     fn on_nick(&mut self, old: &str, new: Option<&str>) {
         self.end_of_whois(old, false);
         let mapping = self.link.mapping;
+        new.map(|new| self.link.unheard.remove(&mapping.fold(new)));
         for place in &mut self.places {
             let ranks = place.ranks.remove(&mapping.fold(old));
             place.ranks.extend(new.map(|n| mapping.fold(n)).zip(ranks));
@@ -582,6 +595,7 @@ impl Session {
                 (place.joined, place.tries) = (Some(now), 0);
                 place.refusal.clear();
                 place.ranks.clear();
+                link.unheard.remove(&mapping.fold(channel));
             }
             ("PART" | "KICK", _) => {
                 let nick = params.first().filter(|_| m.command == "KICK").map_or(m.nick(), |nick| nick);
@@ -605,6 +619,7 @@ impl Session {
                 }
             }
             ("MODE", [changes, rest @ ..]) => {
+                link.unheard.remove(&mapping.fold(channel));
                 let (mut set, mut rest) = (true, rest.iter());
                 for mode in changes.chars() {
                     let rank = letters.contains(mode);
@@ -672,6 +687,7 @@ impl Session {
             None => Account::None,
         };
         let (mask, text) = (m.source.clone(), text.to_owned());
+        self.link.unheard.remove(&self.link.mapping.fold(&place));
         self.actions.push(Action::Command(Ask { place, nick, mask, text, op, own_only: false, account }));
     }
 
@@ -789,6 +805,7 @@ mod tests {
         rig.answers(":s CAP * ACK :account-tag multi-prefix sasl", &["AUTHENTICATE PLAIN"]);
         rig.answers("AUTHENTICATE :+", &["AUTHENTICATE Ym90AGJvdABwdw=="]);
         rig.answers(":s 900 bot x bot :in\n:s 903 bot :ok", &["CAP END"]);
+        assert_eq!(rig.session.deadline(), rig.now + REGISTRATION, "what follows has all its time");
         let long = format!("sasl = plain\npassword = {}\n", "x".repeat(292));
         let mut rig = Rig::new(&long);
         rig.hear("AUTHENTICATE +");
@@ -1006,6 +1023,35 @@ mod tests {
     }
 
     #[test]
+    fn who_cannot_be_told_is_left_in_peace_for_a_while() {
+        for (refusal, target, sign) in [
+            (":s 401 bot Joe :No such nick", "joe", ":joe!u@h JOIN #a"),
+            (":s 401 bot Joe :No such nick", "joe", ":joe_!u@h NICK joe"),
+            (":s 401 bot Joe :No such nick", "joe", ":joe!u@h PRIVMSG bot :help"),
+            (":s 404 bot #A :Cannot send to channel", "#a", ":op!o@h MODE #a +v bot"),
+            (":s 404 bot #A :Cannot send to channel", "#a", ":joe!u@h PRIVMSG #a :bot: help"),
+            (":s 404 bot #A :Cannot send to channel", "#a", ":bot!u@h JOIN #a"),
+        ] {
+            let mut rig = Rig::online("[channel #a]\n");
+            rig.hear(":bot!u@h JOIN #a");
+            assert!(rig.session.reaches(target));
+            rig.hear(refusal);
+            rig.said();
+            assert_eq!(
+                rig.others.last(),
+                Some(&Action::Unheard(rig.session.spelled(refusal.split(' ').nth(3).unwrap())))
+            );
+            assert!(!rig.session.reaches(target) && rig.session.reaches("ann"), "{refusal}");
+            rig.hear(sign);
+            assert!(rig.session.reaches(target), "{sign}");
+            rig.hear(refusal);
+            assert!(rig.session.deadline() <= rig.now + UNHEARD);
+            rig.wait(UNHEARD.as_secs());
+            assert!(rig.session.reaches(target), "after a while");
+        }
+    }
+
+    #[test]
     fn ctcp_is_answered_in_private_only() {
         let mut rig = Rig::online("[channel #a]\n");
         rig.hear(":joe!u@h PRIVMSG #a :\u{1}VERSION\u{1}\n:joe!u@h PRIVMSG bot :\u{1}ACTION x\u{1}\n:joe!u@h PRIVMSG bot :\u{1}PING 12\u{1}");
@@ -1037,6 +1083,7 @@ mod tests {
             rig.said();
             let proofs =
                 [Ask { account: expected, ..ask("joe!u@h") }, Ask { account: Account::None, ..ask("joe!eve@h") }];
+            rig.others.retain(|action| !matches!(action, Action::Unheard(_)));
             assert_eq!(rig.others[1..], proofs.map(Action::Command), "{answer}");
         }
         let mut rig = Rig::online("");

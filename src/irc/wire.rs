@@ -3,6 +3,8 @@
 //! What the wire forbids cannot be built here: an outgoing [`Line`] holds no CR, LF or NUL and is
 //! never too long, whoever made it.
 
+use crate::text::plain;
+
 /// The most a server may send before LF: 8,191 bytes of tags (IRCv3) and 512 of message (RFC 1459).
 const LINE_IN: usize = 8191 + 512;
 /// The most anyone may send, CR LF included, as the server relays it (RFC 1459, section 2.3).
@@ -67,7 +69,11 @@ impl Message {
         let mut text = self.params.join(" ");
         let key = match self.command.as_str() {
             "MODE" if self.params.get(1).is_some_and(|modes| modes.contains('k')) => text.find(' '),
-            "PRIVMSG" => text.to_ascii_lowercase().find("join ").map(|at| at + "join".len()),
+            "PRIVMSG" => {
+                // Formatting within the word would hide it.
+                text = plain(&text);
+                text.to_ascii_lowercase().find("join").map(|at| at + "join".len())
+            }
             _ => None,
         };
         if let Some(at) = key {
@@ -279,6 +285,7 @@ mod tests {
             (":s MODE #c +kl key 5", ":s MODE #c ***"),
             (":s MODE #c +o joe", ":s MODE #c +o joe"),
             (":a!b@c PRIVMSG bot :Join  #c key more", "PRIVMSG bot Join ***"),
+            (":a!b@c PRIVMSG #x :bot: jo\u{2}in\u{2}\u{a0}#c key", "PRIVMSG #x bot: join ***"),
             (":a!b@c PRIVMSG #x :bot: status #c", "PRIVMSG #x bot: status #c"),
         ] {
             let shown = shown.trim_start_matches(":s ");

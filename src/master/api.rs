@@ -7,7 +7,7 @@ use super::http::{self, Head, method};
 use crate::config::Buildbot;
 use crate::net::{self, Stream};
 use crate::status::{Build, Change, Worker};
-use crate::text::{base64, clean};
+use crate::text::{base64, complaint};
 use native_tls::TlsConnector;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -60,8 +60,8 @@ pub enum Error {
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         match self {
-            Error::Unreachable(why) | Error::Wrong(why) => f.write_str(why),
-            Error::Refused(status, why) => write!(f, "the master refuses: {why} ({status})"),
+            Error::Unreachable(why) | Error::Wrong(why) => f.write_str(&complaint(why)),
+            Error::Refused(status, why) => write!(f, "the master refuses: {} ({status})", complaint(why)),
         }
     }
 }
@@ -343,10 +343,10 @@ fn refusal(body: &[u8]) -> String {
         let why = why.as_str().unwrap_or("wrong");
         if why.contains(field.as_str()) { why.to_owned() } else { format!("{field}: {why}") }
     };
-    clean(&match if error.is_string() { error } else { &error["message"] } {
+    match if error.is_string() { error } else { &error["message"] } {
         Value::Object(fields) => fields.iter().map(one).collect::<Vec<_>>().join("; "),
         message => message.as_str().unwrap_or("no reason given; is the url right?").to_owned(),
-    })
+    }
 }
 
 /// What the stream tells.

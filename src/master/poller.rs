@@ -39,6 +39,8 @@ const SETTLED: Duration = Duration::from_secs(5);
 const JUST: Duration = Duration::from_secs(60);
 /// The most builds of one batch for whose changes the master is asked, and requests for their end.
 const DETAILS: usize = 20;
+/// Polls that may fail at the same thing before we do without it.
+const TRIES: u32 = 3;
 /// The longest that a poll may take, before a supervisor should know.
 const STUCK: Duration = Duration::from_secs(900);
 
@@ -66,17 +68,6 @@ pub fn lock(status: &Mutex<Status>) -> MutexGuard<'_, Status> {
 /// How long to wait after so many failures: a second, doubling up to about a minute.
 fn back_off(failures: u32) -> Duration {
     Duration::from_secs(1 << failures.min(6))
-}
-
-/// A master that refuses to tell of one thing must not keep us from the others.
-fn unless_refused<T>(answer: Result<T, Error>) -> Result<Option<T>, Error> {
-    match answer {
-        Err(e @ Error::Refused(..)) => {
-            log!(Warning, "{e}");
-            Ok(None)
-        }
-        answer => answer.map(Some),
-    }
 }
 
 pub struct Poller {
@@ -137,13 +128,20 @@ impl Poller {
                         (self.listed, next) = (None, next.min(Instant::now() + SETTLED));
                     }
                     Note::StreamDown => {
-                        (self.stream, next) = (None, Instant::now());
+                        self.stream = None;
+                        next = if self.failures > 0 { next } else { Instant::now() };
                         lock(&self.status).changes.clear();
                     }
                     // Before the first poll it is not known what is new; that poll will see all of it.
                     Note::Update(Update::Build(_) | Update::Request(_)) if !self.synced => {}
-                    // The next poll brings what this one could not.
-                    Note::Update(update) => self.update(update).unwrap_or_else(|e| log!(Warning, "{e}")),
+                    Note::Update(update) => {
+                        if let Err(e) = self.update(update) {
+                            log!(Warning, "{e}");
+                            // The next poll brings what this could not.
+                            let soon = Instant::now() + back_off(0);
+                            next = if self.failures > 0 { next } else { next.min(soon) };
+                        }
+                    }
                     Note::Learned(facts, ask) => {
                         self.learn(facts);
                         learned.push(ask);
@@ -215,8 +213,7 @@ impl Poller {
     fn list(&mut self) -> Result<(), Error> {
         let (version, url) = self.master.identity()?;
         let mut builders: Vec<Builder> = self.master.pages(BUILDERS, PAGE, LISTED)?;
-        // Those that were removed from the configuration have no master, nor have those that builds invent.
-        builders.retain(|b| !b.masterids.is_empty() || b.tags.iter().any(|tag| tag == "_virtual_"));
+        builders.retain(Builder::is_listed);
         let mut status = lock(&self.status);
         (status.version, status.url) = (version, text::clean(&url));
         status.set_builders(builders);
@@ -259,7 +256,7 @@ impl Poller {
         let mark = status.mark.unwrap_or(newest).min(newest);
         if status.mark > Some(newest) {
             log!(Warning, "the master counts its builds anew; forgetting where we were");
-            status.start_over(newest);
+            status.start_over();
         }
         drop(status);
         builds.retain(|b| b.id <= mark);
@@ -269,11 +266,15 @@ impl Poller {
         Ok(())
     }
 
-    /// All builds since the mark, lowest id first.
+    /// All builds since the mark, lowest id first. With them comes the one at the mark, if this is still
+    /// the same database.
     fn new_builds(&mut self) -> Result<(), Error> {
         let mark = lock(&self.status).mark.unwrap_or(0);
-        let query = format!("{BUILDS}&buildid__gt={mark}&order=buildid");
+        let query = format!("{BUILDS}&buildid__ge={mark}&order=buildid");
         let builds: Vec<Build> = self.master.pages(&query, PAGE, CATCH_UP)?;
+        if mark > 0 && builds.is_empty() {
+            return self.look_back();
+        }
         let last = builds.last().map_or(mark, |b| b.id);
         self.apply(builds)?;
         lock(&self.status).caught_up(last);
@@ -293,25 +294,53 @@ impl Poller {
         Ok(())
     }
 
+    /// A master that refuses to tell of one thing must not keep us from the others. An error of its own
+    /// may pass: only if it stays is it taken for a refusal.
+    fn unless_refused<T>(&self, answer: Result<T, Error>) -> Result<Option<T>, Error> {
+        match answer {
+            Err(e @ Error::Refused(status, _)) if status < 500 || self.failures >= TRIES => {
+                log!(Warning, "{e}");
+                Ok(None)
+            }
+            answer => answer.map(Some),
+        }
+    }
+
     /// Applies builds in the order of their ids; asks for what their news need.
     fn apply(&mut self, builds: Vec<Build>) -> Result<(), Error> {
         for build in builds {
+            let (id, ended) = (build.builderid, build.complete);
             let status = lock(&self.status);
-            let known = status.builders.contains_key(&build.builderid);
+            let mut known = status.builders.contains_key(&id);
             let fresh = status.mark.is_some_and(|mark| build.id > mark) || status.open.contains_key(&build.id);
-            let needs_past = fresh && status.needs_past(&build);
+            let watched = status.watches.iter().any(|w| build.buildrequestid == Some(w.request));
             drop(status);
-            self.ended += usize::from(fresh && build.complete);
+            self.ended += usize::from(fresh && ended);
             // Not over and over: builders that are gone have left builds, too.
             if !known && self.listed.is_none_or(|at| at.elapsed() >= Duration::from_secs(5)) {
                 self.list()?;
+                known = lock(&self.status).builders.contains_key(&id);
             }
-            if needs_past {
-                let recent = unless_refused(self.master.recent(build.builderid))?;
-                let facts = |builds| Facts { builds, asked: vec![build.builderid], ..Facts::default() };
+            // One that was renamed or removed meanwhile still ends what it has begun.
+            let mut gone = false;
+            if !known && (fresh || watched) {
+                let found = self.master.list::<Builder>(&format!("/builders/{id}"));
+                for builder in self.unless_refused(found)?.into_iter().flatten() {
+                    gone = !builder.is_listed();
+                    lock(&self.status).builders.insert(id, builder);
+                }
+            }
+            if fresh && lock(&self.status).needs_past(&build) {
+                let recent = self.master.recent(id);
+                let recent = self.unless_refused(recent)?;
+                let facts = |builds| Facts { builds, asked: vec![id], ..Facts::default() };
                 self.learn(recent.map(facts).unwrap_or_default());
             }
-            self.news.extend(lock(&self.status).apply(build, unix_now()));
+            let mut status = lock(&self.status);
+            self.news.extend(status.apply(build, unix_now()));
+            if gone && ended {
+                status.builders.remove(&id);
+            }
         }
         Ok(())
     }
@@ -357,7 +386,8 @@ impl Poller {
     fn requests(&mut self) -> Result<(), Error> {
         let unclear = lock(&self.status).unclear_requests();
         for id in unclear.into_iter().take(DETAILS) {
-            let Some(known) = unless_refused(self.master.request(id))? else { continue };
+            let answer = self.master.request(id);
+            let Some(known) = self.unless_refused(answer)? else { continue };
             match known {
                 (None, None) => lock(&self.status).watches.retain(|w| w.request != id),
                 (Some(r), build)
@@ -390,7 +420,13 @@ impl Poller {
     fn hand_over(&mut self, emit: &dyn Fn(Heard) -> bool) -> bool {
         let mut news = take(&mut self.news);
         for one in news.iter_mut().filter(|n| n.build.complete).take(DETAILS) {
-            self.details(one).unwrap_or_else(|e| log!(Warning, "{e}"));
+            if let Err(e) = self.details(one) {
+                log!(Warning, "{e}");
+                // Better without than late.
+                if let Error::Unreachable(_) = e {
+                    break;
+                }
+            }
         }
         let known = lock(&self.status).known();
         let before = replace(&mut self.told, known.clone());
@@ -448,15 +484,18 @@ pub fn listen(config: &Buildbot, notes: &SyncSender<Note>) -> Result<(), String>
     let mut master = Master::new(config)?;
     let mut failures = 0;
     loop {
-        let mut stood = false;
+        let mut stood = None;
         let ended = master.listen(&mut |update| {
-            stood |= matches!(update, Update::Subscribed(_));
+            if let Update::Subscribed(_) = update {
+                stood = Some(Instant::now());
+            }
             notes.send(Note::Update(update)).is_ok()
         });
-        if stood && notes.send(Note::StreamDown).is_err() {
+        if stood.is_some() && notes.send(Note::StreamDown).is_err() {
             return Ok(());
         }
-        failures = if stood { 0 } else { failures + 1 };
+        // One that ends at once, again and again, is no better than none.
+        failures = if stood.is_some_and(|at| at.elapsed() > SETTLED) { 0 } else { failures + 1 };
         if failures < 2
             && let Err(e) = &ended
         {

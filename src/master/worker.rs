@@ -116,6 +116,7 @@ fn stop(builder: u64, name: &str, reason: &str, only: Option<&[u64]>, master: &m
     }
     let idle = if only.is_none() { "nothing runs; " } else { "" };
     Ok(match queued.len() {
+        0 if only.is_some() => format!("{name}: your request is not queued any more"),
         0 => format!("{name}: nothing runs and nothing is queued"),
         n => format!("{name}: {idle}took back {}", text::count(n, "queued request")),
     })
@@ -134,8 +135,7 @@ fn force(order: &Order, master: &mut Master) -> Result<(String, Option<u64>), Er
     };
     let wanted = order.scheduler.as_deref().unwrap_or(first);
     let Some(scheduler) = schedulers.iter().find(|s| s["name"] == wanted) else {
-        let names = text::whole(&names.join(", "));
-        return Err(Error::Wrong(format!("no such scheduler for {name}; there are {names}")));
+        return Err(Error::Wrong(format!("no such scheduler for {name}; there are {}", names.join(", "))));
     };
     let form = form(order, &leaves(&scheduler["all_fields"])).map_err(Error::Wrong)?;
     let result = master.call(&format!("/forceschedulers/{}", percent_encoded(wanted)), "force", &form)?;
@@ -159,7 +159,7 @@ fn outcome(order: &Order, by: &str, request: u64, master: &mut Master) -> Result
             return Ok((format!("forced {name} #{}{by} {url}", build.number), Some(request)));
         }
         if asked.is_some_and(|r| r.complete) {
-            return Ok((format!("{name}: merged with another request for the same{by}"), None));
+            return Ok((format!("{name}: merged with an equal request{by}"), None));
         }
         sleep(START_POLL);
     }

@@ -2,6 +2,7 @@
 
 use super::{Answer, FakeHttp, Request};
 use serde_json::{Value, json};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 /// Builders `b1` …, and the builds of the list.
@@ -9,6 +10,8 @@ use std::sync::{Arc, Mutex};
 pub struct World {
     builders: usize,
     builds: Arc<Mutex<Vec<Value>>>,
+    /// The last builders, so many, are no longer in the configuration.
+    removed: Arc<AtomicUsize>,
 }
 
 impl World {
@@ -30,6 +33,22 @@ impl World {
         ends.into_iter().for_each(|(builder, result)| drop(add(&mut builds, builder, Some((result, at)))));
     }
 
+    /// A build that runs ends well.
+    pub fn finish(&self, id: usize) {
+        let build = &mut self.builds.lock().unwrap()[id - 1];
+        (build["complete"], build["complete_at"], build["results"]) = (true.into(), 1_795_361_893.into(), 0.into());
+    }
+
+    /// Another database: no build was ever.
+    pub fn start_over(&self) {
+        self.builds.lock().unwrap().clear();
+    }
+
+    /// Takes so many builders out of the configuration.
+    pub fn remove(&self, builders: usize) {
+        self.removed.store(builders, Ordering::SeqCst);
+    }
+
     /// A server of its own.
     pub fn serve(&self) -> FakeHttp {
         let world = self.clone();
@@ -48,17 +67,21 @@ impl World {
             let items: Vec<_> = items.into_iter().skip(one("offset", 0)).take(one("limit", 1000)).collect();
             Answer::Json(json!({ name: items }).to_string())
         };
-        let builder = |id| json!({"builderid": id, "name": format!("b{id}"), "tags": [], "masterids": [1]});
+        let stay = self.builders - self.removed.load(Ordering::SeqCst);
+        let builder = |id: usize| {
+            let masters: &[u8] = if id > stay { &[] } else { &[1] };
+            json!({"builderid": id, "name": format!("b{id}"), "tags": [], "masterids": masters})
+        };
         match path {
             "/config" => {
                 Answer::Json(json!({"versions": [["Buildbot", "4.3.0"]], "buildbotURL": "http://m/"}).to_string())
             }
             "/api/v2/builders" => page((1..=self.builders).map(builder).collect(), "builders"),
             "/api/v2/builds" => {
-                let (ids, mark) = (all("buildid"), one("buildid__gt", 0));
+                let (ids, mark) = (all("buildid"), one("buildid__ge", 0));
                 let mut found = self.builds.lock().unwrap().clone();
                 let id = |build: &Value| build["buildid"].as_u64().unwrap() as usize;
-                found.retain(|build| id(build) > mark && (ids.is_empty() || ids.contains(&id(build))));
+                found.retain(|build| id(build) >= mark && (ids.is_empty() || ids.contains(&id(build))));
                 if query.contains("order=-buildid") {
                     found.reverse();
                 }
@@ -66,6 +89,9 @@ impl World {
             }
             "/api/v2/workers" => {
                 page(vec![json!({"workerid": 1, "name": "w1", "connected_to": [{"masterid": 1}]})], "workers")
+            }
+            _ if let Some(Ok(id)) = path.strip_prefix("/api/v2/builders/").map(str::parse) => {
+                page(vec![builder(id)], "builders")
             }
             _ if path.starts_with("/api/v2/") => page(Vec::new(), path.rsplit('/').next().unwrap()),
             _ => Answer::Status("404 Not Found", String::new(), String::new()),
