@@ -228,6 +228,38 @@ fn channels_that_put_it_out_or_keep_it_out_are_joined_in_the_end() {
     op.expect_contains(" PRIVMSG #kick :Buildbot: ");
 }
 
+#[test]
+fn what_a_server_does_not_pass_on_is_told_later() {
+    let (ngircd, inspircd) = (Ngircd::start(NgircdOptions::default()), Inspircd::start(false));
+    // Who comes first is an operator on ngIRCd only.
+    for (port, is_op) in [(ngircd.port, true), (inspircd.port, false)] {
+        let world = World::new(2);
+        let master = world.serve();
+        let op = Client::connect(port, "op");
+        op.join("#lab");
+        if is_op {
+            op.send("MODE #lab +m");
+            op.expect_contains(" MODE #lab ");
+        }
+        let mut bot = start(&master.url(), port, "notify_events = success\npm_to_nicks = joe\n[channel #lab]");
+        ready(&mut bot);
+        world.end([(1, SUCCESS)], now());
+        bot.expect_log("IRC: cannot speak to joe: ");
+        if is_op {
+            bot.expect_log("IRC: cannot speak to #lab: ");
+            op.send("MODE #lab +v bot");
+        }
+        op.expect_contains(" PRIVMSG #lab :b1 #1 success");
+        let joe = Client::connect(port, "joe");
+        joe.join("#lab");
+        joe.expect_contains(" PRIVMSG joe :b1 #1 success");
+        world.end([(2, SUCCESS)], now());
+        joe.expect_contains(" PRIVMSG joe :b2 #2 success");
+        op.expect_contains(" PRIVMSG #lab :b2 #2 success");
+        assert_eq!((op.lines("#lab").len(), joe.lines("joe").len()), (2, 2), "{}", bot.log());
+    }
+}
+
 /// No channel shows who holds the nick, and the first slow retry would come after 15 s.
 #[test]
 fn a_nick_in_use_is_watched_by_monitor_and_both_are_answered_to() {
