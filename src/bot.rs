@@ -238,7 +238,7 @@ impl Bot {
                             self.save_soon(now);
                         }
                     }
-                    Action::Unheard(target) => self.outbox.again(|t| self.session.mapping().same(t, &target)),
+                    Action::Unheard(target) => self.outbox.unheard(|t| self.session.mapping().same(t, &target)),
                     Action::Fatal(why) => return Err(Failure(78, format!("IRC: {why}"))),
                 }
             }

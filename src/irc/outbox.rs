@@ -5,8 +5,9 @@
 use super::wire::{Line, is_channel, split};
 use crate::status::Outcome::{self, Cancelled, Exception, Failure, Retry, Skipped, Success, Warnings};
 use crate::store::Announcement;
-use crate::text::fitted;
+use crate::text::{fitted, plain};
 use std::collections::{BTreeSet, VecDeque};
+use std::mem::take;
 use std::time::{Duration, Instant};
 
 /// How far the clock may be ahead when a line goes: with that line's own cost it stays near the ten
@@ -178,14 +179,18 @@ impl Outbox {
     pub fn lost(&mut self, now: Instant) {
         self.clock = now;
         self.queues.iter_mut().for_each(|q| q.replies.clear());
-        self.again(|_| true);
+        for (_, announcement) in take(&mut self.unconfirmed).into_iter().rev() {
+            self.queue(&announcement.target).news.insert(0, announcement);
+        }
         self.queues.retain(Queue::waits);
     }
 
-    /// The server has not passed on what was last said to these targets: it will be said again.
-    pub fn again(&mut self, to: impl Fn(&str) -> bool) {
-        let unheard: Vec<_> = self.unconfirmed.extract_if(.., |(_, a)| to(&a.target)).collect();
+    /// The server has not passed on what was last said to these targets: it will be said again. Some
+    /// channels take no colours.
+    pub fn unheard(&mut self, by: impl Fn(&str) -> bool) {
+        let unheard: Vec<_> = self.unconfirmed.extract_if(.., |(_, a)| by(&a.target)).collect();
         for (_, announcement) in unheard.into_iter().rev() {
+            let announcement = Announcement { text: plain(&announcement.text), ..announcement };
             self.queue(&announcement.target).news.insert(0, announcement);
         }
     }
@@ -417,12 +422,13 @@ mod tests {
         let now = Instant::now();
         let mut outbox = Outbox::new(now, true);
         outbox.announce(news("#c", 1, Outcome::Success));
-        outbox.announce(news("#d", 2, Outcome::Success));
+        let text = "b2 #2 \u{3}04failure\u{f}".into();
+        outbox.announce(Announcement { text, ..news("#d", 2, Outcome::Failure) });
         let said = drain(&mut outbox, now).len();
-        outbox.again(|target| target == "#d");
+        outbox.unheard(|target| target == "#d");
         outbox.confirm(outbox.unconfirmed().unwrap());
         let again: Vec<String> = drain(&mut outbox, now).into_iter().map(|s| s.1).collect();
-        assert!(said == 2 && again.len() == 1 && again[0].starts_with("PRIVMSG #d :b2 #2"), "{again:?}");
+        assert_eq!((said, again), (2, vec!["PRIVMSG #d :b2 #2 failure".to_owned()]));
     }
 
     #[test]

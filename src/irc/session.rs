@@ -28,7 +28,9 @@ const UNKNOWN_HOST: usize = 65; // our `user@host` until the server has shown it
 // Who may ask for history does not get it unasked: old commands would run again.
 const CAPS: [&str; 5] = ["account-tag", "draft/chathistory", "message-tags", "multi-prefix", "sasl"];
 const PROOFS: usize = 32; // under way at once
-const UNHEARD: Duration = Duration::from_secs(600); // who could not be told is tried again then
+const UNHEARD: Duration = Duration::from_secs(600); // a channel that could not be told is tried again then
+const ABSENT: Duration = Duration::from_secs(3600); // and a person
+const NOT_PASSED_ON: [&str; 4] = ["401", "404", "477", "531"];
 const RANKED: usize = 10_000; // people with a rank in one channel: a server could name more for ever
 
 /// What the session wants done.
@@ -292,6 +294,10 @@ impl Session {
         }
         let params: Vec<&str> = m.params.iter().map(String::as_str).collect();
         let (registering, sasl) = (self.phase == Phase::Registering, self.irc.sasl != Sasl::No);
+        // Perhaps because we have been put out meanwhile.
+        if let ([_, target, _, ..], true) = (&params[..], NOT_PASSED_ON.contains(&m.command.as_str())) {
+            self.actions.push(Action::Unheard(self.spelled(target)));
+        }
         match (m.command.as_str(), &params[..]) {
             ("PING", [.., token]) => self.send(Line::new("PONG", &[], Some(token))),
             ("PONG", [.., token]) => self.actions.push(Action::Pong((*token).to_owned())),
@@ -338,11 +344,11 @@ impl Session {
             ("005", tokens) => tokens.iter().for_each(|token| self.on_isupport(token)),
             ("376" | "422", _) if self.link.logged_in || self.irc.password.is_none() => self.online(now),
             ("396", [_, host, ..]) => self.link.user_host = Some(self.irc.username.len() + 2 + host.len()),
-            ("401" | "404" | "477" | "531", [_, target, .., why]) if self.reaches(target) => {
+            (n, [_, target, .., why]) if NOT_PASSED_ON.contains(&n) && self.reaches(target) => {
                 log!(Warning, "IRC: cannot speak to {}: {}", clean(target), clean(why));
                 self.end_of_whois(target, true);
-                self.link.unheard.insert(self.link.mapping.fold(target), now + UNHEARD);
-                self.actions.push(Action::Unheard(self.spelled(target)));
+                let wait = if is_channel(target) { UNHEARD } else { ABSENT };
+                self.link.unheard.insert(self.link.mapping.fold(target), now + wait);
             }
             ("731", _) => self.want_nick(),
             ("307" | "311" | "330", [_, nick, rest @ ..]) => self.on_whois(&m.command, nick, rest),
@@ -1045,10 +1051,18 @@ mod tests {
             rig.hear(sign);
             assert!(rig.session.reaches(target), "{sign}");
             rig.hear(refusal);
-            assert!(rig.session.deadline() <= rig.now + UNHEARD);
-            rig.wait(UNHEARD.as_secs());
+            let wait = if is_channel(target) { UNHEARD } else { ABSENT };
+            (0..wait.as_secs() / 60).for_each(|_| {
+                assert!(!rig.session.reaches(target) && rig.session.deadline() <= rig.now + wait);
+                rig.hear("PING x");
+                rig.wait(60);
+            });
             assert!(rig.session.reaches(target), "after a while");
         }
+        let mut rig = Rig::online("[channel #a]\n");
+        rig.hear(":bot!u@h JOIN #a\n:op!o@h KICK #a bot :out\n:s 404 bot #a :Cannot send to channel");
+        rig.said();
+        assert_eq!(rig.others.last(), Some(&Action::Unheard("#a".into())), "what the kick has crossed");
     }
 
     #[test]
