@@ -386,18 +386,19 @@ impl Poller {
     fn requests(&mut self) -> Result<(), Error> {
         let unclear = lock(&self.status).unclear_requests();
         for id in unclear.into_iter().take(DETAILS) {
-            let answer = self.master.request(id);
-            let Some(known) = self.unless_refused(answer)? else { continue };
-            match known {
-                (None, None) => lock(&self.status).watches.retain(|w| w.request != id),
-                (Some(r), build)
+            match self.master.request(id) {
+                // The next poll asks again.
+                Err(e @ Error::Refused(..)) => log!(Warning, "{e}"),
+                Err(e) => return Err(e),
+                Ok((None, None)) => lock(&self.status).watches.retain(|w| w.request != id),
+                Ok((Some(r), build))
                     if r.complete && build.as_ref().is_none_or(|b| b.outcome() == Some(Outcome::Retry)) =>
                 {
                     let results = usize::try_from(r.results).ok();
                     self.news.extend(lock(&self.status).lapse(id, r.builderid, results));
                 }
-                (_, Some(build)) => self.apply(vec![build])?,
-                _ => {}
+                Ok((_, Some(build))) => self.apply(vec![build])?,
+                Ok(_) => {}
             }
         }
         Ok(())
