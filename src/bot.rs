@@ -86,7 +86,7 @@ pub struct Bot {
 }
 
 impl Bot {
-    pub fn new(config: Config, mut state: State, ties: Ties) -> Result<Bot, Failure> {
+    pub fn new(config: Config, state: State, ties: Ties) -> Result<Bot, Failure> {
         let now = Instant::now();
         let irc = config.irc.clone().ok_or(Failure(78, "a section [irc] is needed to run".into()))?;
         let tls = irc.use_ssl.then(|| net::connector(&irc.tls)).transpose();
@@ -96,22 +96,19 @@ impl Bot {
             (Session::new(irc.clone(), now, seed), Outbox::new(now, irc.pacing), Wire::default());
         let (dirty, stopping) = (None, None);
         let supervisor = Supervisor::new(now);
-        // A channel whose section is gone is none of ours.
-        let State { events, muted, joined, pending, .. } = &mut state;
-        let configured = |name: &str| irc.channels.iter().any(|c| c.name.eq_ignore_ascii_case(name));
-        let ours = |name: &str| !is_channel(name) || joined.contains_key(name) || configured(name);
-        events.retain(|name, _| ours(name));
-        muted.retain(|name, _| ours(name));
-        pending.retain(|a| ours(&a.target));
         let mut bot = Bot { config, irc, tls, ties, session, outbox, wire, state, dirty, stopping, supervisor };
         bot.state.joined.iter().for_each(|(channel, key)| bot.session.join(channel, key, now));
         bot.state.left.iter().for_each(|channel| bot.session.leave(channel, ""));
-        take(&mut bot.state.pending).into_iter().for_each(|p| bot.outbox.announce(p));
         let mut status = lock(&bot.ties.status);
         status.watches = bot.state.watches.clone();
         status.resume(bot.state.known.clone());
         drop(status);
         bot.settle();
+        for pending in take(&mut bot.state.pending) {
+            if !is_channel(&pending.target) || lock(&bot.ties.status).targets.iter().any(|t| t.name == pending.target) {
+                bot.outbox.announce(pending);
+            }
+        }
         bot.try_save().map_err(|e| Failure(74, e))?;
         Ok(bot)
     }
@@ -127,7 +124,7 @@ impl Bot {
             self.save(now);
             self.supervisor.status(|| summary(&self.session, &lock(&self.ties.status)));
             self.supervisor.feed(lock(&self.ties.status).poller_until.is_none_or(|until| now < until), now);
-            let to_come = !self.session.is_online() && !self.outbox.pending().is_empty();
+            let to_come = !self.session.is_online() && !self.outbox.is_idle();
             let all_said = !to_come && self.waits().is_none() && self.outbox.unconfirmed().is_none();
             if self.stopping.is_some_and(|at| now >= at || all_said || self.wire.stream.is_none()) {
                 self.send(&Line::new("QUIT", &[], Some("until next time")), now);
@@ -396,10 +393,8 @@ impl Bot {
         self.save_soon(now);
         match effect {
             Effect::Notify(events) => drop(self.state.events.insert(place.to_owned(), events)),
-            Effect::MuteUntil(until) => {
-                self.state.muted.insert(place.to_owned(), until);
-                self.state.muted.retain(|_, until| *until > unix_now());
-            }
+            Effect::MuteUntil(0) => drop(self.state.muted.remove(place)),
+            Effect::MuteUntil(until) => drop(self.state.muted.insert(place.to_owned(), until)),
             Effect::Watch(requests) => {
                 let watch = |request| Watch { target: place.to_owned(), request, ..Watch::default() };
                 self.watch(requests.into_iter().map(watch));
@@ -457,7 +452,10 @@ impl Bot {
             let muted_until = *muted.get(name).unwrap_or(&0);
             Target { name: name.clone(), settings: self.settings(name), muted_until }
         };
-        let targets = names.into_iter().filter(|&name| !left.contains(name)).map(target).collect();
+        // A channel whose section is gone is none of ours.
+        let configured = |name: &str| self.irc.channels.iter().any(|c| c.name.eq_ignore_ascii_case(name));
+        let ours = |name: &str| !is_channel(name) || joined.contains_key(name) || configured(name);
+        let targets = names.into_iter().filter(|&name| ours(name) && !left.contains(name)).map(target).collect();
         lock(&self.ties.status).targets = targets;
     }
 

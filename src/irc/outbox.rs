@@ -169,6 +169,11 @@ impl Outbox {
         self.unconfirmed.last().map(|(number, _)| *number)
     }
 
+    /// Whether nothing waits to be sent at once.
+    pub fn is_idle(&self) -> bool {
+        self.queues.is_empty()
+    }
+
     /// The connection has answered after announcement `number`. Returns whether that was news.
     pub fn confirm(&mut self, number: u64) -> bool {
         self.unconfirmed.extract_if(.., |(n, _)| *n <= number).count() > 0
@@ -448,7 +453,7 @@ mod tests {
         let line = outbox.next(now, 101, &route).unwrap().shown();
         assert!(line.starts_with("PRIVMSG #c :missed while away: failure b50 #50; success b0 #0, "), "{line}");
         assert!(line.ends_with(" more"), "{line}");
-        assert!(outbox.next(now, 101, &route).is_none() && outbox.queues.is_empty());
+        assert!(outbox.is_idle());
     }
 
     #[test]

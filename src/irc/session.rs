@@ -85,7 +85,15 @@ struct Link {
     prefix: (String, String),            // PREFIX: mode letters and their signs, highest first
     modes: String,                       // CHANMODES
     recoveries: &'static [&'static str], // the words to try on NickServ
-    unheard: BTreeMap<String, Instant>,  // folded targets that cannot be told, and until when not to try
+    unheard: Vec<(String, Instant)>,     // targets that cannot be told, and until when not to try
+}
+
+impl Link {
+    /// A sign that this target can be told again.
+    fn heard(&mut self, target: &str) {
+        let mapping = self.mapping;
+        self.unheard.retain(|(name, _)| !mapping.same(name, target));
+    }
 }
 
 /// A command whose asker WHOIS is to prove.
@@ -170,7 +178,7 @@ impl Session {
         let Link { mapping, unheard, .. } = &self.link;
         let here = |p: &Place| p.joined.is_some() && mapping.same(&p.name, target);
         let in_reach = self.is_online() && (!is_channel(target) || self.places.iter().any(here));
-        in_reach && (unheard.is_empty() || !unheard.contains_key(&mapping.fold(target)))
+        in_reach && !unheard.iter().any(|(name, _)| mapping.same(name, target))
     }
 
     /// A channel of ours as we spell it; any other name as it is.
@@ -183,7 +191,7 @@ impl Session {
     pub fn deadline(&self) -> Instant {
         let joins = self.places.iter().filter(|p| p.joined.is_none()).filter_map(|p| p.retry);
         let nick = (!self.has_wanted_nick()).then_some(self.regain.0);
-        let online = joins.chain(nick).chain(self.link.unheard.values().copied());
+        let online = joins.chain(nick).chain(self.link.unheard.iter().map(|(_, until)| *until));
         let online = online.filter(|_| self.phase == Phase::Online);
         online.chain(self.proofs.iter().map(|p| p.until)).fold(self.until, Instant::min)
     }
@@ -213,7 +221,7 @@ impl Session {
                 self.want_nick();
             }
             self.join_due(now);
-            self.link.unheard.retain(|_, until| *until > now);
+            self.link.unheard.retain(|(_, until)| *until > now);
         }
         if let Some(nick) = self.proofs.iter().find(|p| p.until <= now).map(|p| p.ask.nick.clone()) {
             self.end_of_whois(&nick, false);
@@ -289,9 +297,7 @@ impl Session {
         if self.phase == Phase::Online {
             self.until = now + self.irc.ping_timeout * 3 / 5;
         }
-        if !self.link.unheard.is_empty() {
-            self.link.unheard.remove(&self.link.mapping.fold(m.nick()));
-        }
+        self.link.heard(m.nick());
         let params: Vec<&str> = m.params.iter().map(String::as_str).collect();
         let (registering, sasl) = (self.phase == Phase::Registering, self.irc.sasl != Sasl::No);
         // Perhaps because we have been put out meanwhile.
@@ -348,7 +354,7 @@ impl Session {
                 log!(Warning, "IRC: cannot speak to {}: {}", clean(target), clean(why));
                 self.end_of_whois(target, true);
                 let wait = if is_channel(target) { UNHEARD } else { ABSENT };
-                self.link.unheard.insert(self.link.mapping.fold(target), now + wait);
+                self.link.unheard.push(((*target).to_owned(), now + wait));
             }
             ("731", _) => self.want_nick(),
             ("307" | "311" | "330", [_, nick, rest @ ..]) => self.on_whois(&m.command, nick, rest),
@@ -551,7 +557,7 @@ impl Session {
     fn on_nick(&mut self, old: &str, new: Option<&str>) {
         self.end_of_whois(old, false);
         let mapping = self.link.mapping;
-        new.map(|new| self.link.unheard.remove(&mapping.fold(new)));
+        self.link.heard(new.unwrap_or(""));
         for place in &mut self.places {
             let ranks = place.ranks.remove(&mapping.fold(old));
             place.ranks.extend(new.map(|n| mapping.fold(n)).zip(ranks));
@@ -589,7 +595,12 @@ impl Session {
     /// What happens in a channel that is ours, or on our way into it.
     fn on_channel(&mut self, m: &Message, channel: &str, params: &[&str], now: Instant) {
         let Session { places, link, .. } = self;
-        let (mapping, (letters, signs)) = (link.mapping, &link.prefix);
+        let mapping = link.mapping;
+        // Perhaps we may speak now.
+        if m.command == "MODE" || m.command == "JOIN" && mapping.same(m.nick(), &link.nick) {
+            link.heard(channel);
+        }
+        let (letters, signs) = &link.prefix;
         let Some(place) = places.iter_mut().find(|p| mapping.same(&p.name, channel)) else { return };
         if place.ranks.len() > RANKED {
             place.ranks.clear();
@@ -601,7 +612,6 @@ impl Session {
                 (place.joined, place.tries) = (Some(now), 0);
                 place.refusal.clear();
                 place.ranks.clear();
-                link.unheard.remove(&mapping.fold(channel));
             }
             ("PART" | "KICK", _) => {
                 let nick = params.first().filter(|_| m.command == "KICK").map_or(m.nick(), |nick| nick);
@@ -625,7 +635,6 @@ impl Session {
                 }
             }
             ("MODE", [changes, rest @ ..]) => {
-                link.unheard.remove(&mapping.fold(channel));
                 let (mut set, mut rest) = (true, rest.iter());
                 for mode in changes.chars() {
                     let rank = letters.contains(mode);
@@ -693,7 +702,7 @@ impl Session {
             None => Account::None,
         };
         let (mask, text) = (m.source.clone(), text.to_owned());
-        self.link.unheard.remove(&self.link.mapping.fold(&place));
+        self.link.heard(&place);
         self.actions.push(Action::Command(Ask { place, nick, mask, text, op, own_only: false, account }));
     }
 

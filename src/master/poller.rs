@@ -336,10 +336,9 @@ impl Poller {
                 let facts = |builds| Facts { builds, asked: vec![id], ..Facts::default() };
                 self.learn(recent.map(facts).unwrap_or_default());
             }
-            let mut status = lock(&self.status);
-            self.news.extend(status.apply(build, unix_now()));
+            self.news.extend(lock(&self.status).apply(build, unix_now()));
             if gone && ended {
-                status.builders.remove(&id);
+                self.listed = None;
             }
         }
         Ok(())
