@@ -404,10 +404,9 @@ impl Poller {
     }
 
     /// Puts what was asked for into the status.
-    pub fn learn(&mut self, mut facts: Facts) {
-        facts.builds.sort_by_key(|b| b.id);
+    pub fn learn(&mut self, facts: Facts) {
         let mut status = lock(&self.status);
-        self.news.extend(facts.builds.into_iter().filter_map(|b| status.apply(b, unix_now())));
+        self.news.extend(facts.builds.into_iter().rev().filter_map(|b| status.apply(b, unix_now())));
         for id in facts.asked {
             status.builders.entry(id).and_modify(|b| b.asked = true);
         }

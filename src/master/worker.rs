@@ -60,6 +60,7 @@ pub enum Done {
 /// Answers that belong into the status.
 #[derive(Debug, Default)]
 pub struct Facts {
+    /// Those of one builder after another, each with the highest number first.
     pub builds: Vec<Build>,
     /// Builders of which `builds` holds all that the master has.
     pub asked: Vec<u64>,
