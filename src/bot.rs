@@ -105,8 +105,9 @@ impl Bot {
         drop(status);
         bot.settle();
         for pending in take(&mut bot.state.pending) {
-            if !is_channel(&pending.target) || lock(&bot.ties.status).targets.iter().any(|t| t.name == pending.target) {
-                bot.outbox.announce(pending);
+            let target = bot.spelled(&pending.target);
+            if !is_channel(&target) || bot.is_target(&target) {
+                bot.outbox.announce(Announcement { target, ..pending });
             }
         }
         bot.try_save().map_err(|e| Failure(74, e))?;
@@ -235,7 +236,15 @@ impl Bot {
                             self.save_soon(now);
                         }
                     }
-                    Action::Unheard(target) => self.outbox.unheard(|t| self.session.mapping().same(t, &target)),
+                    Action::Unheard(target) => {
+                        let target = self.spelled(&target);
+                        // Who has gone and wanted to hear one thing only may be somebody else next time.
+                        if !is_channel(&target) && !self.is_target(&target) {
+                            self.outbox.forget(&target);
+                        } else if self.outbox.unheard(&target) {
+                            self.session.avoid(&target, now);
+                        }
+                    }
                     Action::Fatal(why) => return Err(Failure(78, format!("IRC: {why}"))),
                 }
             }
@@ -342,11 +351,10 @@ impl Bot {
             log!(Info, "{} ({account}) in {place}: `{}`: {decision}", ask.mask, command::shown(&ask.text));
         }
         match verdict {
-            Verdict::Yes => self.answer(&ask, false, now),
-            Verdict::No if own_only => self.answer(&Ask { own_only, ..ask }, false, now),
-            Verdict::No => self.reply(&ask.place, &[command::refusal(&ask, &name)]),
             Verdict::NeedsAccount if self.session.prove(ask.clone(), now) => {}
             Verdict::NeedsAccount => self.reply(&ask.place, &["busy, try again".into()]),
+            Verdict::No if !own_only => self.reply(&ask.place, &[command::refusal(&ask, &name)]),
+            _ => self.answer(&Ask { own_only, ..ask }, false, now),
         }
     }
 
@@ -365,6 +373,10 @@ impl Bot {
         known.or(section).unwrap_or_else(|| self.session.spelled(name))
     }
 
+    fn is_target(&self, name: &str) -> bool {
+        lock(&self.ties.status).targets.iter().any(|t| t.name == name)
+    }
+
     fn answer(&mut self, ask: &Ask, again: bool, now: Instant) {
         let (settings, nick) = (self.settings(&ask.place), self.session.nick());
         let status = lock(&self.ties.status);
@@ -379,6 +391,7 @@ impl Bot {
                 self.reply(&ask.place, &lines);
                 effect.into_iter().for_each(|e| self.effect(ask, e, now));
             }
+            Answer::List { head, items } if items.is_empty() => self.reply(&ask.place, &[head]),
             Answer::List { head, items } => self.reply(&ask.place, &[format!("{head}: {}", items.join(", "))]),
             Answer::First(job) => {
                 if self.ties.jobs.try_send((ask.clone(), job)).is_err() {
@@ -392,8 +405,8 @@ impl Bot {
         let place = &ask.place;
         self.save_soon(now);
         match effect {
-            Effect::Notify(events) => drop(self.state.events.insert(place.to_owned(), events)),
-            Effect::MuteUntil(0) => drop(self.state.muted.remove(place)),
+            Effect::Notify(on) if on == configured(&self.irc, place).events => drop(self.state.events.remove(place)),
+            Effect::Notify(on) => drop(self.state.events.insert(place.to_owned(), on)),
             Effect::MuteUntil(until) => drop(self.state.muted.insert(place.to_owned(), until)),
             Effect::Watch(requests) => {
                 let watch = |request| Watch { target: place.to_owned(), request, ..Watch::default() };
@@ -427,6 +440,7 @@ impl Bot {
         self.state.events.remove(channel);
         self.state.muted.remove(channel);
         self.state.joined.remove(channel);
+        lock(&self.ties.status).watches.retain(|w| w.target != channel);
     }
 
     /// Watches from now on; an end that nobody there has heard of is told at once.
@@ -445,6 +459,7 @@ impl Bot {
 
     /// Makes the targets what the configuration and the state file say.
     fn settle(&mut self) {
+        self.state.muted.retain(|_, until| *until > unix_now());
         let State { events, muted, joined, left, .. } = &self.state;
         let mut names: BTreeSet<&String> = events.keys().chain(muted.keys()).chain(joined.keys()).collect();
         names.extend(self.irc.channels.iter().map(|c| &c.name).chain(&self.irc.pm_to_nicks));
@@ -452,9 +467,10 @@ impl Bot {
             let muted_until = *muted.get(name).unwrap_or(&0);
             Target { name: name.clone(), settings: self.settings(name), muted_until }
         };
-        // A channel whose section is gone is none of ours.
-        let configured = |name: &str| self.irc.channels.iter().any(|c| c.name.eq_ignore_ascii_case(name));
-        let ours = |name: &str| !is_channel(name) || joined.contains_key(name) || configured(name);
+        // A channel whose section is gone is none of ours, and one in two spellings is the section's.
+        let section = |name: &str| self.irc.channels.iter().find(|c| c.name.eq_ignore_ascii_case(name));
+        let none = |name: &str| !is_channel(name) || joined.contains_key(name);
+        let ours = |name: &str| section(name).map_or_else(|| none(name), |c| c.name == name);
         let targets = names.into_iter().filter(|&name| ours(name) && !left.contains(name)).map(target).collect();
         lock(&self.ties.status).targets = targets;
     }
@@ -550,5 +566,111 @@ fn configured(irc: &Irc, name: &str) -> Settings {
     match is_channel(name) || irc.pm_to_nicks.iter().any(|n| n.eq_ignore_ascii_case(name)) {
         true => settings,
         false => Settings { events: Events::default(), ..settings },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::mpsc::sync_channel;
+
+    fn bot(conf: &str, state: State) -> Bot {
+        let text = format!("[buildbot]\nurl = http://m/\n[irc]\nhost = h\nnick = bot\n{conf}");
+        let config = Config::parse("c", &text, &|_| Err("no".into())).unwrap();
+        let (events, jobs) = (sync_channel(9).0, sync_channel(9).0);
+        let ties = Ties { status: Arc::default(), events, jobs, reload: Box::new(|| Err("no".into())) };
+        let mut bot = Bot::new(config, state, ties).unwrap();
+        bot.session.tick(Instant::now());
+        bot.session.up(Instant::now());
+        bot.session.actions();
+        hear(&mut bot, ":s 001 bot :hi\r\n:s 376 bot :x\r\n:bot!u@h JOIN #dev");
+        bot
+    }
+
+    /// The server says this, and the bot does what follows.
+    fn hear(bot: &mut Bot, lines: &str) {
+        let now = Instant::now();
+        for message in bot.wire.lines.feed(format!("{lines}\r\n").as_bytes()) {
+            bot.session.message(&message, now);
+        }
+        bot.act(now).unwrap();
+    }
+
+    /// All that it says, however long that takes.
+    fn said(bot: &mut Bot) -> Vec<String> {
+        let mut now = Instant::now();
+        let mut said = Vec::new();
+        while let Some(at) = bot.waits() {
+            now = now.max(at);
+            said.extend(bot.outbox.next(now, 0, &|target| route(&bot.session, &bot.irc, target)).map(|l| l.shown()));
+        }
+        said
+    }
+
+    fn targets(bot: &Bot) -> Vec<String> {
+        lock(&bot.ties.status).targets.iter().map(|t| t.name.clone()).collect()
+    }
+
+    fn news(target: &str, text: &str) -> Announcement {
+        let (target, text) = (target.to_owned(), text.to_owned());
+        Announcement { target, at: unix_now(), outcome: None, label: text.clone(), text, more: 0 }
+    }
+
+    #[test]
+    fn a_channel_in_two_spellings_is_one() {
+        let joined = [("#Dev".to_owned(), String::new()), ("#ops".to_owned(), String::new())].into();
+        let muted = [("#DEV".to_owned(), i64::MAX)].into();
+        let pending = vec![news("#Dev", "app #1"), news("#gone", "app #2")];
+        let mut bot = bot("[channel #dev]\n", State { joined, muted, pending, ..State::default() });
+        assert_eq!(targets(&bot), ["#dev", "#ops"]);
+        assert_eq!(said(&mut bot), ["PRIVMSG #dev :app #1"]);
+    }
+
+    #[test]
+    fn who_wants_to_hear_nothing_takes_no_place() {
+        let mut bot = bot("[channel #dev]\n", State::default());
+        for i in 0..500 {
+            for text in ["notify on", "notify off", "mute 10m", "unmute"] {
+                hear(&mut bot, &format!(":n{i}!u@h PRIVMSG bot :{text}"));
+            }
+        }
+        assert_eq!(targets(&bot), ["#dev"]);
+        assert_eq!((bot.state.events.len(), bot.state.muted.len()), (0, 0));
+    }
+
+    #[test]
+    fn what_nobody_hears_waits_for_those_who_want_it() {
+        let mut bot = bot("pm_to_nicks = joe\n[channel #dev]\nuse_colors = yes\n", State::default());
+        ["joe", "guest"].iter().for_each(|nick| bot.outbox.announce(news(nick, "app #1")));
+        assert_eq!(said(&mut bot).len(), 2);
+        hear(&mut bot, ":s 401 bot Joe :No such nick\r\n:s 401 bot guest :No such nick");
+        assert_eq!(bot.outbox.pending(), [news("joe", "app #1")]);
+        assert_eq!(said(&mut bot), [""; 0]);
+        hear(&mut bot, ":joe!u@h JOIN #dev");
+        assert_eq!(said(&mut bot), ["PRIVMSG joe :app #1"]);
+        bot.outbox.announce(news("#dev", "app \u{3}04failure\u{f}"));
+        assert_eq!(said(&mut bot).len(), 1);
+        hear(&mut bot, ":s 404 bot #dev :Cannot send to channel (+c)");
+        assert_eq!(said(&mut bot), ["PRIVMSG #dev :app failure"]);
+        hear(&mut bot, ":s 404 bot #dev :Cannot send to channel (+m)");
+        assert_eq!(said(&mut bot), [""; 0]);
+        hear(&mut bot, ":op!u@h MODE #dev +v bot");
+        assert_eq!(said(&mut bot), ["PRIVMSG #dev :app failure"]);
+    }
+
+    #[test]
+    fn what_is_left_is_watched_no_more() {
+        let mut bot = bot("[channel #dev]\n[authorization]\nleave = everyone\n", State::default());
+        let watch = |target: &str| Watch { target: target.into(), request: 7, ..Watch::default() };
+        lock(&bot.ties.status).watches = vec![watch("#dev"), watch("joe")];
+        hear(&mut bot, ":joe!u@h PRIVMSG #dev :bot: leave");
+        assert_eq!(lock(&bot.ties.status).watches, [watch("joe")]);
+    }
+
+    #[test]
+    fn a_list_of_nothing_has_no_colon() {
+        let mut bot = bot("[channel #dev]\n", State::default());
+        hear(&mut bot, ":joe!u@h PRIVMSG bot :list workers");
+        assert_eq!(said(&mut bot), ["PRIVMSG joe :0 workers"]);
     }
 }

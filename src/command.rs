@@ -6,7 +6,7 @@
 use crate::config::{self, Who};
 use crate::irc::wire::{Casemapping, is_channel};
 use crate::master::worker::{Job, Order};
-use crate::status::{self, Build, Builder, EVENT_NAMES, Events, Settings, Status, Worker, glob};
+use crate::status::{self, Build, Builder, EVENT_NAMES, Events, Settings, Status, Target, Worker, glob};
 use crate::text::{self, clean, nearest, quoted};
 use std::collections::BTreeMap;
 
@@ -136,7 +136,7 @@ pub fn asks_master(text: &str) -> bool {
 pub fn shown(text: &str) -> String {
     let (name, rest) = name(text);
     let rest = match name.as_str() {
-        "join" => rest.split(' ').next().unwrap_or(""),
+        "join" => rest.split(char::is_whitespace).next().unwrap_or(""),
         known if TABLE.iter().any(|c| c.name == known) => rest,
         _ => "",
     };
@@ -203,7 +203,8 @@ fn say(line: impl Into<String>) -> Reply {
 /// Whether there is room for one more place to tell.
 fn room(ask: &Ask, view: &View) -> Result<(), String> {
     let targets = &view.status.targets;
-    let room = targets.len() < TARGETS || targets.iter().any(|t| t.name == ask.place);
+    let hears = |t: &&Target| t.muted_until > view.now || !t.settings.events.is_empty();
+    let room = targets.iter().filter(hears).count() < TARGETS || targets.iter().any(|t| t.name == ask.place);
     if room { Ok(()) } else { Err("I have too many to tell already".into()) }
 }
 
@@ -355,7 +356,9 @@ fn notify(rest: &str, ask: &Ask, view: &View) -> Reply {
         let hint = near.map_or("`help notify` lists them".into(), |n| format!("did you mean {n}?"));
         format!("notify: unknown event `{}`; {hint}", clean(name))
     })?;
-    room(ask, view)?;
+    if what == "on" {
+        room(ask, view)?;
+    }
     let on = &view.settings.events;
     let next = match (what.as_str(), named.is_empty()) {
         ("list", _) => on.clone(),
@@ -396,8 +399,7 @@ fn leave(rest: &str, ask: &Ask, view: &View) -> Reply {
     if !is_channel(channel) || channel.contains(' ') {
         return Err("leave: which channel? It is written #name".into());
     }
-    let known = |channel: &str| view.status.targets.iter().any(|t| Casemapping::Rfc1459.same(&t.name, channel));
-    if !known(channel) {
+    if !view.status.targets.iter().any(|t| Casemapping::Rfc1459.same(&t.name, channel)) {
         return Err(format!("leave: {} is no channel of mine", clean(channel)));
     }
     // Whoever is there sees us go, and why.
@@ -570,6 +572,7 @@ mod tests {
     #[test]
     fn the_log_shows_no_key() {
         assert_eq!(shown("join #c sesame"), "join #c");
+        assert_eq!(shown("join #c\u{a0}sesame"), "join #c");
         assert_eq!(shown("jion #c sesame"), "jion");
         assert_eq!(shown("Status \u{2}b"), "status b");
     }
@@ -577,7 +580,7 @@ mod tests {
     #[test]
     fn there_are_not_more_to_tell_than_can_be_told() {
         let mut s = new_status(&["b"], "");
-        let target = |i| status::Target { name: format!("n{i}"), settings: settings(""), muted_until: 0 };
+        let target = |i| status::Target { name: format!("n{i}"), settings: settings("failure"), muted_until: 0 };
         s.targets = (0..TARGETS).map(target).collect();
         assert_eq!(lines(&s, "notify on"), ["I have too many to tell already"]);
         assert_eq!(lines(&s, "mute"), ["I have too many to tell already"]);

@@ -173,7 +173,12 @@ fn execute(config: &Config, text: &str) -> Result<(), Failure> {
         match answer(again).map_err(|why| Failure(65, why))? {
             Answer::Say(lines, _) | Answer::Lines(lines, _) => break lines,
             // The names alone, for scripts.
-            Answer::List { head, items } => break if items.is_empty() { vec![head] } else { items },
+            Answer::List { head, items } => {
+                if items.is_empty() {
+                    eprintln!("{head}");
+                }
+                break items;
+            }
             Answer::First(job) => match worker::run(&job, &mut master) {
                 Ok(Done::Facts(facts)) => poller.learn(facts),
                 Ok(Done::Lines(lines, _)) => break lines,

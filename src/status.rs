@@ -441,7 +441,7 @@ impl Status {
             w.target.clone()
         };
         let targets: Vec<String> = waiting.map(tell).collect();
-        let name = self.builders.get(&builder)?.name.clone();
+        let name = self.builders.get(&builder).map_or_else(|| format!("builder {builder}"), |b| b.name.clone());
         let fact = Some(match results.and_then(|r| Outcome::ALL.get(r)) {
             Some(Cancelled) => ": the queued build was cancelled",
             Some(Skipped) => ": the queued build was merged with an equal one",

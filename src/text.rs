@@ -30,19 +30,6 @@ fn cut(text: &str, most: usize) -> String {
     text.char_indices().nth(most).map_or(text.to_owned(), |(cut, _)| format!("{}…", &text[..cut]))
 }
 
-/// Removes IRC formatting from a server's or a person's text, so that it can be compared.
-pub fn plain(text: &str) -> String {
-    let digits = |t: &str| t.bytes().take(2).take_while(u8::is_ascii_digit).count();
-    let mut out = String::new();
-    for (i, piece) in text.split('\u{3}').enumerate() {
-        // A colour is one or two digits, perhaps a comma and two more.
-        let front = if i > 0 { digits(piece) } else { 0 };
-        let back = piece[front..].strip_prefix(',').map_or(0, digits);
-        out += &piece[if front * back > 0 { front + 1 + back } else { front }..];
-    }
-    out.replace(char::is_control, "")
-}
-
 /// A builder's name as it must be typed: quoted where it holds a blank or a quote.
 pub fn quoted(name: &str) -> String {
     let name = clean(name);
@@ -341,8 +328,6 @@ mod tests {
         assert_eq!(clean("\u{1}\u{2}"), "");
         assert_eq!(quoted("a b"), "\"a b\"");
         assert_eq!(quoted("a\"b\\c"), r#""a\"b\\c""#);
-        assert_eq!(plain("\u{2}RECOVER\u{2} \u{3}04red\u{f}"), "RECOVER red");
-        assert_eq!(plain("\u{3}04,01a\u{3}b\u{3}1,c\u{3}"), "ab,c");
     }
 
     #[test]

@@ -241,6 +241,10 @@ fn paths(fake: &FakeHttp) -> Vec<String> {
     paths.filter(|path| path.starts_with("/api/")).collect()
 }
 
+fn count(fake: &FakeHttp, path: &str) -> usize {
+    paths(fake).iter().filter(|p| *p == path).count()
+}
+
 #[test]
 fn a_poll_is_at_most_four_requests_however_many_builders_there_are() {
     for (builders, running) in [(1, 0), (300, 0), (1, 1), (300, 90)] {
@@ -427,9 +431,28 @@ fn a_builder_that_is_removed_still_ends_what_it_has_begun() {
     let (bot, mut peer) = polling(&fake, &irc);
     world.build(true);
     assert!(peer.expect("PRIVMSG").starts_with("PRIVMSG #lab :b2 #2 success"));
+    let counts = || ["/api/v2/builders", "/api/v2/buildrequests"].map(|path| count(&fake, path));
+    wait_for("the list", TIMEOUT, || (counts()[0] > 1).then_some(()));
+    let polls = counts()[1];
+    wait_for("the end of that poll", TIMEOUT, || (counts()[1] > polls).then_some(()));
     peer.send(":joe!j@h PRIVMSG bot :list all builders");
     assert_eq!(peer.expect("PRIVMSG joe"), "PRIVMSG joe :1 builder: b1 [offline]");
     assert_eq!(bot.log().matches(">> PRIVMSG #lab").count(), 1, "{}", bot.log());
+}
+
+/// Their builds are in the master's list, and the newest of all may be one of them.
+#[test]
+fn builders_that_are_gone_cost_no_polls() {
+    let world = World::new(3);
+    world.remove(2);
+    world.build(true);
+    let (fake, irc) = (world.serve(), FakeIrc::start());
+    let (_bot, mut peer) = polling(&fake, &irc);
+    world.end((0..20).map(|i| (2 + i % 2, 0)), 1_795_361_893);
+    assert!(peer.expect("PRIVMSG").contains("success b2 #2, b3 #3, b2 #4"));
+    let polls = count(&fake, "/api/v2/buildrequests");
+    wait_for("40 polls", TIMEOUT, || (count(&fake, "/api/v2/buildrequests") > polls + 40).then_some(()));
+    assert_eq!(count(&fake, "/api/v2/builders"), 2);
 }
 
 #[test]

@@ -2,10 +2,10 @@
 //! one by what each line costs, as servers count it (RFC 1459, section 8.10, and the measured limits
 //! of the common ones). Replies come before announcements, and targets take turns.
 
-use super::wire::{Line, is_channel, split};
+use super::wire::{Line, is_channel, plain, split};
 use crate::status::Outcome::{self, Cancelled, Exception, Failure, Retry, Skipped, Success, Warnings};
 use crate::store::Announcement;
-use crate::text::{fitted, plain};
+use crate::text::fitted;
 use std::collections::{BTreeSet, VecDeque};
 use std::mem::take;
 use std::time::{Duration, Instant};
@@ -190,14 +190,22 @@ impl Outbox {
         self.queues.retain(Queue::waits);
     }
 
-    /// The server has not passed on what was last said to these targets: it will be said again. Some
-    /// channels take no colours.
-    pub fn unheard(&mut self, by: impl Fn(&str) -> bool) {
-        let unheard: Vec<_> = self.unconfirmed.extract_if(.., |(_, a)| by(&a.target)).collect();
+    /// The server has not passed on what was last said to a target. Announcements will be said again:
+    /// those with colours at once and without, because some channels take none; or else, it returns
+    /// true, later.
+    pub fn unheard(&mut self, target: &str) -> bool {
+        let colored = |a: &Announcement| a.target == target && a.text.contains('\u{3}');
+        let first = self.unconfirmed.iter().any(|(_, a)| colored(a));
+        let refused = |a: &Announcement| if first { colored(a) } else { a.target == target };
+        let unheard: Vec<_> = self.unconfirmed.extract_if(.., |(_, a)| refused(a)).collect();
+        let later = !first && !unheard.is_empty();
+        self.queue(target).replies.clear();
         for (_, announcement) in unheard.into_iter().rev() {
             let announcement = Announcement { text: plain(&announcement.text), ..announcement };
-            self.queue(&announcement.target).news.insert(0, announcement);
+            self.queue(target).news.insert(0, announcement);
         }
+        self.queues.retain(Queue::waits);
+        later
     }
 
     /// Every announcement whose arrival is not certain.
@@ -430,10 +438,29 @@ mod tests {
         let text = "b2 #2 \u{3}04failure\u{f}".into();
         outbox.announce(Announcement { text, ..news("#d", 2, Outcome::Failure) });
         let said = drain(&mut outbox, now).len();
-        outbox.unheard(|target| target == "#d");
+        outbox.reply("#d", &["of no use any more".into()], 0, &route("").unwrap());
+        assert!(!outbox.unheard("#d"), "perhaps it is the colours");
         outbox.confirm(outbox.unconfirmed().unwrap());
+        let again = |outbox: &mut Outbox| drain(outbox, now).into_iter().map(|s| s.1).collect::<Vec<_>>();
+        assert_eq!((said, again(&mut outbox)), (2, vec!["PRIVMSG #d :b2 #2 failure".to_owned()]));
+        assert!(outbox.unheard("#d"), "it was not");
+        assert_eq!(again(&mut outbox), ["PRIVMSG #d :b2 #2 failure"]);
+        outbox.confirm(outbox.unconfirmed().unwrap());
+        assert!(!outbox.unheard("#d") && outbox.is_idle(), "that was a reply");
+    }
+
+    #[test]
+    fn what_was_passed_on_before_the_colours_is_not_said_again() {
+        let now = Instant::now();
+        let mut outbox = Outbox::new(now, true);
+        outbox.announce(news("#d", 1, Outcome::Success));
+        let text = "b2 #2 \u{3}04failure\u{f}".into();
+        outbox.announce(Announcement { text, ..news("#d", 2, Outcome::Failure) });
+        drain(&mut outbox, now);
+        outbox.unheard("#d");
+        outbox.confirm(2);
         let again: Vec<String> = drain(&mut outbox, now).into_iter().map(|s| s.1).collect();
-        assert_eq!((said, again), (2, vec!["PRIVMSG #d :b2 #2 failure".to_owned()]));
+        assert_eq!(again, ["PRIVMSG #d :b2 #2 failure"]);
     }
 
     #[test]

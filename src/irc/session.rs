@@ -1,10 +1,10 @@
 //! The conversation with an IRC server: registration, CAP, SASL, NickServ, our nick, channels,
 //! liveness and back-off. Pure: it takes messages and `now`, and leaves actions and a deadline.
 
-use super::wire::{Casemapping, Line, Message, addressed, is_channel};
+use super::wire::{Casemapping, Line, Message, addressed, is_channel, plain};
 use crate::command::{Account, Ask};
 use crate::config::{Irc, Sasl};
-use crate::text::{base64, clean, plain};
+use crate::text::{base64, clean};
 use std::collections::BTreeMap;
 use std::mem::take;
 use std::time::{Duration, Instant};
@@ -275,6 +275,12 @@ impl Session {
         self.places.retain(|p| !self.link.mapping.same(&p.name, name));
     }
 
+    /// Leaves a target alone for a while, or until there is a sign that it can be told.
+    pub fn avoid(&mut self, target: &str, now: Instant) {
+        let wait = if is_channel(target) { UNHEARD } else { ABSENT };
+        self.link.unheard.push((target.to_owned(), now + wait));
+    }
+
     /// Asks the server who the asker is; then the command comes again, with their account. Returns
     /// false if too many wait for that already.
     pub fn prove(&mut self, ask: Ask, now: Instant) -> bool {
@@ -297,12 +303,11 @@ impl Session {
         if self.phase == Phase::Online {
             self.until = now + self.irc.ping_timeout * 3 / 5;
         }
-        self.link.heard(m.nick());
         let params: Vec<&str> = m.params.iter().map(String::as_str).collect();
         let (registering, sasl) = (self.phase == Phase::Registering, self.irc.sasl != Sasl::No);
         // Perhaps because we have been put out meanwhile.
         if let ([_, target, _, ..], true) = (&params[..], NOT_PASSED_ON.contains(&m.command.as_str())) {
-            self.actions.push(Action::Unheard(self.spelled(target)));
+            self.actions.push(Action::Unheard((*target).to_owned()));
         }
         match (m.command.as_str(), &params[..]) {
             ("PING", [.., token]) => self.send(Line::new("PONG", &[], Some(token))),
@@ -353,8 +358,6 @@ impl Session {
             (n, [_, target, .., why]) if NOT_PASSED_ON.contains(&n) && self.reaches(target) => {
                 log!(Warning, "IRC: cannot speak to {}: {}", clean(target), clean(why));
                 self.end_of_whois(target, true);
-                let wait = if is_channel(target) { UNHEARD } else { ABSENT };
-                self.link.unheard.push(((*target).to_owned(), now + wait));
             }
             ("731", _) => self.want_nick(),
             ("307" | "311" | "330", [_, nick, rest @ ..]) => self.on_whois(&m.command, nick, rest),
@@ -597,8 +600,10 @@ impl Session {
         let Session { places, link, .. } = self;
         let mapping = link.mapping;
         // Perhaps we may speak now.
-        if m.command == "MODE" || m.command == "JOIN" && mapping.same(m.nick(), &link.nick) {
-            link.heard(channel);
+        match (m.command.as_str(), mapping.same(m.nick(), &link.nick)) {
+            ("MODE", _) | ("JOIN", true) => link.heard(channel),
+            ("JOIN", false) => link.heard(m.nick()),
+            _ => {}
         }
         let (letters, signs) = &link.prefix;
         let Some(place) = places.iter_mut().find(|p| mapping.same(&p.name, channel)) else { return };
@@ -1052,14 +1057,14 @@ mod tests {
             assert!(rig.session.reaches(target));
             rig.hear(refusal);
             rig.said();
-            assert_eq!(
-                rig.others.last(),
-                Some(&Action::Unheard(rig.session.spelled(refusal.split(' ').nth(3).unwrap())))
-            );
+            let name = refusal.split(' ').nth(3).unwrap();
+            assert_eq!(rig.others.last(), Some(&Action::Unheard(name.to_owned())));
+            rig.session.avoid(name, rig.now);
+            rig.hear(":joe!u@h PRIVMSG #a :not to the bot");
             assert!(!rig.session.reaches(target) && rig.session.reaches("ann"), "{refusal}");
             rig.hear(sign);
             assert!(rig.session.reaches(target), "{sign}");
-            rig.hear(refusal);
+            rig.session.avoid(name, rig.now);
             let wait = if is_channel(target) { UNHEARD } else { ABSENT };
             (0..wait.as_secs() / 60).for_each(|_| {
                 assert!(!rig.session.reaches(target) && rig.session.deadline() <= rig.now + wait);

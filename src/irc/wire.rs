@@ -3,8 +3,6 @@
 //! What the wire forbids cannot be built here: an outgoing [`Line`] holds no CR, LF or NUL and is
 //! never too long, whoever made it.
 
-use crate::text::plain;
-
 /// The most a server may send before LF: 8,191 bytes of tags (IRCv3) and 512 of message (RFC 1459).
 const LINE_IN: usize = 8191 + 512;
 /// The most anyone may send, CR LF included, as the server relays it (RFC 1459, section 2.3).
@@ -91,6 +89,19 @@ impl Message {
     pub fn tags(&self) -> impl Iterator<Item = (&str, &str)> {
         self.tags.split(';').map(|tag| tag.split_once('=').unwrap_or((tag, "")))
     }
+}
+
+/// Removes IRC formatting from a server's or a person's text, so that it can be compared.
+pub fn plain(text: &str) -> String {
+    let digits = |t: &str| t.bytes().take(2).take_while(u8::is_ascii_digit).count();
+    let mut out = String::new();
+    for (i, piece) in text.split('\u{3}').enumerate() {
+        // A colour is one or two digits, perhaps a comma and two more.
+        let front = if i > 0 { digits(piece) } else { 0 };
+        let back = piece[front..].strip_prefix(',').map_or(0, digits);
+        out += &piece[if front * back > 0 { front + 1 + back } else { front }..];
+    }
+    out.replace(char::is_control, "")
 }
 
 /// The first word and what follows its blanks.
@@ -219,6 +230,12 @@ mod tests {
     fn feed(chunks: &[&[u8]]) -> Vec<Message> {
         let mut buffer = LineBuffer::default();
         chunks.iter().flat_map(|c| buffer.feed(c)).collect()
+    }
+
+    #[test]
+    fn formatting_is_no_part_of_the_words() {
+        assert_eq!(plain("\u{2}RECOVER\u{2} \u{3}04red\u{f}"), "RECOVER red");
+        assert_eq!(plain("\u{3}04,01a\u{3}b\u{3}1,c\u{3}"), "ab,c");
     }
 
     #[test]

@@ -253,11 +253,11 @@ impl Poller {
         builds.sort_by_key(|b| b.id);
         let newest = builds.last().map_or(0, |b| b.id);
         let mut status = lock(&self.status);
-        let mark = status.mark.unwrap_or(newest).min(newest);
         if status.mark > Some(newest) {
             log!(Warning, "the master counts its builds anew; forgetting where we were");
             status.start_over();
         }
+        let mark = status.mark.unwrap_or(newest);
         drop(status);
         builds.retain(|b| b.id <= mark);
         self.apply(builds)?;
@@ -308,6 +308,7 @@ impl Poller {
 
     /// Applies builds in the order of their ids; asks for what their news need.
     fn apply(&mut self, builds: Vec<Build>) -> Result<(), Error> {
+        let mut gone = false;
         for build in builds {
             let (id, ended) = (build.builderid, build.complete);
             let status = lock(&self.status);
@@ -317,16 +318,16 @@ impl Poller {
             drop(status);
             self.ended += usize::from(fresh && ended);
             // Not over and over: builders that are gone have left builds, too.
-            if !known && self.listed.is_none_or(|at| at.elapsed() >= Duration::from_secs(5)) {
+            let wanted = fresh || watched;
+            if wanted && !known && self.listed.is_none_or(|at| at.elapsed() >= SETTLED) {
                 self.list()?;
                 known = lock(&self.status).builders.contains_key(&id);
             }
             // One that was renamed or removed meanwhile still ends what it has begun.
-            let mut gone = false;
-            if !known && (fresh || watched) {
+            if wanted && !known {
                 let found = self.master.list::<Builder>(&format!("/builders/{id}"));
                 for builder in self.unless_refused(found)?.into_iter().flatten() {
-                    gone = !builder.is_listed();
+                    gone |= ended && !builder.is_listed();
                     lock(&self.status).builders.insert(id, builder);
                 }
             }
@@ -337,10 +338,8 @@ impl Poller {
                 self.learn(recent.map(facts).unwrap_or_default());
             }
             self.news.extend(lock(&self.status).apply(build, unix_now()));
-            if gone && ended {
-                self.listed = None;
-            }
         }
+        self.listed = self.listed.filter(|_| !gone);
         Ok(())
     }
 
