@@ -54,7 +54,9 @@ pub struct Ties {
     pub status: Arc<Mutex<Status>>,
     /// For the readers of connections.
     pub events: SyncSender<Event>,
-    pub jobs: SyncSender<(Ask, Job)>,
+    /// What is asked of the master, and what it is told to do.
+    pub questions: SyncSender<(Ask, Job)>,
+    pub orders: SyncSender<(Ask, Job)>,
     pub reload: Box<dyn Fn() -> Result<Config, String>>,
 }
 
@@ -394,7 +396,9 @@ impl Bot {
             Answer::List { head, items } if items.is_empty() => self.reply(&ask.place, &[head]),
             Answer::List { head, items } => self.reply(&ask.place, &[format!("{head}: {}", items.join(", "))]),
             Answer::First(job) => {
-                if self.ties.jobs.try_send((ask.clone(), job)).is_err() {
+                let order = matches!(job, Job::Force(_) | Job::Stop { .. });
+                let jobs = if order { &self.ties.orders } else { &self.ties.questions };
+                if jobs.try_send((ask.clone(), job)).is_err() {
                     self.reply(&ask.place, &["busy, try again".into()]);
                 }
             }
@@ -577,8 +581,9 @@ mod tests {
     fn bot(conf: &str, state: State) -> Bot {
         let text = format!("[buildbot]\nurl = http://m/\n[irc]\nhost = h\nnick = bot\n{conf}");
         let config = Config::parse("c", &text, &|_| Err("no".into())).unwrap();
-        let (events, jobs) = (sync_channel(9).0, sync_channel(9).0);
-        let ties = Ties { status: Arc::default(), events, jobs, reload: Box::new(|| Err("no".into())) };
+        let (events, questions, orders) = (sync_channel(9).0, sync_channel(9).0, sync_channel(9).0);
+        let reload = Box::new(|| Err("no".into()));
+        let ties = Ties { status: Arc::default(), events, questions, orders, reload };
         let mut bot = Bot::new(config, state, ties).unwrap();
         bot.session.tick(Instant::now());
         bot.session.up(Instant::now());

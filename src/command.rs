@@ -88,7 +88,7 @@ static TABLE: [Command; 16] = [
     Command { name: "watch", alone: false, run: watch },
     Command { name: "notify", alone: false, run: notify },
     Command { name: "mute", alone: false, run: mute },
-    Command { name: "unmute", alone: false, run: |_, _, _| doing(Effect::MuteUntil(0), "announcements are on again") },
+    Command { name: "unmute", alone: false, run: unmute },
     Command { name: "join", alone: false, run: join },
     Command { name: "leave", alone: false, run: leave },
     Command { name: "force", alone: true, run: force },
@@ -386,6 +386,11 @@ fn mute(rest: &str, ask: &Ask, view: &View) -> Reply {
     doing(Effect::MuteUntil(view.now + seconds), format!("muted for {}", text::duration(seconds)))
 }
 
+fn unmute(_: &str, ask: &Ask, view: &View) -> Reply {
+    let muted = view.status.targets.iter().any(|t| t.name == ask.place && t.muted_until > view.now);
+    if muted { doing(Effect::MuteUntil(0), "unmuted") } else { say("nothing is muted here") }
+}
+
 fn join(rest: &str, _: &Ask, _: &View) -> Reply {
     let (channel, key) = rest.split_once(' ').unwrap_or((rest, ""));
     if !is_channel(channel) || channel.contains([',', '\u{7}']) || key.contains([' ', ',']) {
@@ -442,8 +447,10 @@ fn force(rest: &str, ask: &Ask, view: &View) -> Reply {
             "scheduler" => order.scheduler = Some(value),
             "branch" | "revision" => order.source.push((key.to_owned(), value)),
             "props" => {
-                let pairs = value.split(',').map(|pair| pair.split_once('=').unwrap_or((pair, "")));
-                order.properties.extend(pairs.map(|(k, v)| (k.to_owned(), v.to_owned())));
+                for pair in value.split(',') {
+                    let (name, value) = pair.split_once('=').ok_or("force: write --props=NAME=VALUE,…")?;
+                    order.properties.push((name.to_owned(), value.to_owned()));
+                }
             }
             _ => return Err(format!("force: no option --{}; see `help force`", clean(key))),
         }

@@ -158,13 +158,16 @@ impl Config {
                     "" => Err("needs a value".to_owned()),
                     _ => config.set(&mut irc, section.kind, key, value, read),
                 };
-                errors.extend(set.err().map(|why| (line, format!("`{key}`: {why}"))));
+                let hint = if value.contains(" #") { " (a comment stands on its own line)" } else { "" };
+                errors.extend(set.err().map(|why| (line, format!("`{key}`: {why}{hint}"))));
             }
         }
         let has = |kind| sections.iter().any(|s| s.kind == kind);
-        for section in &sections {
-            errors.extend(section.faults(&irc, has("irc")).into_iter().map(|why| (section.line, why)));
-        }
+        // One that was there before lacks nothing.
+        let once = sections.iter().filter(|s| errors.iter().all(|(line, _)| *line != s.line));
+        let fault = |s: &Section| s.faults(&irc, has("irc")).into_iter().map(|why| (s.line, why)).collect::<Vec<_>>();
+        let faults: Vec<_> = once.flat_map(fault).collect();
+        errors.extend(faults);
         if !has("buildbot") {
             errors.push((0, "a section [buildbot] with `url` is needed".into()));
         }
@@ -220,7 +223,7 @@ impl Config {
             ("irc", "account") => irc.account = one_word(v)?,
             ("irc", "ping_timeout") => irc.ping_timeout = duration(v)?,
             ("irc", "pacing") => irc.pacing = boolean(v)?,
-            ("irc", "pm_to_nicks") => irc.pm_to_nicks = list(v, one_word)?,
+            ("irc", "pm_to_nicks") => irc.pm_to_nicks = list(v, nickname)?,
             ("irc", "allow_force") => {
                 let who = if boolean(v)? { Who::Everyone } else { Who::Nobody };
                 self.authorization.extend(["force", "stop"].map(|c| (c.to_owned(), vec![who.clone()])));
@@ -321,8 +324,8 @@ fn split<'a>(text: &'a str, line: usize, sections: &mut Vec<Section<'a>>) -> Res
     let (key, value) = (key.trim(), value.trim());
     let none = || format!("`{key}` stands before the first [section]");
     let keys = &mut sections.last_mut().ok_or_else(none)?.keys;
-    if let Some((_, _, first)) = keys.iter().find(|k| stem(k.0) == stem(key)) {
-        return Err(format!("`{}` was given before, in line {first}", stem(key)));
+    if let Some((same, _, first)) = keys.iter().find(|k| stem(k.0) == stem(key)) {
+        return Err(format!("`{same}` was given before, in line {first}"));
     }
     keys.push((key, value, line));
     Ok(())
@@ -367,6 +370,7 @@ fn one_word(v: &str) -> Result<String, String> {
 }
 
 fn list<T>(v: &str, one: impl Fn(&str) -> Result<T, String>) -> Result<Vec<T>, String> {
+    refuse(v.split_whitespace().any(|word| word.ends_with(',')), "a list is separated by blanks, without commas")?;
     v.split_whitespace().map(one).collect()
 }
 
@@ -443,7 +447,7 @@ pub fn word(text: &str) -> Result<Option<(String, &str)>, String> {
 }
 
 fn who_list(v: &str) -> Result<Vec<Who>, String> {
-    list(v, |word| match word.split_once(':') {
+    let who = list(v, |word| match word.split_once(':') {
         Some(("account", name)) if !name.is_empty() => Ok(Who::Account(name.to_owned())),
         Some(("mask", mask)) if mask.contains('!') && mask.contains('@') => Ok(Who::Mask(mask.to_owned())),
         Some(("mask", _)) => Err(format!("`{word}` is not mask:NICK!USER@HOST")),
@@ -453,7 +457,10 @@ fn who_list(v: &str) -> Result<Vec<Who>, String> {
         _ => Err(format!(
             "`{word}` is none of everyone, nobody, op, account:NAME, mask:NICK!USER@HOST (a nick alone proves nothing)"
         )),
-    })
+    })?;
+    let all = who.contains(&Who::Everyone) || who.contains(&Who::Nobody);
+    refuse(all && who.len() > 1, "`everyone` and `nobody` stand alone")?;
+    Ok(who)
 }
 
 fn url(v: &str) -> Result<Url, String> {
@@ -551,6 +558,16 @@ pub mod tests {
             "bot.conf:26: `catch_up`: `1 week` is not a duration like 90, 15s, 10m, 2h or 1d",
         ];
         assert_eq!(errors, expected);
+        let again = "[buildbot]\nurl = http://m\n[irc]\nhost = a\nnick = b\npassword_file = there\npassword = c\n[irc]\n\
+                     [authorization]\nforce = nobody everyone\nstop = account:a, op\n[bot]\ncatch_up = 2h # or so\n";
+        let expected = [
+            "bot.conf:7: `password_file` was given before, in line 6",
+            "bot.conf:8: [irc] was there before, in line 3",
+            "bot.conf:10: `force`: `everyone` and `nobody` stand alone",
+            "bot.conf:11: `stop`: a list is separated by blanks, without commas",
+            "bot.conf:13: `catch_up`: `2h # or so` is not a duration like 90, 15s, 10m, 2h or 1d (a comment stands on its own line)",
+        ];
+        assert_eq!(parse(again).unwrap_err(), expected);
         assert_eq!(parse("").unwrap_err(), ["bot.conf: a section [buildbot] with `url` is needed"]);
     }
 

@@ -33,7 +33,7 @@ use master::worker::{self, Done, Facts, Job};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use status::{Settings, Status};
 use std::fs::{self, File, TryLockError};
-use std::io::{IsTerminal, Write};
+use std::io::{ErrorKind, IsTerminal, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::process::ExitCode;
 use std::sync::mpsc::sync_channel;
@@ -83,6 +83,9 @@ fn run() -> Result<(), Failure> {
     if let Some(word) = given.free.first() {
         return Err(usage(format!("what is `{word}`? Quote the command behind -x")));
     }
+    if has("t") && has("x") {
+        return Err(usage("-t and -x exclude each other".into()));
+    }
     match (has("v"), has("q") || has("x")) {
         (true, _) if has("q") => return Err(usage("-v and -q exclude each other".into())),
         (true, _) => log::set_limit(log::Level::Debug),
@@ -97,7 +100,9 @@ fn run() -> Result<(), Failure> {
         let here = fs::exists("bot.conf").unwrap_or(false);
         if here { "bot.conf" } else { "/etc/buildbot-irc/bot.conf" }.to_owned()
     });
-    let config = load(&path).map_err(|why| Failure(78, why))?;
+    let lost = !has("c") && !fs::exists(&path).unwrap_or(true);
+    let hint = if lost { "; nor is there a bot.conf here (-c FILE names one)" } else { "" };
+    let config = load(&path).map_err(|why| Failure(78, why + hint))?;
     if has("t") {
         println!("{path}: ok");
         return Ok(());
@@ -125,7 +130,10 @@ fn hold(path: &str) -> Result<Option<File>, Failure> {
 
 /// Reads and checks the configuration and all files that it names.
 fn load(path: &str) -> Result<Config, String> {
-    let text = fs::read_to_string(path).map_err(|e| format!("{path}: {e}"))?;
+    let text = String::from_utf8(fs::read(path).map_err(|e| format!("{path}: {e}"))?).map_err(|e| {
+        let before = &e.as_bytes()[..e.utf8_error().valid_up_to()];
+        format!("{path}:{}: a character that is no UTF-8", before.split(|b| *b == b'\n').count())
+    })?;
     let read = |file: &str| {
         let folder = std::env::var("CREDENTIALS_DIRECTORY").unwrap_or_default();
         fs::read(file.replace("$CREDENTIALS_DIRECTORY", &folder)).map_err(|e| e.to_string())
@@ -189,9 +197,11 @@ fn execute(config: &Config, text: &str) -> Result<(), Failure> {
         again = true;
     };
     let mut out = std::io::stdout().lock();
-    // A reader that went away (`| head`) is no error.
-    let _ = lines.iter().try_for_each(|line| writeln!(out, "{line}"));
-    Ok(())
+    match lines.iter().try_for_each(|line| writeln!(out, "{line}")) {
+        // A reader that went away (`| head`) is no error.
+        Err(e) if e.kind() != ErrorKind::BrokenPipe => Err(Failure(74, format!("standard output: {e}"))),
+        _ => Ok(()),
+    }
 }
 
 /// The poller and the worker's own way to the master.
@@ -205,14 +215,20 @@ fn clients(config: &Config, status: &Arc<Mutex<Status>>, lead: &str) -> Result<(
 fn serve(config: Config, path: String) -> Result<(), Failure> {
     let (events, taken) = sync_channel(EVENTS);
     let (notes, noted) = sync_channel(EVENTS);
-    let (jobs, todo) = sync_channel(JOBS);
+    // Whoever asks does not wait for a build that is being forced.
+    let (questions, orders) = (sync_channel(JOBS), sync_channel(JOBS));
     let state = config.state_file.as_ref().map_or(Ok(State::default()), |path| State::load(path));
     let state = state.map_err(|e| Failure(74, e))?;
     let status = Arc::new(Mutex::new(Status::default()));
-    let (poller, mut master) = clients(&config, &status, "[buildbot] ")?;
+    let (poller, asked) = clients(&config, &status, "[buildbot] ")?;
+    let told = Master::new(&config.buildbot).map_err(|why| Failure(78, why))?;
     let (buildbot, url) = (config.buildbot.clone(), config.buildbot.url.to_string());
     let reload = Box::new(move || load(&path));
-    let bot = Bot::new(config, state, Ties { status, events: events.clone(), jobs, reload })?;
+    let bot = Bot::new(
+        config,
+        state,
+        Ties { status, events: events.clone(), questions: questions.0, orders: orders.0, reload },
+    )?;
 
     let heard = events.clone();
     spawn("poller", move || poller.run(&noted, &|h| heard.send(Event::Heard(h)).is_ok()))?;
@@ -220,20 +236,25 @@ fn serve(config: Config, path: String) -> Result<(), Failure> {
         let notes = notes.clone();
         spawn("events", move || drop(poller::listen(&buildbot, &notes)))?;
     }
-    let done = events.clone();
-    spawn("worker", move || {
-        // When nobody listens any more, the program is at its end.
-        let _ = todo.iter().all(|(ask, job)| match worker::run(&job, &mut master) {
-            Ok(Done::Facts(facts)) => notes.send(Note::Learned(facts, ask)).is_ok(),
-            Ok(Done::Lines(lines, request)) => done.send(Event::Done(ask, lines, request)).is_ok(),
-            Err(e) if matches!(job, Job::Facts { .. }) => {
-                // What is known must do.
-                log!(Warning, "{e}");
-                notes.send(Note::Learned(Facts::default(), ask)).is_ok()
-            }
-            Err(e) => done.send(Event::Done(ask, vec![e.to_string()], None)).is_ok(),
-        });
-    })?;
+    for (mut master, todo) in [(asked, questions.1), (told, orders.1)] {
+        let (notes, done) = (notes.clone(), events.clone());
+        spawn("worker", move || {
+            // When nobody listens any more, the program is at its end.
+            let _ = todo.iter().all(|(ask, job)| match worker::run(&job, &mut master) {
+                Ok(Done::Facts(facts)) => notes.send(Note::Learned(facts, ask)).is_ok(),
+                Ok(Done::Lines(lines, request)) => done.send(Event::Done(ask, lines, request)).is_ok(),
+                Err(e) if matches!(job, Job::Facts { .. }) => {
+                    // What is known must do.
+                    log!(Warning, "{e}");
+                    notes.send(Note::Learned(Facts::default(), ask)).is_ok()
+                }
+                Err(e) => {
+                    let lead = if let Error::Unreachable(_) = e { "the master does not answer: " } else { "" };
+                    done.send(Event::Done(ask, vec![format!("{lead}{e}")], None)).is_ok()
+                }
+            });
+        })?;
+    }
     let signals = signal_hook::iterator::Signals::new([SIGTERM, SIGINT, SIGHUP]);
     let mut signals = signals.map_err(|e| Failure(70, format!("signals: {e}")))?;
     spawn("signals", move || {

@@ -261,7 +261,7 @@ fn the_scheduler_that_lists_the_builder() {
     for other in ["A_off", "form", "nosuch"] {
         wrong.ask(
             &format!("force build --scheduler={other} many why"),
-            "no such scheduler for many; there are a_first, b_second",
+            "no such scheduler for many; it has a_first, b_second",
         );
     }
     let unlisted = "unlisted cannot be forced: no force scheduler of the master lists it";
@@ -285,7 +285,10 @@ fn what_has_to_wait_says_why() {
         master.wait_started(builder, 1);
     }
     let asked = Instant::now();
-    talk.ask("force build line first", "queued line: the workers are busy");
+    talk.say("force build line first");
+    // Questions do not wait for it.
+    talk.ask("status line", "line: building #1*");
+    talk.hear("queued line: the workers are busy");
     assert!(asked.elapsed() < Duration::from_secs(15), "the answer took {:?}", asked.elapsed());
     talk.ask("force build line second", "queued line: behind 1 other*");
     // Requests for the same are one to the master: only the last of them leads to a build.

@@ -11,6 +11,7 @@ use serde_json::json;
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::Duration;
 
 const BOT: &str = env!("CARGO_BIN_EXE_buildbot-irc");
@@ -90,12 +91,17 @@ fn options_and_their_exit_codes() {
     }
     let usage = |args: &[&str], why: &str| check(&dir, args, 64, "", &format!("buildbot-irc: {why}; try --help\n"));
     usage(&["-v", "-q"], "-v and -q exclude each other");
+    usage(&["-t", "-x", "status"], "-t and -x exclude each other");
     usage(&["--frobnicate"], "Unrecognized option: 'frobnicate'");
     usage(&["-z"], "Unrecognized option: 'z'");
     usage(&["-c"], "Argument to option 'c' missing");
     usage(&["-t", "-t"], "Option 'test-config' given more than once");
     usage(&["status"], "what is `status`? Quote the command behind -x");
     usage(&["-x", "status", "all"], "what is `all`? Quote the command behind -x");
+    let full = Command::new("sh").args(["-c", "exec \"$0\" -x commands > /dev/full", BOT]).current_dir(&dir).output();
+    let full = full.unwrap();
+    let why = "standard output: No space left on device (os error 28)\n";
+    assert_eq!((full.status.code(), String::from_utf8_lossy(&full.stderr).as_ref()), (Some(74), why));
 }
 
 #[test]
@@ -109,13 +115,13 @@ fn the_configuration_is_found_and_checked() {
     check(&dir, &["-c", "none.conf"], 78, "", missing);
     if !Path::new("/etc/buildbot-irc/bot.conf").exists() {
         let done = run(&scratch("elsewhere"), &["-t"]);
-        assert!(done.code == 78 && done.stderr.starts_with("/etc/buildbot-irc/bot.conf: No such file"), "{done:?}");
+        let why = "/etc/buildbot-irc/bot.conf: No such file or directory (os error 2); nor is there a bot.conf here";
+        assert!(done.code == 78 && done.stderr.starts_with(why), "{done:?}");
     }
     // A bot needs [irc], -x does not.
     check(&dir, &[], 78, "", "a section [irc] is needed to run\n");
     fs::write(dir.join("bot.conf"), b"[buildbot]\nurl = \xff\n").unwrap();
-    let done = run(&dir, &["-t"]);
-    assert!(done.code == 78 && done.stderr.starts_with("bot.conf: "), "{done:?}");
+    check(&dir, &["-t"], 78, "", "bot.conf:2: a character that is no UTF-8\n");
 }
 
 #[test]

@@ -282,7 +282,7 @@ fn settings_of_one_place(nick: &str, channel: &str, builder: &str, private: bool
     ask(&format!("watch {builder}"), &format!("watching {builder} #5*"));
     lab.master.release(builder, FAILURE);
     ear.hear(&format!("<{nick}> {builder} #5 failure (was success): *"));
-    ask("unmute", "announcements are on again");
+    ask("unmute", "unmuted");
     builds.set(5);
     build(SUCCESS);
     ear.hear(&format!("<{nick}> {builder} #6 success (fixed), took *"));

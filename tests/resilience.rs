@@ -513,7 +513,7 @@ fn what_it_was_told_to_do_survives_a_kill() {
     memory.world.end([(2, SUCCESS), (3, FAILURE)], now());
     assert!(memory.peer.expect("PRIVMSG").starts_with("PRIVMSG ann :b3 #3 failure: "));
     memory.confirm();
-    memory.ask("unmute", "announcements are on again");
+    memory.ask("unmute", "unmuted");
     memory.world.end([(4, SUCCESS)], now());
     memory.hear("b4 #4 success");
     memory.confirm();

@@ -12,7 +12,6 @@ use native_tls::TlsConnector;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
-use std::cmp::Reverse;
 use std::fmt;
 use std::mem::take;
 use std::net::TcpStream;
@@ -156,7 +155,9 @@ impl Master {
         let query = format!("{CHANGES}&order=-changeid&limit={}", count.min(PAGE));
         let mut changes: Vec<Change> = self.list(&query)?;
         // This one list comes backwards, whatever the order asked for.
-        changes.sort_by_key(|c| Reverse(c.id));
+        if changes.is_sorted_by_key(|c| c.id) {
+            changes.reverse();
+        }
         Ok(changes)
     }
 

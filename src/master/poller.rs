@@ -248,9 +248,9 @@ impl Poller {
     /// of builds that ran when an earlier run left off; what came behind its mark is asked for next.
     fn look_back(&mut self) -> Result<(), Error> {
         // Some may have run for long.
-        let mut builds = self.master.builds("complete=false&order=-buildid")?;
-        builds.extend(self.master.pages::<Build>(&format!("{BUILDS}&order=-buildid"), PAGE, LOOK_BACK)?);
-        builds.sort_by_key(|b| b.id);
+        let mut builds = self.master.builds("complete=false&order=buildid")?;
+        let recent: Vec<Build> = self.master.pages(&format!("{BUILDS}&order=-buildid"), PAGE, LOOK_BACK)?;
+        builds.extend(recent.into_iter().rev());
         let newest = builds.last().map_or(0, |b| b.id);
         let mut status = lock(&self.status);
         if status.mark > Some(newest) {

@@ -1,6 +1,6 @@
 //! Jobs that must ask the master at the moment of a command: looking things up, force and stop.
 //!
-//! [`run`] does one job and knows nothing of threads; the worker thread of the bot and `-x` call it.
+//! [`run`] does one job and knows nothing of threads; the worker threads of the bot and `-x` call it.
 
 use super::api::{Error, Master, PAGE, WORKERS, percent_encoded};
 use crate::status::{Build, Worker};
@@ -136,7 +136,7 @@ fn force(order: &Order, master: &mut Master) -> Result<(String, Option<u64>), Er
     };
     let wanted = order.scheduler.as_deref().unwrap_or(first);
     let Some(scheduler) = schedulers.iter().find(|s| s["name"] == wanted) else {
-        return Err(Error::Wrong(format!("no such scheduler for {name}; there are {}", names.join(", "))));
+        return Err(Error::Wrong(format!("no such scheduler for {name}; it has {}", names.join(", "))));
     };
     let form = form(order, &leaves(&scheduler["all_fields"])).map_err(Error::Wrong)?;
     let result = master.call(&format!("/forceschedulers/{}", percent_encoded(wanted)), "force", &form)?;
