@@ -234,7 +234,7 @@ impl Config {
             }
             ("irc" | "channel", "notify_events") => look.events = events(v)?,
             ("irc" | "channel", "tags") => look.tags = list(v, |tag| Ok(tag.to_owned()))?,
-            ("irc" | "channel", "builders") => look.builders = words(v)?,
+            ("irc" | "channel", "builders") => look.builders = list(v, |_| Ok(())).and_then(|_| words(v))?,
             ("irc" | "channel", "notice_on_channel") => look.notice = boolean(v)?,
             ("irc" | "channel", "use_colors") => look.colors = boolean(v)?,
             ("irc" | "channel", "use_revisions") => look.revisions = boolean(v)?,
@@ -559,13 +559,14 @@ pub mod tests {
         ];
         assert_eq!(errors, expected);
         let again = "[buildbot]\nurl = http://m\n[irc]\nhost = a\nnick = b\npassword_file = there\npassword = c\n[irc]\n\
-                     [authorization]\nforce = nobody everyone\nstop = account:a, op\n[bot]\ncatch_up = 2h # or so\n";
+                     [authorization]\nforce = nobody everyone\nstop = account:a, op\n[channel #a]\nbuilders = a, b\n[bot]\ncatch_up = 2h # or so\n";
         let expected = [
             "bot.conf:7: `password_file` was given before, in line 6",
             "bot.conf:8: [irc] was there before, in line 3",
             "bot.conf:10: `force`: `everyone` and `nobody` stand alone",
             "bot.conf:11: `stop`: a list is separated by blanks, without commas",
-            "bot.conf:13: `catch_up`: `2h # or so` is not a duration like 90, 15s, 10m, 2h or 1d (a comment stands on its own line)",
+            "bot.conf:13: `builders`: a list is separated by blanks, without commas",
+            "bot.conf:15: `catch_up`: `2h # or so` is not a duration like 90, 15s, 10m, 2h or 1d (a comment stands on its own line)",
         ];
         assert_eq!(parse(again).unwrap_err(), expected);
         assert_eq!(parse("").unwrap_err(), ["bot.conf: a section [buildbot] with `url` is needed"]);

@@ -308,7 +308,7 @@ impl Poller {
 
     /// Applies builds in the order of their ids; asks for what their news need.
     fn apply(&mut self, builds: Vec<Build>) -> Result<(), Error> {
-        let mut gone = false;
+        let mut outdated = false;
         for build in builds {
             let (id, ended) = (build.builderid, build.complete);
             let status = lock(&self.status);
@@ -327,7 +327,7 @@ impl Poller {
             if wanted && !known {
                 let found = self.master.list::<Builder>(&format!("/builders/{id}"));
                 for builder in self.unless_refused(found)?.into_iter().flatten() {
-                    gone |= ended && !builder.is_listed();
+                    outdated |= ended || builder.is_listed();
                     lock(&self.status).builders.insert(id, builder);
                 }
             }
@@ -339,7 +339,7 @@ impl Poller {
             }
             self.news.extend(lock(&self.status).apply(build, unix_now()));
         }
-        self.listed = self.listed.filter(|_| !gone);
+        self.listed = self.listed.filter(|_| !outdated);
         Ok(())
     }
 
