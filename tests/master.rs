@@ -301,7 +301,8 @@ fn a_stream_that_died_without_a_word_loses_nothing() {
     let mut bot = Bot::start(BOT, &config(&fake.url(), "poll_interval = 200ms", irc.port));
     let mut peer = lab(&irc);
     bot.expect_log("event stream: subscribed");
-    fake.expect("/api/v2/buildrequests");
+    // The poll that the subscription causes finds what no stream could tell.
+    wait_for("two polls", TIMEOUT, || (count(&fake, "/api/v2/buildrequests") > 1).then_some(()));
     world.build(true);
     assert!(peer.expect("PRIVMSG").starts_with("PRIVMSG #lab :b1 #1 success"));
     bot.expect_log("event stream: it missed 1 build; starting it anew");
