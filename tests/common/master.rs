@@ -271,7 +271,8 @@ impl Worker {
         );
         fs::write(dir.join("buildbot.tac"), tac).unwrap();
         let mut process = Process::start(&format!("worker {name}"), twistd(&dir));
-        process.wait_for("its master", START, |_| master.online(name).then_some(()));
+        // Not as soon as it is `online`: a master whose worker ends while it is still being attached keeps it for good.
+        process.wait_for("its master", START, |worker| worker.output().contains("worker is ready").then_some(()));
         Worker { name: name.to_string(), process }
     }
 
