@@ -374,6 +374,7 @@ fn the_master_comes_back_and_so_does_a_worker() {
     let config = "worker('w2', missing_timeout=1)\nends('app', SUCCESS, workers=['w1', 'w2'])\n\
                   gated('slow', workers=['w2'])\n";
     let mut lab = Lab::start("restart", config);
+    let worker = Worker::start(&lab.master, "w2"); // before the bot: a master that starts misses its workers, too
     let joe = lab.person("joe", &["#live", "#poll", "#both"]);
     let _live =
         lab.bot("live", "", "notify_events = finished\n[channel #live]\n[channel #both]\nnotify_events = worker");
@@ -385,7 +386,6 @@ fn the_master_comes_back_and_so_does_a_worker() {
     };
     lab.master.force("app", &[]);
     told("app #1 success, took *");
-    let worker = Worker::start(&lab.master, "w2");
     worker.stop(&lab.master);
     workers.hear("<live> worker w2 is offline and missing");
     let worker = Worker::start(&lab.master, "w2");
