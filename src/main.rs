@@ -164,7 +164,8 @@ fn load(path: &str) -> Result<Config, String> {
 /// `-x`: one command against the master, without IRC.
 fn execute(config: &Config, text: &str) -> Result<(), Failure> {
     let status = Arc::new(Mutex::new(Status::default()));
-    let (mut poller, mut master) = clients(config, &status, "")?;
+    let mut master = client(config)?;
+    let mut poller = Poller::new(client(config)?, config.buildbot.poll_interval, status.clone());
     let ask = Ask { text: text.to_owned(), nick: "you".into(), ..Ask::default() };
     let settings = Settings::default();
     let answer = |again| {
@@ -204,11 +205,9 @@ fn execute(config: &Config, text: &str) -> Result<(), Failure> {
     }
 }
 
-/// The poller and the worker's own way to the master.
-fn clients(config: &Config, status: &Arc<Mutex<Status>>, lead: &str) -> Result<(Poller, Master), Failure> {
-    let wrong = |why| Failure(78, format!("{lead}{why}"));
-    let poller = Poller::new(&config.buildbot, status.clone()).map_err(wrong)?;
-    Ok((poller, Master::new(&config.buildbot).map_err(wrong)?))
+/// A way to the master, for one thread.
+fn client(config: &Config) -> Result<Master, Failure> {
+    Master::new(&config.buildbot).map_err(|why| Failure(78, format!("[buildbot] {why}")))
 }
 
 /// Starts the threads and runs the bot until it is told to stop.
@@ -220,9 +219,10 @@ fn serve(config: Config, path: String) -> Result<(), Failure> {
     let state = config.state_file.as_ref().map_or(Ok(State::default()), |path| State::load(path));
     let state = state.map_err(|e| Failure(74, e))?;
     let status = Arc::new(Mutex::new(Status::default()));
-    let (poller, asked) = clients(&config, &status, "[buildbot] ")?;
-    let told = Master::new(&config.buildbot).map_err(|why| Failure(78, why))?;
-    let (buildbot, url) = (config.buildbot.clone(), config.buildbot.url.to_string());
+    let poller = Poller::new(client(&config)?, config.buildbot.poll_interval, status.clone());
+    let workers = [(client(&config)?, questions.1), (client(&config)?, orders.1)];
+    let listener = config.buildbot.event_stream.then(|| client(&config)).transpose()?;
+    let url = config.buildbot.url.to_string();
     let reload = Box::new(move || load(&path));
     let bot = Bot::new(
         config,
@@ -232,11 +232,11 @@ fn serve(config: Config, path: String) -> Result<(), Failure> {
 
     let heard = events.clone();
     spawn("poller", move || poller.run(&noted, &|h| heard.send(Event::Heard(h)).is_ok()))?;
-    if buildbot.event_stream {
+    if let Some(master) = listener {
         let notes = notes.clone();
-        spawn("events", move || drop(poller::listen(&buildbot, &notes)))?;
+        spawn("events", move || poller::listen(master, &notes))?;
     }
-    for (mut master, todo) in [(asked, questions.1), (told, orders.1)] {
+    for (mut master, todo) in workers {
         let (notes, done) = (notes.clone(), events.clone());
         spawn("worker", move || {
             // When nobody listens any more, the program is at its end.

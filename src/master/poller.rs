@@ -6,7 +6,6 @@
 use super::api::{BUILDERS, BUILDS, CHANGES, Error, Master, PAGE, Update, WORKERS};
 use super::worker::Facts;
 use crate::command::{self, Ask};
-use crate::config::Buildbot;
 use crate::log::unix_now;
 use crate::status::{Build, Builder, Change, Changes, Known, News, Outcome, Status, Worker};
 use crate::text;
@@ -90,12 +89,11 @@ pub struct Poller {
 }
 
 impl Poller {
-    /// A poller that has not asked anything yet. The errors are the TLS files'.
-    pub fn new(config: &Buildbot, status: Arc<Mutex<Status>>) -> Result<Poller, String> {
-        let (master, interval) = (Master::new(config)?, config.poll_interval);
+    /// A poller that has not asked anything yet.
+    pub fn new(master: Master, interval: Duration, status: Arc<Mutex<Status>>) -> Poller {
         let (news, told, stream, heard, ended) = (Vec::new(), Known::default(), None, false, 0);
         let (started, listed, synced, failures) = (VecDeque::new(), None, false, 0);
-        Ok(Poller { master, status, interval, news, told, stream, heard, ended, started, listed, synced, failures })
+        Poller { master, status, interval, news, told, stream, heard, ended, started, listed, synced, failures }
     }
 
     /// Polls and takes notes until nobody listens to `emit` any more.
@@ -478,8 +476,7 @@ impl Poller {
 }
 
 /// Holds the event stream open and passes on what it carries, until the poller is gone.
-pub fn listen(config: &Buildbot, notes: &SyncSender<Note>) -> Result<(), String> {
-    let mut master = Master::new(config)?;
+pub fn listen(mut master: Master, notes: &SyncSender<Note>) {
     let mut failures = 0;
     loop {
         let mut stood = None;
@@ -490,7 +487,7 @@ pub fn listen(config: &Buildbot, notes: &SyncSender<Note>) -> Result<(), String>
             notes.send(Note::Update(update)).is_ok()
         });
         if stood.is_some() && notes.send(Note::StreamDown).is_err() {
-            return Ok(());
+            return;
         }
         // One that ends at once, again and again, is no better than none.
         failures = if stood.is_some_and(|at| at.elapsed() > SETTLED) { 0 } else { failures + 1 };

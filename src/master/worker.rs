@@ -3,6 +3,7 @@
 //! [`run`] does one job and knows nothing of threads; the worker threads of the bot and `-x` call it.
 
 use super::api::{Error, Master, PAGE, WORKERS, percent_encoded};
+use crate::config::boolean;
 use crate::status::{Build, Worker};
 use crate::text::{self, clean};
 use serde_json::{Value, json};
@@ -234,11 +235,9 @@ fn form(order: &Order, fields: &[(&str, &Value)]) -> Result<Value, String> {
 /// any word for a boolean is false, and another value for what is fixed is none.
 fn checked(name: &str, field: &Value, value: &str) -> Result<Value, String> {
     let fixed = field["default"].as_str().map_or_else(|| field["default"].to_string(), str::to_owned);
-    match (field["type"].as_str(), value.to_ascii_lowercase().as_str()) {
-        (Some("bool"), "yes" | "true" | "on" | "1") => Ok(true.into()),
-        (Some("bool"), "no" | "false" | "off" | "0") => Ok(false.into()),
-        (Some("bool"), _) => Err(format!("{name}: `{value}` is neither yes nor no")),
-        (Some("fixed"), _) if value != fixed => Err(format!("{name} is fixed to {fixed}")),
+    match field["type"].as_str() {
+        Some("bool") => boolean(value).map(Value::from).map_err(|e| format!("{name}: {e}")),
+        Some("fixed") if value != fixed => Err(format!("{name} is fixed to {fixed}")),
         _ => Ok(value.into()),
     }
 }
