@@ -90,17 +90,41 @@ pub struct Bot {
 impl Bot {
     pub fn new(config: Config, state: State, ties: Ties) -> Result<Bot, Failure> {
         let now = Instant::now();
-        let irc = config.irc.clone().ok_or(Failure(78, "a section [irc] is needed to run".into()))?;
+        let irc = config
+            .irc
+            .clone()
+            .ok_or(Failure(78, "a section [irc] is needed to run".into()))?;
         let tls = irc.use_ssl.then(|| net::connector(&irc.tls)).transpose();
         let tls = tls.map_err(|e| Failure(78, format!("[irc] {e}")))?;
         let seed = unix_now() as u64 ^ u64::from(std::process::id()) << 32;
-        let (session, outbox, wire) =
-            (Session::new(irc.clone(), now, seed), Outbox::new(now, irc.pacing), Wire::default());
+        let (session, outbox, wire) = (
+            Session::new(irc.clone(), now, seed),
+            Outbox::new(now, irc.pacing),
+            Wire::default(),
+        );
         let (dirty, stopping) = (None, None);
         let supervisor = Supervisor::new(now);
-        let mut bot = Bot { config, irc, tls, ties, session, outbox, wire, state, dirty, stopping, supervisor };
-        bot.state.joined.iter().for_each(|(channel, key)| bot.session.join(channel, key, now));
-        bot.state.left.iter().for_each(|channel| bot.session.leave(channel, ""));
+        let mut bot = Bot {
+            config,
+            irc,
+            tls,
+            ties,
+            session,
+            outbox,
+            wire,
+            state,
+            dirty,
+            stopping,
+            supervisor,
+        };
+        bot.state
+            .joined
+            .iter()
+            .for_each(|(channel, key)| bot.session.join(channel, key, now));
+        bot.state
+            .left
+            .iter()
+            .for_each(|channel| bot.session.leave(channel, ""));
         let mut status = lock(&bot.ties.status);
         status.watches = bot.state.watches.clone();
         status.resume(bot.state.known.clone());
@@ -125,17 +149,29 @@ impl Bot {
             self.act(now)?;
             self.speak(now);
             self.save(now);
-            self.supervisor.status(|| summary(&self.session, &lock(&self.ties.status)));
-            self.supervisor.feed(lock(&self.ties.status).poller_until.is_none_or(|until| now < until), now);
+            self.supervisor
+                .status(|| summary(&self.session, &lock(&self.ties.status)));
+            self.supervisor.feed(
+                lock(&self.ties.status)
+                    .poller_until
+                    .is_none_or(|until| now < until),
+                now,
+            );
             let to_come = !self.session.is_online() && !self.outbox.is_idle();
-            let all_said = !to_come && self.waits().is_none() && self.outbox.unconfirmed().is_none();
-            if self.stopping.is_some_and(|at| now >= at || all_said || self.wire.stream.is_none()) {
+            let all_said =
+                !to_come && self.waits().is_none() && self.outbox.unconfirmed().is_none();
+            if self
+                .stopping
+                .is_some_and(|at| now >= at || all_said || self.wire.stream.is_none())
+            {
                 self.send(&Line::new("QUIT", &[], Some("until next time")), now);
                 self.save(now + SAVE_AGAIN);
                 return Ok(());
             }
             // It never ends but in time: we hold a sender ourselves.
-            if let Ok(event) = events.recv_timeout(self.deadline().saturating_duration_since(Instant::now())) {
+            if let Ok(event) =
+                events.recv_timeout(self.deadline().saturating_duration_since(Instant::now()))
+            {
                 self.take(event, Instant::now());
             }
         }
@@ -144,20 +180,29 @@ impl Bot {
     fn deadline(&self) -> Instant {
         // While TLS holds a line back, only an event helps.
         let said = self.waits().filter(|_| self.wire.unsent.is_empty());
-        let others = said.into_iter().chain(self.stopping).chain(self.dirty).chain(self.supervisor.deadline());
+        let others = said
+            .into_iter()
+            .chain(self.stopping)
+            .chain(self.dirty)
+            .chain(self.supervisor.deadline());
         others.fold(self.session.deadline(), Instant::min)
     }
 
     /// When the next line that waits may go, if one can.
     fn waits(&self) -> Option<Instant> {
-        self.outbox.deadline(&|target| route(&self.session, &self.irc, target))
+        self.outbox
+            .deadline(&|target| route(&self.session, &self.irc, target))
     }
 
     fn take(&mut self, event: Event, now: Instant) {
         match event {
             Event::Link(number, _) if number != self.wire.number => {}
             Event::Link(number, Link::Up(stream)) => {
-                self.wire = Wire { number, stream: Some(stream), ..Wire::default() };
+                self.wire = Wire {
+                    number,
+                    stream: Some(stream),
+                    ..Wire::default()
+                };
                 self.session.up(now);
                 self.bytes(&[], now);
             }
@@ -171,8 +216,17 @@ impl Bot {
             Event::Heard(Heard::Learned(ask)) => self.answer(&ask, true, now),
             Event::Done(ask, lines, request) => {
                 self.reply(&ask.place, &lines);
-                let Ask { place: target, mask, .. } = ask;
-                self.watch(request.map(|request| Watch { target, request, mask, told: false }));
+                let Ask {
+                    place: target,
+                    mask,
+                    ..
+                } = ask;
+                self.watch(request.map(|request| Watch {
+                    target,
+                    request,
+                    mask,
+                    told: false,
+                }));
                 self.save_soon(now);
             }
             Event::Stop => {
@@ -194,20 +248,29 @@ impl Bot {
     }
 
     fn bytes(&mut self, bytes: &[u8], now: Instant) {
-        let Some(stream) = &mut self.wire.stream else { return };
+        let Some(stream) = &mut self.wire.stream else {
+            return;
+        };
         let text = match stream.feed(bytes) {
             Ok(text) => text,
             Err(e) => return self.down(&format!("connection: {e}"), now),
         };
         for message in self.wire.lines.feed(&text) {
-            log!(Debug, "<< {}", self.session.without_password(&message.shown()));
+            log!(
+                Debug,
+                "<< {}",
+                self.session.without_password(&message.shown())
+            );
             self.session.message(&message, now);
         }
     }
 
     fn down(&mut self, why: &str, now: Instant) {
         // Dropping the stream ends its reader; what that still says is stale.
-        self.wire = Wire { number: self.wire.number + 1, ..Wire::default() };
+        self.wire = Wire {
+            number: self.wire.number + 1,
+            ..Wire::default()
+        };
         self.outbox.lost(now);
         self.session.down(why, now);
     }
@@ -230,7 +293,15 @@ impl Bot {
                     Action::Ask(place, line) => self.outbox.ask(&place, line),
                     Action::Command(ask) => self.command(ask, now),
                     Action::Notice(nick, text) => {
-                        self.outbox.reply(&nick, &[text], 0, &Route { budget: 400, notice: true });
+                        self.outbox.reply(
+                            &nick,
+                            &[text],
+                            0,
+                            &Route {
+                                budget: 400,
+                                notice: true,
+                            },
+                        );
                     }
                     Action::Pong(token) => {
                         let number = token.strip_prefix("told-").and_then(|n| n.parse().ok());
@@ -261,7 +332,9 @@ impl Bot {
         // Several lines at once, if several may go.
         while self.write() {
             while self.wire.unsent.len() < TOGETHER
-                && let Some(line) = self.outbox.next(now, oldest, &|target| route(&self.session, &self.irc, target))
+                && let Some(line) = self.outbox.next(now, oldest, &|target| {
+                    route(&self.session, &self.irc, target)
+                })
             {
                 log!(Debug, ">> {}", line.shown());
                 self.wire.unsent.extend(line.bytes());
@@ -272,7 +345,10 @@ impl Bot {
         }
         let waits = self.waits().is_some();
         // After a burst, now and then in a long one, and before a farewell.
-        let due = |n: &u64| *n > self.wire.pinged && (!waits || *n > self.wire.pinged + 1 || self.stopping.is_some());
+        let due = |n: &u64| {
+            *n > self.wire.pinged
+                && (!waits || *n > self.wire.pinged + 1 || self.stopping.is_some())
+        };
         if let Some(last) = self.outbox.unconfirmed().filter(due) {
             self.wire.pinged = last;
             self.send(&Line::new("PING", &[], Some(&format!("told-{last}"))), now);
@@ -305,7 +381,9 @@ impl Bot {
                 }
                 // It is closed. What the server has said before tells why: the reader brings it, and ends.
                 Err(_) => {
-                    let _ = stream.socket().and_then(|socket| socket.shutdown(Shutdown::Both));
+                    let _ = stream
+                        .socket()
+                        .and_then(|socket| socket.shutdown(Shutdown::Both));
                     self.wire.unsent.clear();
                 }
             }
@@ -327,15 +405,30 @@ impl Bot {
 
     /// Someone has asked something: may they?
     fn command(&mut self, ask: Ask, now: Instant) {
-        let ask = Ask { place: self.spelled(&ask.place), ..ask };
+        let ask = Ask {
+            place: self.spelled(&ask.place),
+            ..ask
+        };
         if !self.outbox.takes(&ask.place) {
-            return log!(Debug, "{}: too much waits to be said there, not answering", ask.place);
+            return log!(
+                Debug,
+                "{}: too much waits to be said there, not answering",
+                ask.place
+            );
         }
         let (name, rest) = command::name(&ask.text);
         // An operator here is nobody in particular in another channel.
         let elsewhere = name == "leave" && !rest.is_empty() && self.spelled(rest) != ask.place;
-        let ask = Ask { op: ask.op && !elsewhere, ..ask.clone() };
-        let verdict = command::may(&self.config.authorization, &name, &ask, self.session.mapping());
+        let ask = Ask {
+            op: ask.op && !elsewhere,
+            ..ask.clone()
+        };
+        let verdict = command::may(
+            &self.config.authorization,
+            &name,
+            &ask,
+            self.session.mapping(),
+        );
         let own_only = verdict == Verdict::No && name == "stop" && self.has_queued(&ask.mask);
         // Once for each attempt.
         if verdict != Verdict::NeedsAccount {
@@ -344,13 +437,22 @@ impl Bot {
                 Account::None => "no account".into(),
                 Account::Unknown => "account not asked for".into(),
             };
-            let place = if is_channel(&ask.place) { &ask.place } else { "private" };
+            let place = if is_channel(&ask.place) {
+                &ask.place
+            } else {
+                "private"
+            };
             let decision = match verdict {
                 Verdict::Yes => "allowed",
                 _ if own_only => "allowed for requests of their own",
                 _ => "refused",
             };
-            log!(Info, "{} ({account}) in {place}: `{}`: {decision}", ask.mask, command::shown(&ask.text));
+            log!(
+                Info,
+                "{} ({account}) in {place}: `{}`: {decision}",
+                ask.mask,
+                command::shown(&ask.text)
+            );
         }
         match verdict {
             Verdict::NeedsAccount if self.session.prove(ask.clone(), now) => {}
@@ -363,27 +465,54 @@ impl Bot {
     /// Whether someone has forced a build that still waits: that they may take back.
     fn has_queued(&self, mask: &str) -> bool {
         let status = lock(&self.ties.status);
-        status.watches.iter().any(|w| w.mask == mask && status.queued.contains_key(&w.request))
+        status
+            .watches
+            .iter()
+            .any(|w| w.mask == mask && status.queued.contains_key(&w.request))
     }
 
     /// A target as we spell it: names that the server takes for one are one.
     fn spelled(&self, name: &str) -> String {
         let mapping = self.session.mapping();
-        let known =
-            lock(&self.ties.status).targets.iter().find(|t| mapping.same(&t.name, name)).map(|t| t.name.clone());
-        let section = self.irc.channels.iter().find(|c| mapping.same(&c.name, name)).map(|c| c.name.clone());
-        known.or(section).unwrap_or_else(|| self.session.spelled(name))
+        let known = lock(&self.ties.status)
+            .targets
+            .iter()
+            .find(|t| mapping.same(&t.name, name))
+            .map(|t| t.name.clone());
+        let section = self
+            .irc
+            .channels
+            .iter()
+            .find(|c| mapping.same(&c.name, name))
+            .map(|c| c.name.clone());
+        known
+            .or(section)
+            .unwrap_or_else(|| self.session.spelled(name))
     }
 
     fn is_target(&self, name: &str) -> bool {
-        lock(&self.ties.status).targets.iter().any(|t| t.name == name)
+        lock(&self.ties.status)
+            .targets
+            .iter()
+            .any(|t| t.name == name)
     }
 
     fn answer(&mut self, ask: &Ask, again: bool, now: Instant) {
         let (settings, nick) = (self.settings(&ask.place), self.session.nick());
         let status = lock(&self.ties.status);
-        let most = if is_channel(&ask.place) { CHANNEL_LINES } else { usize::MAX };
-        let view = View { status: &status, settings: &settings, now: unix_now(), again, most, nick };
+        let most = if is_channel(&ask.place) {
+            CHANNEL_LINES
+        } else {
+            usize::MAX
+        };
+        let view = View {
+            status: &status,
+            settings: &settings,
+            now: unix_now(),
+            again,
+            most,
+            nick,
+        };
         let answer = command::run(ask, &view).unwrap_or_else(|why| Answer::Say(vec![why], None));
         drop(status);
         match answer {
@@ -394,10 +523,16 @@ impl Bot {
                 effect.into_iter().for_each(|e| self.effect(ask, e, now));
             }
             Answer::List { head, items } if items.is_empty() => self.reply(&ask.place, &[head]),
-            Answer::List { head, items } => self.reply(&ask.place, &[format!("{head}: {}", items.join(", "))]),
+            Answer::List { head, items } => {
+                self.reply(&ask.place, &[format!("{head}: {}", items.join(", "))])
+            }
             Answer::First(job) => {
                 let order = matches!(job, Job::Force(_) | Job::Stop { .. });
-                let jobs = if order { &self.ties.orders } else { &self.ties.questions };
+                let jobs = if order {
+                    &self.ties.orders
+                } else {
+                    &self.ties.questions
+                };
                 if jobs.try_send((ask.clone(), job)).is_err() {
                     self.reply(&ask.place, &["busy, try again".into()]);
                 }
@@ -409,19 +544,28 @@ impl Bot {
         let place = &ask.place;
         self.save_soon(now);
         match effect {
-            Effect::Notify(on) if on == configured(&self.irc, place).events => drop(self.state.events.remove(place)),
+            Effect::Notify(on) if on == configured(&self.irc, place).events => {
+                drop(self.state.events.remove(place))
+            }
             Effect::Notify(on) => drop(self.state.events.insert(place.to_owned(), on)),
             Effect::MuteUntil(until) => drop(self.state.muted.insert(place.to_owned(), until)),
             Effect::Watch(requests) => {
-                let watch = |request| Watch { target: place.to_owned(), request, ..Watch::default() };
+                let watch = |request| Watch {
+                    target: place.to_owned(),
+                    request,
+                    ..Watch::default()
+                };
                 self.watch(requests.into_iter().map(watch));
             }
             Effect::Join(channel, key) => {
                 let channel = self.spelled(&channel);
                 self.state.left.remove(&channel);
                 let section = self.irc.channels.iter().find(|c| c.name == channel);
-                let known = section.and_then(|c| c.key.as_ref()).filter(|_| key.is_empty());
-                self.session.join(&channel, known.map_or(&key, |k| &k.0), now);
+                let known = section
+                    .and_then(|c| c.key.as_ref())
+                    .filter(|_| key.is_empty());
+                self.session
+                    .join(&channel, known.map_or(&key, |k| &k.0), now);
                 if section.is_none() {
                     self.state.joined.insert(channel, key);
                 }
@@ -444,7 +588,9 @@ impl Bot {
         self.state.events.remove(channel);
         self.state.muted.remove(channel);
         self.state.joined.remove(channel);
-        lock(&self.ties.status).watches.retain(|w| w.target != channel);
+        lock(&self.ties.status)
+            .watches
+            .retain(|w| w.target != channel);
     }
 
     /// Watches from now on; an end that nobody there has heard of is told at once.
@@ -458,48 +604,120 @@ impl Bot {
     /// How a place wants its lines and what it hears.
     fn settings(&self, place: &str) -> Settings {
         let settings = configured(&self.irc, place);
-        Settings { events: self.state.events.get(place).unwrap_or(&settings.events).clone(), ..settings }
+        Settings {
+            events: self
+                .state
+                .events
+                .get(place)
+                .unwrap_or(&settings.events)
+                .clone(),
+            ..settings
+        }
     }
 
     /// Makes the targets what the configuration and the state file say.
     fn settle(&mut self) {
         self.state.muted.retain(|_, until| *until > unix_now());
-        let State { events, muted, joined, left, .. } = &self.state;
-        let mut names: BTreeSet<&String> = events.keys().chain(muted.keys()).chain(joined.keys()).collect();
-        names.extend(self.irc.channels.iter().map(|c| &c.name).chain(&self.irc.pm_to_nicks));
+        let State {
+            events,
+            muted,
+            joined,
+            left,
+            ..
+        } = &self.state;
+        let mut names: BTreeSet<&String> = events
+            .keys()
+            .chain(muted.keys())
+            .chain(joined.keys())
+            .collect();
+        names.extend(
+            self.irc
+                .channels
+                .iter()
+                .map(|c| &c.name)
+                .chain(&self.irc.pm_to_nicks),
+        );
         let target = |name: &String| {
             let muted_until = *muted.get(name).unwrap_or(&0);
-            Target { name: name.clone(), settings: self.settings(name), muted_until }
+            Target {
+                name: name.clone(),
+                settings: self.settings(name),
+                muted_until,
+            }
         };
         // A channel whose section is gone is none of ours, and one in two spellings is the section's.
-        let section = |name: &str| self.irc.channels.iter().find(|c| c.name.eq_ignore_ascii_case(name));
+        let section = |name: &str| {
+            self.irc
+                .channels
+                .iter()
+                .find(|c| c.name.eq_ignore_ascii_case(name))
+        };
         let none = |name: &str| !is_channel(name) || joined.contains_key(name);
         let ours = |name: &str| section(name).map_or_else(|| none(name), |c| c.name == name);
-        let targets = names.into_iter().filter(|&name| ours(name) && !left.contains(name)).map(target).collect();
+        let targets = names
+            .into_iter()
+            .filter(|&name| ours(name) && !left.contains(name))
+            .map(target)
+            .collect();
         lock(&self.ties.status).targets = targets;
     }
 
     fn tell(&mut self, news: &[News]) {
         let base = lock(&self.ties.status).url.clone();
-        for (news, target) in news.iter().flat_map(|n| n.targets.iter().map(move |target| (n, target))) {
+        for (news, target) in news
+            .iter()
+            .flat_map(|n| n.targets.iter().map(move |target| (n, target)))
+        {
             let text = text::announcement(news, &self.settings(target), &base);
             let at = news.build.complete_at.map_or_else(unix_now, |t| t as i64);
-            let (target, label, outcome) = (target.clone(), text::label(news), news.build.outcome());
-            self.outbox.announce(Announcement { target, at, outcome, label, text, more: 0 });
+            let (target, label, outcome) =
+                (target.clone(), text::label(news), news.build.outcome());
+            self.outbox.announce(Announcement {
+                target,
+                at,
+                outcome,
+                label,
+                text,
+                more: 0,
+            });
         }
         lock(&self.ties.status).handed_over(news);
     }
 
     /// Takes over a configuration that was read again.
     fn reconfigure(&mut self, config: Config, now: Instant) {
-        let Some(irc) = config.irc.clone() else { return log!(Error, "[irc] is gone; the old configuration stays") };
+        let Some(irc) = config.irc.clone() else {
+            return log!(Error, "[irc] is gone; the old configuration stays");
+        };
         // What is in use stays in use, so that the next comparison is with that.
-        let Irc { channels, pm_to_nicks, defaults, .. } = irc.clone();
-        let irc_in_use = Irc { channels, pm_to_nicks, defaults, ..self.irc.clone() };
-        let Config { buildbot, state_file, .. } = self.config.clone();
-        let in_use = Config { buildbot, state_file, irc: Some(irc_in_use.clone()), ..config.clone() };
+        let Irc {
+            channels,
+            pm_to_nicks,
+            defaults,
+            ..
+        } = irc.clone();
+        let irc_in_use = Irc {
+            channels,
+            pm_to_nicks,
+            defaults,
+            ..self.irc.clone()
+        };
+        let Config {
+            buildbot,
+            state_file,
+            ..
+        } = self.config.clone();
+        let in_use = Config {
+            buildbot,
+            state_file,
+            irc: Some(irc_in_use.clone()),
+            ..config.clone()
+        };
         if in_use != config {
-            log!(Warning, "changes of the connections or of state_file need a restart; the rest takes effect now");
+            log!(
+                Warning,
+                "changes of the connections or of state_file need a restart; the rest takes effect now"
+            );
         }
         let (irc, config) = (irc_in_use, in_use);
         for old in take(&mut self.irc.channels) {
@@ -508,7 +726,11 @@ impl Bot {
             }
         }
         for channel in &irc.channels {
-            self.session.join(&channel.name, channel.key.as_ref().map_or("", |k| &k.0), now);
+            self.session.join(
+                &channel.name,
+                channel.key.as_ref().map_or("", |k| &k.0),
+                now,
+            );
             self.state.left.remove(&channel.name);
             // What was said by `notify` gives way to what the file says now.
             self.state.events.remove(&channel.name);
@@ -536,7 +758,9 @@ impl Bot {
 
     /// Writes the state file, if there is one.
     fn try_save(&mut self) -> Result<(), String> {
-        let Some(path) = &self.config.state_file else { return Ok(()) };
+        let Some(path) = &self.config.state_file else {
+            return Ok(());
+        };
         self.state.pending = self.outbox.pending();
         self.state.watches = lock(&self.ties.status).watches.clone();
         self.state.save(path)
@@ -546,21 +770,35 @@ impl Bot {
 /// `#dev, #ops; 42 builders; 3 building`: what a supervisor shows of us.
 fn summary(session: &Session, status: &Status) -> String {
     let channels = session.channels().join(", ");
-    let place = if channels.is_empty() { "in no channel" } else { &channels };
+    let place = if channels.is_empty() {
+        "in no channel"
+    } else {
+        &channels
+    };
     match (&status.trouble, status.builders.len()) {
         (Some(_), _) => format!("{place}; the master does not answer"),
-        (None, n) => format!("{place}; {}; {} building", text::count(n, "builder"), status.open.len()),
+        (None, n) => format!(
+            "{place}; {}; {} building",
+            text::count(n, "builder"),
+            status.open.len()
+        ),
     }
 }
 
 /// How a target can be reached: in channels that we are in, and anyone in private.
 fn route(session: &Session, irc: &Irc, target: &str) -> Option<Route> {
     let notice = is_channel(target) && section(irc, target).notice;
-    session.reaches(target).then(|| Route { budget: text_budget(target, session.source_length()), notice })
+    session.reaches(target).then(|| Route {
+        budget: text_budget(target, session.source_length()),
+        notice,
+    })
 }
 
 fn section<'a>(irc: &'a Irc, name: &str) -> &'a Settings {
-    irc.channels.iter().find(|c| c.name.eq_ignore_ascii_case(name)).map_or(&irc.defaults, |c| &c.settings)
+    irc.channels
+        .iter()
+        .find(|c| c.name.eq_ignore_ascii_case(name))
+        .map_or(&irc.defaults, |c| &c.settings)
 }
 
 /// What the configuration says of a target: its section, or the defaults. A person hears nothing
@@ -569,7 +807,10 @@ fn configured(irc: &Irc, name: &str) -> Settings {
     let settings = section(irc, name).clone();
     match is_channel(name) || irc.pm_to_nicks.iter().any(|n| n.eq_ignore_ascii_case(name)) {
         true => settings,
-        false => Settings { events: Events::default(), ..settings },
+        false => Settings {
+            events: Events::default(),
+            ..settings
+        },
     }
 }
 
@@ -583,12 +824,21 @@ mod tests {
         let config = Config::parse("c", &text, &|_| Err("no".into())).unwrap();
         let (events, questions, orders) = (sync_channel(9).0, sync_channel(9).0, sync_channel(9).0);
         let reload = Box::new(|| Err("no".into()));
-        let ties = Ties { status: Arc::default(), events, questions, orders, reload };
+        let ties = Ties {
+            status: Arc::default(),
+            events,
+            questions,
+            orders,
+            reload,
+        };
         let mut bot = Bot::new(config, state, ties).unwrap();
         bot.session.tick(Instant::now());
         bot.session.up(Instant::now());
         bot.session.actions();
-        hear(&mut bot, ":s 001 bot :hi\r\n:s 376 bot :x\r\n:bot!u@h JOIN #dev");
+        hear(
+            &mut bot,
+            ":s 001 bot :hi\r\n:s 376 bot :x\r\n:bot!u@h JOIN #dev",
+        );
         bot
     }
 
@@ -607,26 +857,53 @@ mod tests {
         let mut said = Vec::new();
         while let Some(at) = bot.waits() {
             now = now.max(at);
-            said.extend(bot.outbox.next(now, 0, &|target| route(&bot.session, &bot.irc, target)).map(|l| l.shown()));
+            said.extend(
+                bot.outbox
+                    .next(now, 0, &|target| route(&bot.session, &bot.irc, target))
+                    .map(|l| l.shown()),
+            );
         }
         said
     }
 
     fn targets(bot: &Bot) -> Vec<String> {
-        lock(&bot.ties.status).targets.iter().map(|t| t.name.clone()).collect()
+        lock(&bot.ties.status)
+            .targets
+            .iter()
+            .map(|t| t.name.clone())
+            .collect()
     }
 
     fn news(target: &str, text: &str) -> Announcement {
         let (target, text) = (target.to_owned(), text.to_owned());
-        Announcement { target, at: unix_now(), outcome: None, label: text.clone(), text, more: 0 }
+        Announcement {
+            target,
+            at: unix_now(),
+            outcome: None,
+            label: text.clone(),
+            text,
+            more: 0,
+        }
     }
 
     #[test]
     fn a_channel_in_two_spellings_is_one() {
-        let joined = [("#Dev".to_owned(), String::new()), ("#ops".to_owned(), String::new())].into();
+        let joined = [
+            ("#Dev".to_owned(), String::new()),
+            ("#ops".to_owned(), String::new()),
+        ]
+        .into();
         let muted = [("#DEV".to_owned(), i64::MAX)].into();
         let pending = vec![news("#Dev", "app #1"), news("#gone", "app #2")];
-        let mut bot = bot("[channel #dev]\n", State { joined, muted, pending, ..State::default() });
+        let mut bot = bot(
+            "[channel #dev]\n",
+            State {
+                joined,
+                muted,
+                pending,
+                ..State::default()
+            },
+        );
         assert_eq!(targets(&bot), ["#dev", "#ops"]);
         assert_eq!(said(&mut bot), ["PRIVMSG #dev :app #1"]);
     }
@@ -645,10 +922,18 @@ mod tests {
 
     #[test]
     fn what_nobody_hears_waits_for_those_who_want_it() {
-        let mut bot = bot("pm_to_nicks = joe\n[channel #dev]\nuse_colors = yes\n", State::default());
-        ["joe", "guest"].iter().for_each(|nick| bot.outbox.announce(news(nick, "app #1")));
+        let mut bot = bot(
+            "pm_to_nicks = joe\n[channel #dev]\nuse_colors = yes\n",
+            State::default(),
+        );
+        ["joe", "guest"]
+            .iter()
+            .for_each(|nick| bot.outbox.announce(news(nick, "app #1")));
         assert_eq!(said(&mut bot).len(), 2);
-        hear(&mut bot, ":s 401 bot Joe :No such nick\r\n:s 401 bot guest :No such nick");
+        hear(
+            &mut bot,
+            ":s 401 bot Joe :No such nick\r\n:s 401 bot guest :No such nick",
+        );
         assert_eq!(bot.outbox.pending(), [news("joe", "app #1")]);
         assert_eq!(said(&mut bot), [""; 0]);
         hear(&mut bot, ":joe!u@h JOIN #dev");
@@ -665,8 +950,15 @@ mod tests {
 
     #[test]
     fn what_is_left_is_watched_no_more() {
-        let mut bot = bot("[channel #dev]\n[authorization]\nleave = everyone\n", State::default());
-        let watch = |target: &str| Watch { target: target.into(), request: 7, ..Watch::default() };
+        let mut bot = bot(
+            "[channel #dev]\n[authorization]\nleave = everyone\n",
+            State::default(),
+        );
+        let watch = |target: &str| Watch {
+            target: target.into(),
+            request: 7,
+            ..Watch::default()
+        };
         lock(&bot.ties.status).watches = vec![watch("#dev"), watch("joe")];
         hear(&mut bot, ":joe!u@h PRIVMSG #dev :bot: leave");
         assert_eq!(lock(&bot.ties.status).watches, [watch("joe")]);

@@ -14,8 +14,14 @@ const MANUAL: &str = include_str!("../bot.conf.example");
 /// In the order in which they are read: channels begin with what [irc] says.
 const SECTIONS: [&str; 5] = ["buildbot", "irc", "channel", "authorization", "bot"];
 /// Units of a duration, in milliseconds.
-const UNITS: [(&str, u64); 6] =
-    [("ms", 1), ("", 1000), ("s", 1000), ("m", 60_000), ("h", 3_600_000), ("d", 86_400_000)];
+const UNITS: [(&str, u64); 6] = [
+    ("ms", 1),
+    ("", 1000),
+    ("s", 1000),
+    ("m", 60_000),
+    ("h", 3_600_000),
+    ("d", 86_400_000),
+];
 const TEN_YEARS: u64 = 3650 * 86_400_000;
 
 /// A password: never shown, not even by `{:?}`.
@@ -133,39 +139,79 @@ impl Config {
     pub fn parse(name: &str, text: &str, read: &ReadFile) -> Result<Config, Vec<String>> {
         let (mut sections, mut errors) = (Vec::new(), Vec::new());
         for (line, text) in (1..).zip(text.trim_start_matches('\u{feff}').lines()) {
-            errors.extend(split(text.trim(), line, &mut sections).err().map(|why| (line, why)));
+            errors.extend(
+                split(text.trim(), line, &mut sections)
+                    .err()
+                    .map(|why| (line, why)),
+            );
         }
         let seconds = Duration::from_secs;
         let (poll_interval, timeout) = (seconds(15), seconds(30));
         let mut config = Config {
-            buildbot: Buildbot { poll_interval, event_stream: true, timeout, ..Buildbot::default() },
+            buildbot: Buildbot {
+                poll_interval,
+                event_stream: true,
+                timeout,
+                ..Buildbot::default()
+            },
             irc: None,
-            authorization: ["force", "stop", "join", "leave"].map(|c| (c.to_owned(), vec![Who::Nobody])).into(),
+            authorization: ["force", "stop", "join", "leave"]
+                .map(|c| (c.to_owned(), vec![Who::Nobody]))
+                .into(),
             state_file: None,
             catch_up: seconds(3600),
-            has_secret: sections.iter().flat_map(|s| &s.keys).any(|(key, ..)| key.ends_with("password")),
+            has_secret: sections
+                .iter()
+                .flat_map(|s| &s.keys)
+                .any(|(key, ..)| key.ends_with("password")),
         };
-        let defaults = Settings { blame: true, ..Settings::default() };
-        let mut irc =
-            Irc { nickserv: "NickServ".into(), ping_timeout: seconds(150), pacing: true, defaults, ..Irc::default() };
-        for section in SECTIONS.iter().flat_map(|kind| sections.iter().filter(move |s| s.kind == *kind)) {
+        let defaults = Settings {
+            blame: true,
+            ..Settings::default()
+        };
+        let mut irc = Irc {
+            nickserv: "NickServ".into(),
+            ping_timeout: seconds(150),
+            pacing: true,
+            defaults,
+            ..Irc::default()
+        };
+        for section in SECTIONS
+            .iter()
+            .flat_map(|kind| sections.iter().filter(move |s| s.kind == *kind))
+        {
             if section.kind == "channel" {
                 let (name, settings) = (section.label.to_owned(), irc.defaults.clone());
-                irc.channels.push(Channel { name, key: None, settings });
+                irc.channels.push(Channel {
+                    name,
+                    key: None,
+                    settings,
+                });
             }
             for &(key, value, line) in &section.keys {
                 let set = match value {
                     "" => Err("needs a value".to_owned()),
                     _ => config.set(&mut irc, section.kind, key, value, read),
                 };
-                let hint = if value.contains(" #") { " (a comment stands on its own line)" } else { "" };
+                let hint = if value.contains(" #") {
+                    " (a comment stands on its own line)"
+                } else {
+                    ""
+                };
                 errors.extend(set.err().map(|why| (line, format!("`{key}`: {why}{hint}"))));
             }
         }
         let has = |kind| sections.iter().any(|s| s.kind == kind);
         // One that was there before lacks nothing.
-        let once = sections.iter().filter(|s| errors.iter().all(|(line, _)| *line != s.line));
-        let fault = |s: &Section| s.faults(&irc, has("irc")).into_iter().map(|why| (s.line, why)).collect::<Vec<_>>();
+        let once = sections
+            .iter()
+            .filter(|s| errors.iter().all(|(line, _)| *line != s.line));
+        let fault = |s: &Section| {
+            s.faults(&irc, has("irc"))
+                .into_iter()
+                .map(|why| (s.line, why))
+                .collect::<Vec<_>>()
+        };
         let faults: Vec<_> = once.flat_map(fault).collect();
         errors.extend(faults);
         if !has("buildbot") {
@@ -174,25 +220,53 @@ impl Config {
         irc.complete(&config.buildbot.url);
         config.irc = has("irc").then_some(irc);
         errors.sort();
-        let place = |line| if line == 0 { name.to_owned() } else { format!("{name}:{line}") };
-        let errors: Vec<String> = errors.into_iter().map(|(line, why)| format!("{}: {why}", place(line))).collect();
-        if errors.is_empty() { Ok(config) } else { Err(errors) }
+        let place = |line| {
+            if line == 0 {
+                name.to_owned()
+            } else {
+                format!("{name}:{line}")
+            }
+        };
+        let errors: Vec<String> = errors
+            .into_iter()
+            .map(|(line, why)| format!("{}: {why}", place(line)))
+            .collect();
+        if errors.is_empty() {
+            Ok(config)
+        } else {
+            Err(errors)
+        }
     }
 
     /// Takes in one key of a section.
-    fn set(&mut self, irc: &mut Irc, kind: &str, key: &str, v: &str, read: &ReadFile) -> Result<(), String> {
+    fn set(
+        &mut self,
+        irc: &mut Irc,
+        kind: &str,
+        key: &str,
+        v: &str,
+        read: &ReadFile,
+    ) -> Result<(), String> {
         let read = |path: &str| read(path).map_err(|e| format!("{path}: {e}"));
         let file;
         let v = match key.ends_with("password_file") {
             true => {
                 file = String::from_utf8_lossy(&read(v)?).into_owned();
-                file.lines().next().map(str::trim_end).filter(|line| !line.is_empty()).ok_or("the file is empty")?
+                file.lines()
+                    .next()
+                    .map(str::trim_end)
+                    .filter(|line| !line.is_empty())
+                    .ok_or("the file is empty")?
             }
             false => v,
         };
         let (owned, secret) = (|| v.to_owned(), || Some(Secret(v.to_owned())));
         let master = &mut self.buildbot;
-        let tls = if kind == "irc" { &mut irc.tls } else { &mut master.tls };
+        let tls = if kind == "irc" {
+            &mut irc.tls
+        } else {
+            &mut master.tls
+        };
         let (channel_key, look) = match irc.channels.last_mut() {
             Some(channel) => (Some(&mut channel.key), &mut channel.settings),
             None => (None, &mut irc.defaults),
@@ -225,23 +299,39 @@ impl Config {
             ("irc", "pacing") => irc.pacing = boolean(v)?,
             ("irc", "pm_to_nicks") => irc.pm_to_nicks = list(v, nickname)?,
             ("irc", "allow_force") => {
-                let who = if boolean(v)? { Who::Everyone } else { Who::Nobody };
-                self.authorization.extend(["force", "stop"].map(|c| (c.to_owned(), vec![who.clone()])));
+                let who = if boolean(v)? {
+                    Who::Everyone
+                } else {
+                    Who::Nobody
+                };
+                self.authorization
+                    .extend(["force", "stop"].map(|c| (c.to_owned(), vec![who.clone()])));
             }
             ("channel", "password") => {
-                refuse(v.contains([' ', ',']), "a channel's key holds no blank and no comma")?;
+                refuse(
+                    v.contains([' ', ',']),
+                    "a channel's key holds no blank and no comma",
+                )?;
                 channel_key.into_iter().for_each(|key| *key = secret());
             }
             ("irc" | "channel", "notify_events") => look.events = events(v)?,
             ("irc" | "channel", "tags") => look.tags = list(v, |tag| Ok(tag.to_owned()))?,
-            ("irc" | "channel", "builders") => look.builders = list(v, |_| Ok(())).and_then(|_| words(v))?,
+            ("irc" | "channel", "builders") => {
+                look.builders = list(v, |_| Ok(())).and_then(|_| words(v))?
+            }
             ("irc" | "channel", "notice_on_channel") => look.notice = boolean(v)?,
             ("irc" | "channel", "use_colors") => look.colors = boolean(v)?,
             ("irc" | "channel", "use_revisions") => look.revisions = boolean(v)?,
             ("irc" | "channel", "show_blame_list") => look.blame = boolean(v)?,
             ("authorization", command) if keys(kind).any(|k| k == command) => {
-                let open = self.authorization.get(command).is_some_and(|list| list[..] == [Who::Everyone]);
-                refuse(open, "`allow_force` gives it to everyone already; leave one of the two out")?;
+                let open = self
+                    .authorization
+                    .get(command)
+                    .is_some_and(|list| list[..] == [Who::Everyone]);
+                refuse(
+                    open,
+                    "`allow_force` gives it to everyone already; leave one of the two out",
+                )?;
                 self.authorization.insert(command.to_owned(), who_list(v)?);
             }
             ("bot", "state_file") => self.state_file = Some(owned()),
@@ -267,20 +357,48 @@ impl Section<'_> {
             }
         };
         let pair = self.has("tls_cert_file") == self.has("tls_key_file");
-        check(self.kind, pair, "`tls_cert_file` and `tls_key_file` need each other");
-        check(self.kind, self.kind == "channel" || self.label.is_empty(), "only [channel #name] takes a name");
+        check(
+            self.kind,
+            pair,
+            "`tls_cert_file` and `tls_key_file` need each other",
+        );
+        check(
+            self.kind,
+            self.kind == "channel" || self.label.is_empty(),
+            "only [channel #name] takes a name",
+        );
         check("buildbot", self.has("url"), "[buildbot] needs `url`");
-        check("buildbot", self.has("user") == self.has("password"), "`user` and `password` need each other");
+        check(
+            "buildbot",
+            self.has("user") == self.has("password"),
+            "`user` and `password` need each other",
+        );
         check("irc", self.has("host"), "[irc] needs `host`");
         check("irc", self.has("nick"), "[irc] needs `nick`");
         let plain = irc.sasl != Sasl::Plain || self.has("password");
-        check("irc", plain, "`sasl = plain` needs `password` or `password_file`");
+        check(
+            "irc",
+            plain,
+            "`sasl = plain` needs `password` or `password_file`",
+        );
         let external = irc.sasl != Sasl::External || irc.use_ssl && irc.tls.cert.is_some();
-        check("irc", external, "`sasl = external` needs `use_ssl = yes`, `tls_cert_file` and `tls_key_file`");
+        check(
+            "irc",
+            external,
+            "`sasl = external` needs `use_ssl = yes`, `tls_cert_file` and `tls_key_file`",
+        );
         let named = is_channel(self.label) && !self.label.contains([' ', ',']);
-        check("channel", named, "a channel's section is written [channel #name]");
+        check(
+            "channel",
+            named,
+            "a channel's section is written [channel #name]",
+        );
         check("channel", has_irc, "[channel] needs a section [irc]");
-        let unknown = format!("unknown section [{}]{}", self.kind, hint(self.kind, SECTIONS));
+        let unknown = format!(
+            "unknown section [{}]{}",
+            self.kind,
+            hint(self.kind, SECTIONS)
+        );
         check(self.kind, SECTIONS.contains(&self.kind), &unknown);
         faults
     }
@@ -295,9 +413,19 @@ impl Irc {
         let port = if self.use_ssl { 6697 } else { 6667 };
         self.port = if self.port == 0 { port } else { self.port };
         for (value, default) in [
-            (&mut self.realname, format!("buildbot-irc {} for {master}", env!("CARGO_PKG_VERSION"))),
+            (
+                &mut self.realname,
+                format!("buildbot-irc {} for {master}", env!("CARGO_PKG_VERSION")),
+            ),
             (&mut self.account, nick.clone()),
-            (&mut self.username, if username.is_empty() { "buildbot".into() } else { username }),
+            (
+                &mut self.username,
+                if username.is_empty() {
+                    "buildbot".into()
+                } else {
+                    username
+                },
+            ),
         ] {
             if value.is_empty() {
                 *value = default;
@@ -311,16 +439,33 @@ fn split<'a>(text: &'a str, line: usize, sections: &mut Vec<Section<'a>>) -> Res
     if text.is_empty() || text.starts_with(['#', ';']) {
         return Ok(());
     }
-    refuse(text.contains(char::is_control), "a control character has no place here")?;
+    refuse(
+        text.contains(char::is_control),
+        "a control character has no place here",
+    )?;
     if let Some(header) = text.strip_prefix('[') {
-        let header = header.strip_suffix(']').ok_or("a section header ends with ]")?.trim();
-        let (kind, label) = header.split_once(' ').map_or((header, ""), |(kind, label)| (kind, label.trim()));
+        let header = header
+            .strip_suffix(']')
+            .ok_or("a section header ends with ]")?
+            .trim();
+        let (kind, label) = header
+            .split_once(' ')
+            .map_or((header, ""), |(kind, label)| (kind, label.trim()));
         let same = |s: &&Section| s.kind == kind && Casemapping::Rfc1459.same(s.label, label);
         let first = sections.iter().find(same).map(|s| s.line);
-        sections.push(Section { kind, label, line, keys: Vec::new() });
-        return first.map_or(Ok(()), |first| Err(format!("[{header}] was there before, in line {first}")));
+        sections.push(Section {
+            kind,
+            label,
+            line,
+            keys: Vec::new(),
+        });
+        return first.map_or(Ok(()), |first| {
+            Err(format!("[{header}] was there before, in line {first}"))
+        });
     }
-    let (key, value) = text.split_once('=').ok_or("expected `key = value`, a [section] or a # comment")?;
+    let (key, value) = text
+        .split_once('=')
+        .ok_or("expected `key = value`, a [section] or a # comment")?;
     let (key, value) = (key.trim(), value.trim());
     let none = || format!("`{key}` stands before the first [section]");
     let keys = &mut sections.last_mut().ok_or_else(none)?.keys;
@@ -342,16 +487,35 @@ fn stem(key: &str) -> &str {
 
 /// The keys of a section, as the manual lists them.
 pub fn keys(section: &str) -> impl Iterator<Item = &'static str> {
-    let lines = MANUAL.lines().skip_while(move |l| l.strip_prefix('[').is_none_or(|l| !l.starts_with(section)));
-    let lines = lines.skip(1).take_while(|l| !l.starts_with('[')).map(|l| l.strip_prefix('#').unwrap_or(l));
-    lines.filter(|l| !l.starts_with(' ')).filter_map(|l| Some(l.split_once(" = ")?.0))
+    let lines = MANUAL
+        .lines()
+        .skip_while(move |l| l.strip_prefix('[').is_none_or(|l| !l.starts_with(section)));
+    let lines = lines
+        .skip(1)
+        .take_while(|l| !l.starts_with('['))
+        .map(|l| l.strip_prefix('#').unwrap_or(l));
+    lines
+        .filter(|l| !l.starts_with(' '))
+        .filter_map(|l| Some(l.split_once(" = ")?.0))
 }
 
 impl fmt::Display for Url {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        let host = if self.host.contains(':') { format!("[{}]", self.host) } else { self.host.clone() };
-        let (scheme, usual) = if self.https { ("https", 443) } else { ("http", 80) };
-        let port = if self.port == usual { String::new() } else { format!(":{}", self.port) };
+        let host = if self.host.contains(':') {
+            format!("[{}]", self.host)
+        } else {
+            self.host.clone()
+        };
+        let (scheme, usual) = if self.https {
+            ("https", 443)
+        } else {
+            ("http", 80)
+        };
+        let port = if self.port == usual {
+            String::new()
+        } else {
+            format!(":{}", self.port)
+        };
         write!(f, "{scheme}://{host}{port}{}/", self.path)
     }
 }
@@ -370,7 +534,10 @@ fn one_word(v: &str) -> Result<String, String> {
 }
 
 fn list<T>(v: &str, one: impl Fn(&str) -> Result<T, String>) -> Result<Vec<T>, String> {
-    refuse(v.split_whitespace().any(|word| word.ends_with(',')), "a list is separated by blanks, without commas")?;
+    refuse(
+        v.split_whitespace().any(|word| word.ends_with(',')),
+        "a list is separated by blanks, without commas",
+    )?;
     v.split_whitespace().map(one).collect()
 }
 
@@ -393,26 +560,39 @@ fn sasl(v: &str) -> Result<Sasl, String> {
 }
 
 fn number(v: &str) -> Result<u16, String> {
-    v.parse().ok().filter(|&n| n > 0).ok_or_else(|| format!("`{v}` is not a port from 1 to 65535"))
+    v.parse()
+        .ok()
+        .filter(|&n| n > 0)
+        .ok_or_else(|| format!("`{v}` is not a port from 1 to 65535"))
 }
 
 /// Seconds, or a whole number with one of `ms s m h d`; at least a millisecond, at most 10 years.
 pub fn duration(v: &str) -> Result<Duration, String> {
     let (number, unit) = v.split_at(v.find(|c: char| !c.is_ascii_digit()).unwrap_or(v.len()));
-    let scale = UNITS.iter().find(|(name, _)| *name == unit).map(|(_, ms)| *ms);
+    let scale = UNITS
+        .iter()
+        .find(|(name, _)| *name == unit)
+        .map(|(_, ms)| *ms);
     let ms = scale.and_then(|scale| number.parse::<u64>().ok()?.checked_mul(scale));
     let ms = ms.filter(|ms| (1..=TEN_YEARS).contains(ms));
-    ms.map(Duration::from_millis).ok_or_else(|| format!("`{v}` is not a duration like 90, 15s, 10m, 2h or 1d"))
+    ms.map(Duration::from_millis)
+        .ok_or_else(|| format!("`{v}` is not a duration like 90, 15s, 10m, 2h or 1d"))
 }
 
 fn nickname(v: &str) -> Result<String, String> {
-    let bad = v.contains(|c| " ,:!@#&*?".contains(c)) || v.starts_with(|c: char| c.is_ascii_digit() || c == '-');
+    let bad = v.contains(|c| " ,:!@#&*?".contains(c))
+        || v.starts_with(|c: char| c.is_ascii_digit() || c == '-');
     refuse(bad, format!("`{v}` cannot be a nick"))?;
     Ok(v.to_owned())
 }
 
 fn events(v: &str) -> Result<Events, String> {
-    let unknown = |name: &str| format!("unknown event `{name}`{}", hint(name, EVENT_NAMES.split(' ')));
+    let unknown = |name: &str| {
+        format!(
+            "unknown event `{name}`{}",
+            hint(name, EVENT_NAMES.split(' '))
+        )
+    };
     status::events(v).map_err(unknown)
 }
 
@@ -449,7 +629,9 @@ pub fn word(text: &str) -> Result<Option<(String, &str)>, String> {
 fn who_list(v: &str) -> Result<Vec<Who>, String> {
     let who = list(v, |word| match word.split_once(':') {
         Some(("account", name)) if !name.is_empty() => Ok(Who::Account(name.to_owned())),
-        Some(("mask", mask)) if mask.contains('!') && mask.contains('@') => Ok(Who::Mask(mask.to_owned())),
+        Some(("mask", mask)) if mask.contains('!') && mask.contains('@') => {
+            Ok(Who::Mask(mask.to_owned()))
+        }
         Some(("mask", _)) => Err(format!("`{word}` is not mask:NICK!USER@HOST")),
         None if word == "everyone" => Ok(Who::Everyone),
         None if word == "nobody" => Ok(Who::Nobody),
@@ -473,15 +655,25 @@ fn url(v: &str) -> Result<Url, String> {
     let login = "a password does not belong into an address; use `user` and `password_file`";
     refuse(authority.contains('@'), login)?;
     let strange = v.contains(['?', '#', ' ']) || !v.is_ascii();
-    refuse(strange, format!("`{v}` holds a blank, a ?, a # or a character beyond ASCII"))?;
+    refuse(
+        strange,
+        format!("`{v}` holds a blank, a ?, a # or a character beyond ASCII"),
+    )?;
     let (host, port) = match authority.strip_prefix('[').and_then(|a| a.split_once(']')) {
         Some((v6, "")) => (v6, None),
         Some((v6, rest)) => (v6, Some(rest.strip_prefix(':').unwrap_or("?"))),
-        None => authority.split_once(':').map_or((authority, None), |(h, p)| (h, Some(p))),
+        None => authority
+            .split_once(':')
+            .map_or((authority, None), |(h, p)| (h, Some(p))),
     };
     let port = port.map_or(Ok(usual), number)?;
     refuse(host.is_empty(), format!("`{v}` names no host"))?;
-    Ok(Url { https, host: host.to_owned(), port, path: path.trim_end_matches('/').to_owned() })
+    Ok(Url {
+        https,
+        host: host.to_owned(),
+        port,
+        path: path.trim_end_matches('/').to_owned(),
+    })
 }
 
 #[cfg(test)]
@@ -506,9 +698,15 @@ pub mod tests {
         let c = parse(&format!("{SHORT}[channel #dev]\n")).unwrap();
         let irc = c.irc.unwrap();
         assert_eq!((irc.port, irc.use_ssl, irc.sasl), (6667, false, Sasl::No));
-        assert_eq!((irc.nickserv.as_str(), irc.account.as_str()), ("NickServ", "bot"));
+        assert_eq!(
+            (irc.nickserv.as_str(), irc.account.as_str()),
+            ("NickServ", "bot")
+        );
         assert_eq!(irc.ping_timeout, Duration::from_secs(150));
-        assert_eq!((irc.channels[0].name.as_str(), irc.defaults.blame), ("#dev", true));
+        assert_eq!(
+            (irc.channels[0].name.as_str(), irc.defaults.blame),
+            ("#dev", true)
+        );
         assert_eq!(c.buildbot.poll_interval, Duration::from_secs(15));
         assert_eq!(c.catch_up, Duration::from_secs(3600));
         assert_eq!(c.authorization["force"], [Who::Nobody]);
@@ -522,10 +720,16 @@ pub mod tests {
              [channel #a]\npassword = k\n[channel #b]\nnotify_events = worker\nuse_colors=0\nbuilders = a* \"b c\"\n"
         ));
         let irc = c.unwrap().irc.unwrap();
-        assert_eq!(irc.channels[0].settings.events, status::events("failure problem").unwrap());
+        assert_eq!(
+            irc.channels[0].settings.events,
+            status::events("failure problem").unwrap()
+        );
         assert_eq!(irc.channels[0].key, Some(Secret("k".into())));
         let b = &irc.channels[1].settings;
-        assert_eq!((&b.events, b.colors), (&status::events("worker").unwrap(), false));
+        assert_eq!(
+            (&b.events, b.colors),
+            (&status::events("worker").unwrap(), false)
+        );
         assert_eq!(b.builders, ["a*", "b c"]);
     }
 
@@ -569,7 +773,10 @@ pub mod tests {
             "bot.conf:15: `catch_up`: `2h # or so` is not a duration like 90, 15s, 10m, 2h or 1d (a comment stands on its own line)",
         ];
         assert_eq!(parse(again).unwrap_err(), expected);
-        assert_eq!(parse("").unwrap_err(), ["bot.conf: a section [buildbot] with `url` is needed"]);
+        assert_eq!(
+            parse("").unwrap_err(),
+            ["bot.conf: a section [buildbot] with `url` is needed"]
+        );
     }
 
     #[test]
@@ -579,7 +786,11 @@ pub mod tests {
         let irc = c.irc.unwrap();
         assert_eq!(irc.password, Some(Secret("hidden".into())));
         assert!(!format!("{irc:?}").contains("hidden"));
-        assert!(parse(&format!("{SHORT}password = x # y ; z\n")).unwrap().has_secret);
+        assert!(
+            parse(&format!("{SHORT}password = x # y ; z\n"))
+                .unwrap()
+                .has_secret
+        );
     }
 
     #[test]
@@ -587,8 +798,14 @@ pub mod tests {
         let ok = |v| url(v).map(|u| (u.https, u.host, u.port, u.path)).unwrap();
         assert_eq!(ok("http://h"), (false, "h".into(), 80, "".into()));
         assert_eq!(ok("https://h/a/b/"), (true, "h".into(), 443, "/a/b".into()));
-        assert_eq!(ok("https://[::1]:8010/"), (true, "::1".into(), 8010, "".into()));
-        assert_eq!(url("https://[::1]:8010/x/").unwrap().to_string(), "https://[::1]:8010/x/");
+        assert_eq!(
+            ok("https://[::1]:8010/"),
+            (true, "::1".into(), 8010, "".into())
+        );
+        assert_eq!(
+            url("https://[::1]:8010/x/").unwrap().to_string(),
+            "https://[::1]:8010/x/"
+        );
         for bad in [
             "h",
             "http://",
@@ -606,7 +823,10 @@ pub mod tests {
 
     #[test]
     fn words_are_cut_as_in_a_shell() {
-        assert_eq!(words("a \"b c\" 'd \\' e\\ f ''").unwrap(), ["a", "b c", "d \\", "e f", ""]);
+        assert_eq!(
+            words("a \"b c\" 'd \\' e\\ f ''").unwrap(),
+            ["a", "b c", "d \\", "e f", ""]
+        );
         assert_eq!(words("a \"b").unwrap_err(), "the quote \" is not closed");
         assert_eq!(words("  ").unwrap(), [""; 0]);
     }
@@ -614,7 +834,14 @@ pub mod tests {
     #[test]
     fn who_may() {
         let list = who_list("op account:joe mask:*!*@*.example.org").unwrap();
-        assert_eq!(list, [Who::Op, Who::Account("joe".into()), Who::Mask("*!*@*.example.org".into())]);
+        assert_eq!(
+            list,
+            [
+                Who::Op,
+                Who::Account("joe".into()),
+                Who::Mask("*!*@*.example.org".into())
+            ]
+        );
         let c = parse(&format!("{SHORT}allow_force = yes\n")).unwrap();
         assert_eq!(
             (&c.authorization["force"][..], &c.authorization["stop"][..]),
@@ -640,19 +867,29 @@ pub mod tests {
             }
         }
         // What the example names is tried below; what the parser names must be in the example.
+        let arms = include_str!("config.rs")
+            .lines()
+            .map(str::trim)
+            .filter(|l| l.starts_with("(\"") && l.contains("=>"));
         let arms =
-            include_str!("config.rs").lines().map(str::trim).filter(|l| l.starts_with("(\"") && l.contains("=>"));
-        let arms = arms.filter_map(|arm| arm.split_once("\") =>").or(arm.split_once("\", command)")));
+            arms.filter_map(|arm| arm.split_once("\") =>").or(arm.split_once("\", command)")));
         let mut known = 0;
         for (kinds, key) in arms.map(|(arm, _)| arm.rsplit_once(", \"").unwrap_or((arm, ""))) {
             known += 1;
-            for kind in SECTIONS.iter().filter(|kind| kinds.contains(&format!("\"{kind}\""))) {
-                let there =
-                    named.iter().any(|(section, name)| section == kind && (key.is_empty() || stem(name) == key));
+            for kind in SECTIONS
+                .iter()
+                .filter(|kind| kinds.contains(&format!("\"{kind}\"")))
+            {
+                let there = named.iter().any(|(section, name)| {
+                    section == kind && (key.is_empty() || stem(name) == key)
+                });
                 assert!(there, "[{kind}] `{key}` is not in the example");
             }
         }
-        assert!(known > 30, "the arms of `set` look different from what this test reads");
+        assert!(
+            known > 30,
+            "the arms of `set` look different from what this test reads"
+        );
         for (section, key) in &named {
             assert!(keys(section).any(|k| k == key), "[{section}] `{key}`");
         }
@@ -663,7 +900,9 @@ pub mod tests {
         for line in example.lines() {
             match line.strip_prefix('#') {
                 Some(setting) if !setting.starts_with(' ') && !example_only => spelled += setting,
-                Some(setting) if setting.starts_with(' ') => example_only = setting.ends_with("No default."),
+                Some(setting) if setting.starts_with(' ') => {
+                    example_only = setting.ends_with("No default.")
+                }
                 _ => spelled += line,
             }
             spelled += "\n";
@@ -673,18 +912,31 @@ pub mod tests {
         for (command, who) in parse(example).unwrap().authorization {
             assert_eq!(stated.authorization.remove(&command), Some(who));
         }
-        assert!(stated.authorization.values().all(|who| *who == [Who::Everyone]));
+        assert!(
+            stated
+                .authorization
+                .values()
+                .all(|who| *who == [Who::Everyone])
+        );
         stated.authorization = parse(example).unwrap().authorization;
-        assert_eq!(stated, parse(example).unwrap(), "the example states a wrong default");
+        assert_eq!(
+            stated,
+            parse(example).unwrap(),
+            "the example states a wrong default"
+        );
     }
 
     #[test]
     fn fuzz_config() {
-        let seed =
-            format!("{SHORT}notify_events = failure\n[channel #x]\nbuilders = \"a b\"\n[authorization]\nforce = op\n");
+        let seed = format!(
+            "{SHORT}notify_events = failure\n[channel #x]\nbuilders = \"a b\"\n[authorization]\nforce = op\n"
+        );
         fuzz(&[seed.as_bytes(), MANUAL.as_bytes()], |bytes, _| {
             if let Err(errors) = parse(&String::from_utf8_lossy(bytes)) {
-                assert!(!errors.is_empty() && errors.iter().all(|e| e.starts_with("bot.conf:")), "{errors:?}");
+                assert!(
+                    !errors.is_empty() && errors.iter().all(|e| e.starts_with("bot.conf:")),
+                    "{errors:?}"
+                );
             }
         });
     }

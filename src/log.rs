@@ -44,8 +44,18 @@ macro_rules! log {
 
 pub fn write(level: Level, text: Arguments) {
     if level as u8 <= LIMIT.load(Ordering::Relaxed) {
-        let lead = if *TO_JOURNAL { format!("<{}>", level as u8) } else { timestamp(unix_now()) + " " };
-        let shown = |c: char| if c.is_control() { c.escape_default().to_string() } else { c.to_string() };
+        let lead = if *TO_JOURNAL {
+            format!("<{}>", level as u8)
+        } else {
+            timestamp(unix_now()) + " "
+        };
+        let shown = |c: char| {
+            if c.is_control() {
+                c.escape_default().to_string()
+            } else {
+                c.to_string()
+            }
+        };
         let text: String = text.to_string().chars().take(LINE).map(shown).collect();
         // A log that cannot be written is no reason to stop.
         let _ = std::io::stderr().write_all(format!("{lead}{text}\n").as_bytes());
@@ -54,7 +64,9 @@ pub fn write(level: Level, text: Arguments) {
 
 /// Seconds since the epoch, UTC, as the master counts them.
 pub fn unix_now() -> i64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs() as i64)
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |d| d.as_secs() as i64)
 }
 
 /// RFC 3339, in UTC.

@@ -37,7 +37,10 @@ impl Read for Transport {
             Some(bytes) if bytes.is_empty() => Err(io::ErrorKind::WouldBlock.into()),
             Some(bytes) => bytes.read(out),
             None => {
-                let left = self.deadline.saturating_duration_since(Instant::now()).min(self.stall);
+                let left = self
+                    .deadline
+                    .saturating_duration_since(Instant::now())
+                    .min(self.stall);
                 if left.is_zero() {
                     return Err(io::ErrorKind::TimedOut.into());
                 }
@@ -131,25 +134,47 @@ impl Stream for TlsStream<Transport> {
 
 /// Connects and shakes hands. The certificate must be valid and bear the host's name. The error
 /// names the wait or the refusal, and what to do where we know.
-pub fn connect(host: &str, port: u16, tls: Option<&TlsConnector>) -> Result<Box<dyn Stream>, String> {
+pub fn connect(
+    host: &str,
+    port: u16,
+    tls: Option<&TlsConnector>,
+) -> Result<Box<dyn Stream>, String> {
     let socket = dial(host, port)?;
-    socket.set_nodelay(true).map_err(|e| format!("{host}:{port}: {e}"))?;
-    let transport = Transport { socket, stall: HANDSHAKE, deadline: Instant::now() + HANDSHAKE, fed: None };
-    let Some(tls) = tls else { return Ok(Box::new(transport)) };
-    let stream = tls.connect(host, transport).map_err(|e| format!("{host}:{port}: {}", tls_error(&e.to_string())))?;
+    socket
+        .set_nodelay(true)
+        .map_err(|e| format!("{host}:{port}: {e}"))?;
+    let transport = Transport {
+        socket,
+        stall: HANDSHAKE,
+        deadline: Instant::now() + HANDSHAKE,
+        fed: None,
+    };
+    let Some(tls) = tls else {
+        return Ok(Box::new(transport));
+    };
+    let stream = tls
+        .connect(host, transport)
+        .map_err(|e| format!("{host}:{port}: {}", tls_error(&e.to_string())))?;
     Ok(Box::new(stream))
 }
 
 /// Tries each address of the host, in the order of the resolver.
 fn dial(host: &str, port: u16) -> Result<TcpStream, String> {
     let mut errors = Vec::new();
-    for address in (host, port).to_socket_addrs().map_err(|e| format!("{host}: name lookup: {e}"))? {
+    for address in (host, port)
+        .to_socket_addrs()
+        .map_err(|e| format!("{host}: name lookup: {e}"))?
+    {
         match TcpStream::connect_timeout(&address, CONNECT) {
             Ok(socket) => return Ok(socket),
             Err(e) => errors.push(format!("{address}: {e}")),
         }
     }
-    Err(if errors.is_empty() { format!("{host}: no address") } else { errors.join("; ") })
+    Err(if errors.is_empty() {
+        format!("{host}: no address")
+    } else {
+        errors.join("; ")
+    })
 }
 
 /// What happens to an IRC connection, in this order: `Up`, any number of `Bytes`, `Down`; or `Down`
@@ -162,18 +187,31 @@ pub enum Link {
 
 /// Connects in a thread of its own, so that a slow name server stops nobody, and goes on as the
 /// reader of that connection. `emit` returns false when nobody listens any more.
-pub fn open(host: String, port: u16, tls: Option<TlsConnector>, emit: impl Fn(Link) -> bool + Send + 'static) {
+pub fn open(
+    host: String,
+    port: u16,
+    tls: Option<TlsConnector>,
+    emit: impl Fn(Link) -> bool + Send + 'static,
+) {
     let reader = move || {
         if let Err(why) = read(&host, port, tls.as_ref(), &emit) {
             emit(Link::Down(why));
         }
     };
     // Without threads nothing works; the supervisor starts us again.
-    std::thread::Builder::new().name("reader".into()).spawn(reader).expect("a thread for the reader");
+    std::thread::Builder::new()
+        .name("reader".into())
+        .spawn(reader)
+        .expect("a thread for the reader");
 }
 
 /// Why the connection is down, or nothing when nobody listens any more.
-fn read(host: &str, port: u16, tls: Option<&TlsConnector>, emit: &dyn Fn(Link) -> bool) -> Result<(), String> {
+fn read(
+    host: &str,
+    port: u16,
+    tls: Option<&TlsConnector>,
+    emit: &dyn Fn(Link) -> bool,
+) -> Result<(), String> {
     let mut stream = connect(host, port, tls)?;
     let mut socket = stream.socket().map_err(|e| e.to_string())?;
     // The timeout belongs to the socket, so the clone shares it.
@@ -197,7 +235,8 @@ pub fn connector(tls: &Tls) -> Result<TlsConnector, String> {
     let mut builder = TlsConnector::builder();
     builder.min_protocol_version(Some(Protocol::Tlsv12));
     if let Some(pem) = &tls.ca {
-        let authorities = Certificate::stack_from_pem(pem).map_err(|e| format!("tls_ca_file: {e}"))?;
+        let authorities =
+            Certificate::stack_from_pem(pem).map_err(|e| format!("tls_ca_file: {e}"))?;
         if authorities.is_empty() {
             return Err("tls_ca_file: no certificate in PEM form".into());
         }
@@ -208,7 +247,8 @@ pub fn connector(tls: &Tls) -> Result<TlsConnector, String> {
     if let (Some(cert), Some(key)) = (&tls.cert, &tls.key) {
         let needed = "(a certificate and a PKCS#8 key, both PEM, are needed)";
         let identity = Identity::from_pkcs8(cert, key.0.as_bytes());
-        builder.identity(identity.map_err(|e| format!("tls_cert_file, tls_key_file: {e} {needed}"))?);
+        builder
+            .identity(identity.map_err(|e| format!("tls_cert_file, tls_key_file: {e} {needed}"))?);
     }
     builder.build().map_err(|e| format!("TLS: {e}"))
 }
@@ -216,7 +256,9 @@ pub fn connector(tls: &Tls) -> Result<TlsConnector, String> {
 /// OpenSSL's error as a sentence: the reason, and what an operator can do about it.
 fn tls_error(text: &str) -> String {
     if text.contains("certificate verify failed") {
-        let why = text.rsplit_once('(').map_or("", |(_, why)| why.trim_end_matches(')'));
+        let why = text
+            .rsplit_once('(')
+            .map_or("", |(_, why)| why.trim_end_matches(')'));
         format!("the certificate is refused: {why} (tls_ca_file names an authority to trust)")
     } else if text.contains("wrong version number") || text.contains("packet length too long") {
         "no TLS is spoken on this port".into()

@@ -32,7 +32,13 @@ pub type Events = BTreeSet<String>;
 
 /// The events that a text names, or else the first word that is none.
 pub fn events(text: &str) -> Result<Events, &str> {
-    let event = |name| EVENT_NAMES.split(' ').find(|n| *n == name).map(str::to_owned).ok_or(name);
+    let event = |name| {
+        EVENT_NAMES
+            .split(' ')
+            .find(|n| *n == name)
+            .map(str::to_owned)
+            .ok_or(name)
+    };
     text.split_whitespace().map(event).collect()
 }
 
@@ -50,11 +56,21 @@ pub enum Outcome {
 }
 
 impl Outcome {
-    pub const ALL: [Outcome; 7] = [Success, Warnings, Failure, Skipped, Exception, Retry, Cancelled];
+    pub const ALL: [Outcome; 7] = [
+        Success, Warnings, Failure, Skipped, Exception, Retry, Cancelled,
+    ];
 
     /// The word in replies and announcements (contract).
     pub fn word(self) -> &'static str {
-        ["success", "warnings", "failure", "skipped", "exception", "retry", "cancelled"][self as usize]
+        [
+            "success",
+            "warnings",
+            "failure",
+            "skipped",
+            "exception",
+            "retry",
+            "cancelled",
+        ][self as usize]
     }
 
     /// Whether it says something of the code; the others make no transitions.
@@ -72,7 +88,11 @@ impl Outcome {
         let mut names = vec!["finished", self.word()];
         if let Some(was) = before.filter(|_| self.counts()) {
             let transition = format!("{}To{}", was.word(), self.word());
-            names.extend(EVENT_NAMES.split(' ').find(|n| n.eq_ignore_ascii_case(&transition)));
+            names.extend(
+                EVENT_NAMES
+                    .split(' ')
+                    .find(|n| n.eq_ignore_ascii_case(&transition)),
+            );
             names.extend((self > was).then_some("worse"));
             names.extend((self < was).then_some("better"));
             names.extend((was.is_good() && !self.is_good()).then_some("problem"));
@@ -129,7 +149,10 @@ impl Build {
 
     /// Seconds from start to end, or to `now`.
     pub fn seconds(&self, now: i64) -> i64 {
-        self.complete_at.map_or(now, |t| t as i64).saturating_sub(self.started_at as i64).max(0)
+        self.complete_at
+            .map_or(now, |t| t as i64)
+            .saturating_sub(self.started_at as i64)
+            .max(0)
     }
 }
 
@@ -175,7 +198,10 @@ impl Builder {
 
     /// The newest completed build below `number` that counts.
     fn before(&self, number: u64) -> Option<Past> {
-        self.history.range(..number).next_back().map(|(_, &past)| past)
+        self.history
+            .range(..number)
+            .next_back()
+            .map(|(_, &past)| past)
     }
 
     /// Takes note of a completed build; one that is known already changes nothing.
@@ -188,9 +214,18 @@ impl Builder {
             };
             // What ran beside this one counted without it.
             if self.before(build.number).is_some() {
-                self.history.range_mut(build.number..).for_each(|(_, past)| past.streak = 0);
+                self.history
+                    .range_mut(build.number..)
+                    .for_each(|(_, past)| past.streak = 0);
             }
-            self.history.insert(build.number, Past { outcome, streak, seconds: build.seconds(0) });
+            self.history.insert(
+                build.number,
+                Past {
+                    outcome,
+                    streak,
+                    seconds: build.seconds(0),
+                },
+            );
             if self.history.len() > HISTORY {
                 self.history.pop_first();
             }
@@ -226,7 +261,10 @@ fn builder_ids<'de, D: Deserializer<'de>>(list: D) -> Result<BTreeSet<u64>, D::E
     struct On {
         builderid: u64,
     }
-    Ok(Vec::deserialize(list)?.into_iter().map(|On { builderid }| builderid).collect())
+    Ok(Vec::deserialize(list)?
+        .into_iter()
+        .map(|On { builderid }| builderid)
+        .collect())
 }
 
 /// What a target wants to hear, and in what form.
@@ -244,7 +282,11 @@ pub struct Settings {
 impl Settings {
     fn cares(&self, builder: &Builder) -> bool {
         (self.tags.is_empty() || builder.tags.iter().any(|tag| self.tags.contains(tag)))
-            && (self.builders.is_empty() || self.builders.iter().any(|pattern| glob(pattern, &builder.name)))
+            && (self.builders.is_empty()
+                || self
+                    .builders
+                    .iter()
+                    .any(|pattern| glob(pattern, &builder.name)))
     }
 }
 
@@ -313,7 +355,9 @@ pub struct Status {
 
 impl Status {
     pub fn workers_of(&self, builder: u64) -> impl Iterator<Item = &Worker> {
-        self.workers.values().filter(move |w| w.builders.contains(&builder))
+        self.workers
+            .values()
+            .filter(move |w| w.builders.contains(&builder))
     }
 
     /// The running builds of a builder, oldest first.
@@ -330,7 +374,15 @@ impl Status {
     pub fn set_builders(&mut self, list: Vec<Builder>) {
         let mut old = take(&mut self.builders);
         for Builder { id, name, tags, .. } in list {
-            self.builders.insert(id, Builder { id, name, tags, ..old.remove(&id).unwrap_or_default() });
+            self.builders.insert(
+                id,
+                Builder {
+                    id,
+                    name,
+                    tags,
+                    ..old.remove(&id).unwrap_or_default()
+                },
+            );
         }
         // One that was removed while it builds still ends its build.
         old.retain(|&id, _| self.running(id).next().is_some());
@@ -340,21 +392,31 @@ impl Status {
     /// Whether the builds before this one are worth asking for, so that its end can be told as a change.
     pub fn needs_past(&self, build: &Build) -> bool {
         let past = self.builders.get(&build.builderid);
-        build.complete && build.number > 1 && past.is_some_and(|b| !b.asked && b.before(build.number).is_none())
+        build.complete
+            && build.number > 1
+            && past.is_some_and(|b| !b.asked && b.before(build.number).is_none())
     }
 
     /// Takes in one build from wherever. Returns what is new about it, if anything is and someone wants
     /// to hear it. Builds should come in the order of their ids; out of order loses nothing.
     pub fn apply(&mut self, mut build: Build, now: i64) -> Option<News> {
-        build.state_string.truncate(build.state_string.floor_char_boundary(STATE_TEXT));
+        build
+            .state_string
+            .truncate(build.state_string.floor_char_boundary(STATE_TEXT));
         let fresh = self.mark.is_some_and(|m| build.id > m) && self.ahead.insert(build.id);
         if fresh {
             self.caught_up(0);
         }
         let known = self.open.remove(&build.id);
-        let told = if build.complete { fresh || known.is_some() } else { fresh && known.is_none() };
+        let told = if build.complete {
+            fresh || known.is_some()
+        } else {
+            fresh && known.is_none()
+        };
         if let Some(outcome) = build.outcome() {
-            self.builders.get_mut(&build.builderid)?.learn(&build, outcome);
+            self.builders
+                .get_mut(&build.builderid)?
+                .learn(&build, outcome);
         } else if known.is_some() || (fresh || self.mark.is_none()) && !self.is_full() {
             // Anything else is a late word of a start and must not reopen a build that has ended.
             let known = known.unwrap_or_default();
@@ -367,13 +429,29 @@ impl Status {
     }
 
     pub fn known(&self) -> Known {
-        Known { mark: self.mark, ahead: self.ahead.clone(), open: self.open.keys().copied().collect() }
+        Known {
+            mark: self.mark,
+            ahead: self.ahead.clone(),
+            open: self.open.keys().copied().collect(),
+        }
     }
 
     /// Goes on from what was known once: the end of builds that ran then is news.
     pub fn resume(&mut self, known: Known) {
         (self.mark, self.ahead) = (known.mark, known.ahead);
-        self.open = known.open.into_iter().map(|id| (id, Build { id, ..Build::default() })).collect();
+        self.open = known
+            .open
+            .into_iter()
+            .map(|id| {
+                (
+                    id,
+                    Build {
+                        id,
+                        ..Build::default()
+                    },
+                )
+            })
+            .collect();
     }
 
     /// Whether there are more builds at once than any master has.
@@ -410,17 +488,28 @@ impl Status {
         }
         seen.missing = !seen.online && (known.missing || seen.missing);
         let changed = seen.missing != known.missing;
-        let fact = Some(if seen.missing { " is offline and missing" } else { " is back" });
+        let fact = Some(if seen.missing {
+            " is offline and missing"
+        } else {
+            " is back"
+        });
         let name = format!("worker {}", seen.name);
         *known = seen;
         let targets = self.hearers(&["worker"], None, now);
-        (changed && !targets.is_empty()).then(|| News { name, fact, targets, ..News::default() })
+        (changed && !targets.is_empty()).then(|| News {
+            name,
+            fact,
+            targets,
+            ..News::default()
+        })
     }
 
     /// Watches from now on. If that build has ended already, and nobody there has heard of it, that is news.
     pub fn watch(&mut self, watch: Watch, now: i64) -> Option<News> {
         let mut last = self.builders.values().filter_map(|b| b.last.as_ref());
-        let ended = last.find(|b| b.buildrequestid == Some(watch.request)).cloned();
+        let ended = last
+            .find(|b| b.buildrequestid == Some(watch.request))
+            .cloned();
         if !self.watches.contains(&watch) {
             self.watches.push(watch);
         }
@@ -430,46 +519,78 @@ impl Status {
     /// The requests that someone watches, that do not wait any more, and of which no build is known to run.
     pub fn unclear_requests(&self) -> Vec<u64> {
         let requests = self.watches.iter().filter(|w| !w.told).map(|w| w.request);
-        requests.filter(|id| !self.queued.contains_key(id) && !self.runs(Some(*id))).collect()
+        requests
+            .filter(|id| !self.queued.contains_key(id) && !self.runs(Some(*id)))
+            .collect()
     }
 
     /// A request has ended without a build: whoever watches it hears of it.
     pub fn lapse(&mut self, request: u64, builder: u64, results: Option<usize>) -> Option<News> {
-        let waiting = self.watches.iter_mut().filter(|w| w.request == request && !w.told);
+        let waiting = self
+            .watches
+            .iter_mut()
+            .filter(|w| w.request == request && !w.told);
         let tell = |w: &mut Watch| {
             w.told = true;
             w.target.clone()
         };
         let targets: Vec<String> = waiting.map(tell).collect();
-        let name = self.builders.get(&builder).map_or_else(|| format!("builder {builder}"), |b| b.name.clone());
+        let name = self
+            .builders
+            .get(&builder)
+            .map_or_else(|| format!("builder {builder}"), |b| b.name.clone());
         let fact = Some(match results.and_then(|r| Outcome::ALL.get(r)) {
             Some(Cancelled) => ": the queued build was cancelled",
             Some(Skipped) => ": the queued build was merged with an equal one",
             _ => ": the queued build never started",
         });
-        let build = Build { buildrequestid: Some(request), ..Build::default() };
-        (!targets.is_empty()).then(|| News { name, fact, targets, build, ..News::default() })
+        let build = Build {
+            buildrequestid: Some(request),
+            ..Build::default()
+        };
+        (!targets.is_empty()).then(|| News {
+            name,
+            fact,
+            targets,
+            build,
+            ..News::default()
+        })
     }
 
     /// The news are on record: watches that they answer are over.
     pub fn handed_over(&mut self, news: &[News]) {
-        let answered = |w: &Watch| news.iter().any(|n| n.build.buildrequestid == Some(w.request));
+        let answered = |w: &Watch| {
+            news.iter()
+                .any(|n| n.build.buildrequestid == Some(w.request))
+        };
         self.watches.retain(|w| !(w.told && answered(w)));
     }
 
     /// Whether the changes of a running build will perhaps be told with its end. A few are worth asking
     /// for beforehand.
     pub fn wants_changes(&self, build: u64) -> bool {
-        let open = self.open.get(&build).filter(|b| b.changes.is_none() && self.open.len() <= FEW);
+        let open = self
+            .open
+            .get(&build)
+            .filter(|b| b.changes.is_none() && self.open.len() <= FEW);
         let builder = open.and_then(|b| self.builders.get(&b.builderid));
         let wants = |s: &Settings| !s.events.is_empty() && (s.blame || s.revisions);
-        builder.is_some_and(|b| self.targets.iter().any(|t| wants(&t.settings) && t.settings.cares(b)))
+        builder.is_some_and(|b| {
+            self.targets
+                .iter()
+                .any(|t| wants(&t.settings) && t.settings.cares(b))
+        })
     }
 
     /// Who hears of such events now; filters are for builders only.
     fn hearers(&self, events: &[&str], builder: Option<&Builder>, now: i64) -> Vec<String> {
-        let hears = |s: &Settings| events.iter().any(|&e| s.events.contains(e)) && builder.is_none_or(|b| s.cares(b));
-        let hearers = self.targets.iter().filter(|t| t.muted_until <= now && hears(&t.settings));
+        let hears = |s: &Settings| {
+            events.iter().any(|&e| s.events.contains(e)) && builder.is_none_or(|b| s.cares(b))
+        };
+        let hearers = self
+            .targets
+            .iter()
+            .filter(|t| t.muted_until <= now && hears(&t.settings));
         hearers.map(|t| t.name.clone()).collect()
     }
 
@@ -479,8 +600,13 @@ impl Status {
         let builder = self.builders.get(&build.builderid)?;
         let name = builder.name.clone();
         let was = builder.before(build.number).map(|past| past.outcome);
-        let streak = builder.history.get(&build.number).map_or(0, |past| past.streak);
-        let events = build.outcome().map_or(vec!["started"], |outcome| outcome.events(was));
+        let streak = builder
+            .history
+            .get(&build.number)
+            .map_or(0, |past| past.streak);
+        let events = build
+            .outcome()
+            .map_or(vec!["started"], |outcome| outcome.events(was));
         let hearers = self.hearers(&events, Some(builder), now);
         // After a retry, one request has several builds.
         let over = build.outcome().is_some_and(|o| o != Retry) && !self.runs(build.buildrequestid);
@@ -495,7 +621,14 @@ impl Status {
             w.told
         });
         let targets: Vec<String> = targets.into_iter().collect();
-        (!targets.is_empty()).then(|| News { name, build, was, streak, targets, ..News::default() })
+        (!targets.is_empty()).then(|| News {
+            name,
+            build,
+            was,
+            streak,
+            targets,
+            ..News::default()
+        })
     }
 }
 
@@ -506,8 +639,17 @@ pub fn glob(pattern: &str, text: &str) -> bool {
     let mut fits: Vec<bool> = (0..=text.len()).map(|length| length == 0).collect();
     for p in pattern.chars() {
         let shortest = fits.iter().position(|&fit| fit).unwrap_or(usize::MAX);
-        let one = |length: usize| length > 0 && fits[length - 1] && (p == '?' || p == text[length - 1]);
-        fits = (0..=text.len()).map(|length| if p == '*' { length >= shortest } else { one(length) }).collect();
+        let one =
+            |length: usize| length > 0 && fits[length - 1] && (p == '?' || p == text[length - 1]);
+        fits = (0..=text.len())
+            .map(|length| {
+                if p == '*' {
+                    length >= shortest
+                } else {
+                    one(length)
+                }
+            })
+            .collect();
     }
     fits[text.len()]
 }
@@ -532,10 +674,18 @@ pub mod tests {
     /// A status with builders 1.. of these names, a target `#c`, and the first poll done.
     pub fn status(names: &[&str], events: &str) -> Status {
         let mut status = Status::default();
-        let builder = |(name, id): (&&str, _)| Builder { id, name: name.to_string(), ..Builder::default() };
+        let builder = |(name, id): (&&str, _)| Builder {
+            id,
+            name: name.to_string(),
+            ..Builder::default()
+        };
         status.set_builders(names.iter().zip(1..).map(builder).collect());
         let settings = settings(events);
-        status.targets.push(Target { name: "#c".into(), settings, muted_until: 0 });
+        status.targets.push(Target {
+            name: "#c".into(),
+            settings,
+            muted_until: 0,
+        });
         status.caught_up(0);
         status
     }
@@ -560,9 +710,18 @@ pub mod tests {
         let mut s = status(&["b"], "started finished");
         assert_eq!(s.apply(build(1, 1, None), 0).unwrap().build.outcome(), None);
         assert!(s.apply(build(1, 1, None), 0).is_none());
-        assert_eq!(s.apply(build(1, 1, Some(Success)), 0).unwrap().build.outcome(), Some(Success));
+        assert_eq!(
+            s.apply(build(1, 1, Some(Success)), 0)
+                .unwrap()
+                .build
+                .outcome(),
+            Some(Success)
+        );
         assert!(s.apply(build(1, 1, Some(Success)), 0).is_none());
-        assert!(s.apply(build(1, 1, None), 0).is_none(), "a late start reopens nothing");
+        assert!(
+            s.apply(build(1, 1, None), 0).is_none(),
+            "a late start reopens nothing"
+        );
         assert!(s.open.is_empty());
     }
 
@@ -623,11 +782,21 @@ pub mod tests {
         s.start_over();
         assert_eq!(s.apply(build(1, 1, None), 0).map(|n| n.name), None);
         s.caught_up(2);
-        assert!(s.apply(build(1, 1, Some(Success)), 0).is_some(), "one that ran when we came");
+        assert!(
+            s.apply(build(1, 1, Some(Success)), 0).is_some(),
+            "one that ran when we came"
+        );
         s.start_over();
         s.caught_up(2);
         let news = s.apply(build(3, 3, Some(Success)), 0).unwrap();
-        assert_eq!((news.was, s.mark, s.builders[&1].last.as_ref().unwrap().number), (None, Some(3), 3));
+        assert_eq!(
+            (
+                news.was,
+                s.mark,
+                s.builders[&1].last.as_ref().unwrap().number
+            ),
+            (None, Some(3), 3)
+        );
     }
 
     #[test]
@@ -658,7 +827,9 @@ pub mod tests {
                         "better" => both.is_some_and(|(a, b)| b < a),
                         "problem" => both.is_some_and(|(a, b)| a < 2 && b >= 2),
                         "recovery" => both.is_some_and(|(a, b)| a >= 2 && b < 2),
-                        n if n.contains("To") => both.is_some() && n == format!("{}To{}", was.word(), capital(now)),
+                        n if n.contains("To") => {
+                            both.is_some() && n == format!("{}To{}", was.word(), capital(now))
+                        }
                         n => n == now.word(),
                     };
                     assert_eq!(told, expected, "{name}: {was:?} then {now:?}");
@@ -676,23 +847,45 @@ pub mod tests {
         assert!(s.apply(build(2, 2, Some(Success)), 0).is_some());
         s.targets[0].settings.tags = vec!["nightly".into()];
         assert!(s.apply(build(3, 3, Some(Success)), 0).is_none());
-        let requested = |id: u64, results| Build { buildrequestid: Some(id + 100), ..build(id, id, results) };
-        let watch = |target: &str, id: u64| Watch { target: target.into(), request: id + 100, ..Watch::default() };
+        let requested = |id: u64, results| Build {
+            buildrequestid: Some(id + 100),
+            ..build(id, id, results)
+        };
+        let watch = |target: &str, id: u64| Watch {
+            target: target.into(),
+            request: id + 100,
+            ..Watch::default()
+        };
         s.apply(requested(4, None), 0);
         s.watches.extend([watch("#c", 4), watch("joe", 4)]);
         let news = s.apply(requested(4, Some(Success)), 0).unwrap();
         assert_eq!(news.targets, ["#c", "joe"]);
-        assert_eq!(s.watches.len(), 2, "to be remembered until the news are on record");
+        assert_eq!(
+            s.watches.len(),
+            2,
+            "to be remembered until the news are on record"
+        );
         s.handed_over(&[news]);
         assert!(s.watches.is_empty());
         s.apply(requested(41, Some(Success)), 0);
         let ended = |target: &str| watch(target, 41);
-        assert_eq!(s.watch(ended("joe"), 0).unwrap().targets, ["joe"], "ended before anyone watched");
+        assert_eq!(
+            s.watch(ended("joe"), 0).unwrap().targets,
+            ["joe"],
+            "ended before anyone watched"
+        );
         s.targets[0].settings.tags.clear();
-        assert!(s.watch(ended("#c"), 0).is_none(), "#c has heard of it anyway");
+        assert!(
+            s.watch(ended("#c"), 0).is_none(),
+            "#c has heard of it anyway"
+        );
         s.watches.extend([ended("joe"), ended("#c")]);
         let late = s.apply(requested(41, Some(Success)), 0).unwrap();
-        assert_eq!(late.targets, ["joe"], "watched, but it is not the last build any more");
+        assert_eq!(
+            late.targets,
+            ["joe"],
+            "watched, but it is not the last build any more"
+        );
         s.handed_over(&[late]);
         assert!(s.watches.is_empty());
         s.targets[0].settings.tags.clear();
@@ -704,25 +897,44 @@ pub mod tests {
     #[test]
     fn who_watches_hears_of_the_build_that_runs_or_that_there_is_none() {
         let mut s = status(&["b"], "worker");
-        let requested = |id, results| Build { buildrequestid: Some(7), ..build(id, id, results) };
-        let watch = |target: &str| Watch { target: target.into(), request: 7, ..Watch::default() };
+        let requested = |id, results| Build {
+            buildrequestid: Some(7),
+            ..build(id, id, results)
+        };
+        let watch = |target: &str| Watch {
+            target: target.into(),
+            request: 7,
+            ..Watch::default()
+        };
         s.apply(requested(1, Some(Retry)), 0);
         s.apply(requested(2, None), 0);
-        assert!(s.watch(watch("joe"), 0).is_none(), "the first try is not what joe watches");
+        assert!(
+            s.watch(watch("joe"), 0).is_none(),
+            "the first try is not what joe watches"
+        );
         assert!(s.apply(requested(1, Some(Retry)), 0).is_none());
         assert!(s.unclear_requests().is_empty());
-        s.handed_over(&[News { build: requested(1, Some(Retry)), ..News::default() }]);
+        s.handed_over(&[News {
+            build: requested(1, Some(Retry)),
+            ..News::default()
+        }]);
         assert_eq!(s.watches.len(), 1, "joe has heard nothing yet");
         s.open.clear();
         assert_eq!(s.unclear_requests(), [7]);
         // Nor is one that will be tried again, though nothing runs at the moment.
         assert!(s.apply(requested(3, Some(Retry)), 0).is_none());
-        assert_eq!(s.apply(requested(4, Some(Success)), 0).unwrap().targets, ["joe"]);
+        assert_eq!(
+            s.apply(requested(4, Some(Success)), 0).unwrap().targets,
+            ["joe"]
+        );
         s.watches.extend([watch("joe"), watch("#c")]);
         let news = s.lapse(7, 1, Some(Cancelled as usize)).unwrap();
         assert_eq!(
             (news.targets, news.fact),
-            (vec!["joe".into(), "#c".into()], Some(": the queued build was cancelled"))
+            (
+                vec!["joe".into(), "#c".into()],
+                Some(": the queued build was cancelled")
+            )
         );
         assert!(s.lapse(7, 1, None).is_none());
     }
@@ -730,15 +942,37 @@ pub mod tests {
     #[test]
     fn a_worker_is_missing_by_the_masters_word_and_back_once() {
         let mut s = status(&["b"], "worker");
-        let worker = |online, missing| Worker { id: 1, name: "w".into(), online, missing, ..Worker::default() };
-        assert!(s.apply_worker(Worker { builders: [1].into(), ..worker(true, false) }, 0).is_none());
+        let worker = |online, missing| Worker {
+            id: 1,
+            name: "w".into(),
+            online,
+            missing,
+            ..Worker::default()
+        };
+        assert!(
+            s.apply_worker(
+                Worker {
+                    builders: [1].into(),
+                    ..worker(true, false)
+                },
+                0
+            )
+            .is_none()
+        );
         assert!(s.apply_worker(worker(false, false), 0).is_none());
         let news = s.apply_worker(worker(false, true), 0).unwrap();
         assert_eq!(news.fact, Some(" is offline and missing"));
         assert!(s.apply_worker(worker(false, true), 0).is_none());
-        assert_eq!(s.apply_worker(worker(true, false), 0).unwrap().fact, Some(" is back"));
+        assert_eq!(
+            s.apply_worker(worker(true, false), 0).unwrap().fact,
+            Some(" is back")
+        );
         assert!(s.apply_worker(worker(true, false), 0).is_none());
-        assert_eq!(s.workers_of(1).count(), 1, "a report without builders keeps them");
+        assert_eq!(
+            s.workers_of(1).count(),
+            1,
+            "a report without builders keeps them"
+        );
     }
 
     #[test]
@@ -747,9 +981,15 @@ pub mod tests {
         s.apply(build(1, 1, None), 0);
         s.set_builders(vec![]);
         assert_eq!(s.builders.keys().copied().collect::<Vec<_>>(), [1]);
-        let long = Build { state_string: "\u{e9}".repeat(STATE_TEXT), ..build(1, 1, Some(Failure)) };
+        let long = Build {
+            state_string: "\u{e9}".repeat(STATE_TEXT),
+            ..build(1, 1, Some(Failure))
+        };
         let news = s.apply(long, 0).unwrap();
-        assert_eq!((news.name.as_str(), news.build.state_string.len()), ("a", STATE_TEXT));
+        assert_eq!(
+            (news.name.as_str(), news.build.state_string.len()),
+            ("a", STATE_TEXT)
+        );
     }
 
     #[test]
@@ -757,7 +997,13 @@ pub mod tests {
         let mut s = status(&["b"], "finished");
         for (n, seconds) in [(1, 10.0), (2, 500.0), (3, 30.0)] {
             let end = Some(1000.0 + seconds);
-            s.apply(Build { complete_at: end, ..build(n, n, Some(Success)) }, 0);
+            s.apply(
+                Build {
+                    complete_at: end,
+                    ..build(n, n, Some(Success))
+                },
+                0,
+            );
         }
         s.apply(build(4, 4, Some(Failure)), 0);
         assert_eq!(s.builders[&1].typical(), Some(30));
@@ -765,10 +1011,22 @@ pub mod tests {
 
     #[test]
     fn globs() {
-        for (pattern, text) in [("*", ""), ("a*c", "abbc"), ("a?c", "a\u{e9}c"), ("*a*b*", "xaxbx"), ("", "")] {
+        for (pattern, text) in [
+            ("*", ""),
+            ("a*c", "abbc"),
+            ("a?c", "a\u{e9}c"),
+            ("*a*b*", "xaxbx"),
+            ("", ""),
+        ] {
             assert!(glob(pattern, text), "{pattern} {text}");
         }
-        for (pattern, text) in [("a*c", "abcd"), ("?", ""), ("", "x"), ("a", "A"), ("*ab", "aab ")] {
+        for (pattern, text) in [
+            ("a*c", "abcd"),
+            ("?", ""),
+            ("", "x"),
+            ("a", "A"),
+            ("*ab", "aab "),
+        ] {
             assert!(!glob(pattern, text), "{pattern} {text}");
         }
     }

@@ -37,11 +37,16 @@ pub struct State {
 
 impl State {
     fn text(&self) -> serde_json::Result<String> {
-        Ok(format!("{FIRST_LINE}{}\n", serde_json::to_string_pretty(self)?))
+        Ok(format!(
+            "{FIRST_LINE}{}\n",
+            serde_json::to_string_pretty(self)?
+        ))
     }
 
     fn parse(text: &str) -> Result<State, String> {
-        let json = text.strip_prefix(FIRST_LINE).ok_or("not a state file of this version")?;
+        let json = text
+            .strip_prefix(FIRST_LINE)
+            .ok_or("not a state file of this version")?;
         serde_json::from_str(json).map_err(|e| e.to_string())
     }
 
@@ -56,7 +61,10 @@ impl State {
         };
         let aside = format!("{path}.bad");
         fs::rename(path, &aside).map_err(|e| format!("{path}: {broken}; moving it aside: {e}"))?;
-        log!(Warning, "{path}: {broken}; moved to {aside}, starting fresh");
+        log!(
+            Warning,
+            "{path}: {broken}; moved to {aside}, starting fresh"
+        );
         Ok(State::default())
     }
 
@@ -67,11 +75,17 @@ impl State {
         let write = || -> io::Result<()> {
             // Afresh, because an old one may have other rights.
             let _ = fs::remove_file(&beside);
-            let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&beside)?;
+            let mut file = OpenOptions::new()
+                .write(true)
+                .create_new(true)
+                .mode(0o600)
+                .open(&beside)?;
             file.write_all(self.text()?.as_bytes())?;
             file.sync_all()?;
             fs::rename(&beside, path)?;
-            let folder = Path::new(path).parent().filter(|p| !p.as_os_str().is_empty());
+            let folder = Path::new(path)
+                .parent()
+                .filter(|p| !p.as_os_str().is_empty());
             File::open(folder.unwrap_or(Path::new(".")))?.sync_all()
         };
         write().map_err(|e| format!("{path}: {e}"))
@@ -86,13 +100,29 @@ mod tests {
 
     fn full() -> State {
         State {
-            known: Known { mark: Some(7), ahead: [9].into(), open: [5, 6].into() },
-            events: [("#a".to_owned(), status::events("worse started").unwrap()), ("joe".to_owned(), Events::new())]
-                .into(),
+            known: Known {
+                mark: Some(7),
+                ahead: [9].into(),
+                open: [5, 6].into(),
+            },
+            events: [
+                ("#a".to_owned(), status::events("worse started").unwrap()),
+                ("joe".to_owned(), Events::new()),
+            ]
+            .into(),
             muted: [("#a".to_owned(), 99)].into(),
-            joined: [("#b".to_owned(), "key".to_owned()), ("#c".to_owned(), String::new())].into(),
+            joined: [
+                ("#b".to_owned(), "key".to_owned()),
+                ("#c".to_owned(), String::new()),
+            ]
+            .into(),
             left: ["#d".to_owned()].into(),
-            watches: vec![Watch { target: "joe".into(), request: 6, mask: "joe!u@h".into(), told: false }],
+            watches: vec![Watch {
+                target: "joe".into(),
+                request: 6,
+                mask: "joe!u@h".into(),
+                told: false,
+            }],
             pending: vec![
                 Announcement {
                     target: "#a".into(),
@@ -124,13 +154,24 @@ mod tests {
     #[test]
     fn every_prefix_is_refused() {
         let text = full().text().unwrap();
-        for (i, _) in text.char_indices().skip(1).filter(|&(i, _)| i < text.len() - 1) {
+        for (i, _) in text
+            .char_indices()
+            .skip(1)
+            .filter(|&(i, _)| i < text.len() - 1)
+        {
             assert!(State::parse(&text[..i]).is_err(), "{i}");
         }
         let older = text.replace("state 2", "state 1");
-        assert_eq!(State::parse(&older), Err("not a state file of this version".into()));
+        assert_eq!(
+            State::parse(&older),
+            Err("not a state file of this version".into())
+        );
         let other = text.replace("\"mark\": 7", "\"mark\": \"x\"");
-        assert!(State::parse(&other).unwrap_err().starts_with("invalid type: string \"x\", expected u64 at line "));
+        assert!(
+            State::parse(&other)
+                .unwrap_err()
+                .starts_with("invalid type: string \"x\", expected u64 at line ")
+        );
     }
 
     #[test]
@@ -144,7 +185,8 @@ mod tests {
 
     #[test]
     fn a_broken_file_is_moved_aside() {
-        let folder = std::env::temp_dir().join(format!("buildbot-irc-store-{}", std::process::id()));
+        let folder =
+            std::env::temp_dir().join(format!("buildbot-irc-store-{}", std::process::id()));
         fs::create_dir_all(&folder).unwrap();
         let path = folder.join("state").to_str().unwrap().to_owned();
         assert_eq!(State::load(&path), Ok(State::default()));
@@ -152,8 +194,16 @@ mod tests {
         assert_eq!(State::load(&path), Ok(full()));
         fs::write(&path, "rubbish").unwrap();
         assert_eq!(State::load(&path), Ok(State::default()));
-        assert_eq!(fs::read_to_string(format!("{path}.bad")).unwrap(), "rubbish");
-        assert!(full().save("/nonexistent/state").unwrap_err().starts_with("/nonexistent/state: "));
+        assert_eq!(
+            fs::read_to_string(format!("{path}.bad")).unwrap(),
+            "rubbish"
+        );
+        assert!(
+            full()
+                .save("/nonexistent/state")
+                .unwrap_err()
+                .starts_with("/nonexistent/state: ")
+        );
         fs::remove_dir_all(folder).unwrap();
     }
 }

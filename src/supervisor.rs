@@ -22,17 +22,33 @@ impl Supervisor {
             Ok::<_, std::io::Error>(socket)
         };
         let socket = env::var("NOTIFY_SOCKET").ok().map(connect).transpose();
-        let socket = socket.inspect_err(|e| log!(Warning, "NOTIFY_SOCKET: {e}")).unwrap_or_default();
-        let ours = env::var("WATCHDOG_PID").map_or(true, |pid| pid == std::process::id().to_string());
-        let period = env::var("WATCHDOG_USEC").ok().filter(|_| ours).and_then(|us| us.parse().ok());
+        let socket = socket
+            .inspect_err(|e| log!(Warning, "NOTIFY_SOCKET: {e}"))
+            .unwrap_or_default();
+        let ours =
+            env::var("WATCHDOG_PID").map_or(true, |pid| pid == std::process::id().to_string());
+        let period = env::var("WATCHDOG_USEC")
+            .ok()
+            .filter(|_| ours)
+            .and_then(|us| us.parse().ok());
         // Half of the period, as sd_watchdog_enabled(3) advises.
-        let watchdog = period.map(|us: u64| Duration::from_micros(us / 2)).filter(|_| socket.is_some());
-        Supervisor { socket, watchdog, due: now, status: String::new() }
+        let watchdog = period
+            .map(|us: u64| Duration::from_micros(us / 2))
+            .filter(|_| socket.is_some());
+        Supervisor {
+            socket,
+            watchdog,
+            due: now,
+            status: String::new(),
+        }
     }
 
     /// Tells one or several assignments, a line each. It may not listen; that is its own affair.
     pub fn tell(&self, state: &str) {
-        let _ = self.socket.as_ref().map(|socket| socket.send(state.as_bytes()));
+        let _ = self
+            .socket
+            .as_ref()
+            .map(|socket| socket.send(state.as_bytes()));
     }
 
     /// Tells what a person wants to know, if that has changed.
@@ -47,7 +63,9 @@ impl Supervisor {
 
     /// Says that we live, when it is time and we do.
     pub fn feed(&mut self, alive: bool, now: Instant) {
-        let Some(period) = self.watchdog.filter(|_| now >= self.due) else { return };
+        let Some(period) = self.watchdog.filter(|_| now >= self.due) else {
+            return;
+        };
         self.due = now + period;
         if alive {
             self.tell("WATCHDOG=1");

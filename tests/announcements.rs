@@ -3,8 +3,8 @@
 mod common;
 
 use common::{
-    Bot, CANCELLED, Client, EXCEPTION, Ear, FAILURE, Master, Ngircd, NgircdOptions, SUCCESS, TIMEOUT, WARNINGS, Worker,
-    buildbot, like, wait_for,
+    Bot, CANCELLED, Client, EXCEPTION, Ear, FAILURE, Master, Ngircd, NgircdOptions, SUCCESS,
+    TIMEOUT, WARNINGS, Worker, buildbot, like, wait_for,
 };
 use serde_json::json;
 use std::fs;
@@ -26,12 +26,18 @@ impl Lab {
         let master = Master::start(name, config);
         let worker = Some(Worker::start(&master, "w1"));
         let irc = Ngircd::start(NgircdOptions::default());
-        Lab { master, irc, worker }
+        Lab {
+            master,
+            irc,
+            worker,
+        }
     }
 
     fn config(&self, nick: &str, buildbot: &str, irc: &str) -> String {
         let (url, port) = (self.master.url(), self.irc.port);
-        format!("[buildbot]\nurl = {url}\n{buildbot}\n[irc]\nhost = 127.0.0.1\nport = {port}\nnick = {nick}\n{irc}\n")
+        format!(
+            "[buildbot]\nurl = {url}\n{buildbot}\n[irc]\nhost = 127.0.0.1\nport = {port}\nnick = {nick}\n{irc}\n"
+        )
     }
 
     /// A bot that polls or holds the event stream; `irc` ends the section [irc] and has the other ones.
@@ -69,13 +75,23 @@ fn ready(bot: &mut Bot, config: &str, stream: bool) {
     }
 }
 
-const WORDS: [&str; 7] = ["success", "warnings", "failure", "skipped", "exception", "retry", "cancelled"];
+const WORDS: [&str; 7] = [
+    "success",
+    "warnings",
+    "failure",
+    "skipped",
+    "exception",
+    "retry",
+    "cancelled",
+];
 
 /// The events of a build that ended, as Buildbot's documentation tells them.
 fn events(result: i64, before: Option<i64>) -> Vec<String> {
     let word = |result: i64| WORDS[result as usize];
     let mut events = vec!["finished".to_string(), word(result).to_string()];
-    let Some(before) = before.filter(|_| result != CANCELLED) else { return events };
+    let Some(before) = before.filter(|_| result != CANCELLED) else {
+        return events;
+    };
     let capital = word(result)[..1].to_uppercase() + &word(result)[1..];
     events.push(format!("{}To{capital}", word(before)));
     let bad = |result| result == FAILURE || result == EXCEPTION;
@@ -85,7 +101,11 @@ fn events(result: i64, before: Option<i64>) -> Vec<String> {
         ("worse", result > before),
         ("better", result < before),
     ];
-    events.extend(more.iter().filter(|(_, is)| *is).map(|(name, _)| name.to_string()));
+    events.extend(
+        more.iter()
+            .filter(|(_, is)| *is)
+            .map(|(name, _)| name.to_string()),
+    );
     events
 }
 
@@ -94,7 +114,10 @@ fn events(result: i64, before: Option<i64>) -> Vec<String> {
 fn every_event_from_real_builds_is_told_once() {
     let lab = Lab::start("events", "gated('a')\ngated('b')\nends('last', SUCCESS)\n");
     let (s, w, f, e) = (SUCCESS, WARNINGS, FAILURE, EXCEPTION);
-    let builds = [("a", [s, s, w, CANCELLED, s, f, s, e, w, w]), ("b", [w, f, w, e, CANCELLED, f, f, e, e, s])];
+    let builds = [
+        ("a", [s, s, w, CANCELLED, s, f, s, e, w, w]),
+        ("b", [w, f, w, e, CANCELLED, f, f, e, e, s]),
+    ];
     let names = "success warnings failure exception cancelled problem recovery worse better";
     let mut names: Vec<String> = names.split(' ').map(String::from).collect();
     for before in [s, w, f, e] {
@@ -113,8 +136,12 @@ fn every_event_from_real_builds_is_told_once() {
         let irc = format!("notify_events = {event}\nbuilders = {builder} last\n[channel #b{i}]");
         bots.push(Bot::start(BINARY, &lab.config(&format!("b{i}"), how, &irc)));
     }
-    bots.iter_mut().zip(&setups).for_each(|(bot, (.., how))| ready(bot, "[channel", *how != POLL));
-    let ears: Vec<_> = (0..setups.len()).map(|i| Ear::new(&joe, &format!("#b{i}"))).collect();
+    bots.iter_mut()
+        .zip(&setups)
+        .for_each(|(bot, (.., how))| ready(bot, "[channel", *how != POLL));
+    let ears: Vec<_> = (0..setups.len())
+        .map(|i| Ear::new(&joe, &format!("#b{i}")))
+        .collect();
     let hear = |event: &str, builder: &str, line: &str| {
         for (i, (name, glob, _)) in setups.iter().enumerate() {
             if *name == event && like(glob, builder) {
@@ -128,14 +155,28 @@ fn every_event_from_real_builds_is_told_once() {
         let (which, number) = (turn % 2, turn / 2 + 1);
         let (builder, result) = (builds[which].0, builds[which].1[number - 1]);
         lab.master.force(builder, &[]);
-        let url = format!("{}#/builders/{}/builds/{number}", lab.master.url(), lab.master.builder_id(builder));
-        hear("started", builder, &format!("{builder} #{number} started {url}"));
+        let url = format!(
+            "{}#/builders/{}/builds/{number}",
+            lab.master.url(),
+            lab.master.builder_id(builder)
+        );
+        hear(
+            "started",
+            builder,
+            &format!("{builder} #{number} started {url}"),
+        );
         lab.master.release(builder, result);
         for event in events(result, before[which]) {
             let word = WORDS[result as usize];
-            hear(&event, builder, &format!("{builder} #{number} {word}*, took *s {url}"));
+            hear(
+                &event,
+                builder,
+                &format!("{builder} #{number} {word}*, took *s {url}"),
+            );
         }
-        before[which] = Some(result).filter(|result| *result != CANCELLED).or(before[which]);
+        before[which] = Some(result)
+            .filter(|result| *result != CANCELLED)
+            .or(before[which]);
     }
     // Whoever still had something to tell would tell it before this.
     for (i, ear) in ears.iter().enumerate() {
@@ -148,10 +189,14 @@ fn every_event_from_real_builds_is_told_once() {
         }
         joe.say(&ear.place, &format!("b{i}: notify off started success"));
         joe.say(&ear.place, &format!("b{i}: notify on finished"));
-        ear.hear(&format!("<b{i}> notify is o*\n<b{i}> notify is on for *finished*"));
+        ear.hear(&format!(
+            "<b{i}> notify is o*\n<b{i}> notify is on for *finished*"
+        ));
     }
     lab.master.force("last", &[]);
-    ears.iter().enumerate().for_each(|(i, ear)| ear.hear(&format!("<b{i}> last #1 success, took *")));
+    ears.iter()
+        .enumerate()
+        .for_each(|(i, ear)| ear.hear(&format!("<b{i}> last #1 success, took *")));
 }
 
 const EVE: &str = "Eve\r\nQUIT :x\u{2}\u{3}04 red\u{202e}\u{0} <eve@example.org>";
@@ -162,7 +207,16 @@ fn channels_and_people_differ() {
     let config = "ends('app', FAILURE, tags=['release'])\nends('mac os', FAILURE)\nends('größe/x', FAILURE, tags=['x'])\n\
                   on_change('changes', ['app'])\nforce('force', ['mac os', 'größe/x'])";
     let lab = Lab::start("channels", config);
-    let places = ["#all", "#tags", "#globs", "#off", "#notice", "#colors", "#revisions", "#noblame"];
+    let places = [
+        "#all",
+        "#tags",
+        "#globs",
+        "#off",
+        "#notice",
+        "#colors",
+        "#revisions",
+        "#noblame",
+    ];
     let joe = lab.person("joe", &places);
     let ann = lab.person("ann", &[]);
     let config = "notify_events = failure\nbuilders = app\npm_to_nicks = ann\n[channel #all]\nbuilders = *\n\
@@ -173,9 +227,14 @@ fn channels_and_people_differ() {
                   [channel #colors]\nuse_colors = yes\n[channel #revisions]\nuse_revisions = yes\nbuilders = app \"mac os\"\n\
                   [channel #noblame]\nshow_blame_list = no\n";
     let _two = lab.bot("two", "", config);
-    let [all, tags, globs, off, notice, colors, revisions, noblame] = places.map(|place| Ear::new(&joe, place));
+    let [all, tags, globs, off, notice, colors, revisions, noblame] =
+        places.map(|place| Ear::new(&joe, place));
     let (private, other) = (Ear::new(&ann, "ann"), Ear::new(&joe, "joe"));
-    lab.master.change("Ann <ann@example.org>", "3f786850e387550fdab836ed7e6dc881de23001b", "Add");
+    lab.master.change(
+        "Ann <ann@example.org>",
+        "3f786850e387550fdab836ed7e6dc881de23001b",
+        "Add",
+    );
     let id = lab.master.wait_build("app", 1)["builderid"].clone();
     let url = format!("{}#/builders/{id}/builds/1", lab.master.url());
     let line = format!("app #1 failure: failed 'false', took *s, blame Ann {url}");
@@ -183,8 +242,14 @@ fn channels_and_people_differ() {
         ear.hear(&format!("<bot> {line}"));
     }
     notice.hear(&format!("-two- {line}"));
-    colors.hear(&format!("<two> {}", line.replace("failure", "\u{3}04failure\u{f}")));
-    revisions.hear(&format!("<two> {}", line.replace("Ann", "Ann, revision 3f786850e3")));
+    colors.hear(&format!(
+        "<two> {}",
+        line.replace("failure", "\u{3}04failure\u{f}")
+    ));
+    revisions.hear(&format!(
+        "<two> {}",
+        line.replace("Ann", "Ann, revision 3f786850e3")
+    ));
     noblame.hear(&format!("<two> {}", line.replace(", blame Ann", "")));
 
     // Without a change nobody is to blame. Joe asks for himself, and turns a channel on.
@@ -206,7 +271,10 @@ fn channels_and_people_differ() {
     // The last build, wanted by most: who heard too much before fails here.
     lab.master.change(EVE, "r\u{2}2\r\nQUIT", "Drop\u{0}\nit");
     let line = "app #2 failure (2nd in a row): failed 'false', took *s";
-    colors.hear(&format!("<two> {}, blame *", line.replacen("failure", "\u{3}04failure\u{f}", 1)));
+    colors.hear(&format!(
+        "<two> {}, blame *",
+        line.replacen("failure", "\u{3}04failure\u{f}", 1)
+    ));
     for ear in [&all, &tags, &off, &other, &private] {
         ear.hear(&format!("<bot> {line}, blame Eve QUIT :x 04 red, Ann *"));
     }
@@ -227,31 +295,56 @@ fn hostile_names_and_reasons_stay_text() {
                   builder(name, steps.ShellCommand(name='st\\x03ep\\r\\nQUIT', command=['sleep', '60']))\n\
                   broken('boom')\nends('end', SUCCESS)\n";
     let lab = Lab::start("hostile", config);
-    let name =
-        lab.master.get("/api/v2/builders?order=-name&limit=1")["builders"][0]["name"].as_str().unwrap().to_string();
+    let name = lab.master.get("/api/v2/builders?order=-name&limit=1")["builders"][0]["name"]
+        .as_str()
+        .unwrap()
+        .to_string();
     let joe = lab.person("joe", &["#lab"]);
-    let _bot = lab.bot("bot", "", "notify_events = started finished\nuse_revisions = yes\n[channel #lab]");
+    let _bot = lab.bot(
+        "bot",
+        "",
+        "notify_events = started finished\nuse_revisions = yes\n[channel #lab]",
+    );
     let ear = Ear::new(&joe, "#lab");
     let shown = "ev il na me 04 red";
     lab.master.force(&name, &[]);
-    ear.hear(&format!("<bot> {shown} #1 started {}#/builders/*/builds/1", lab.master.url()));
+    ear.hear(&format!(
+        "<bot> {shown} #1 started {}#/builders/*/builds/1",
+        lab.master.url()
+    ));
     let build = lab.master.wait_started(&name, 1)["buildid"].clone();
     joe.say("#lab", &format!("bot: status {shown}"));
-    ear.hear(&format!("<bot> {shown}: building #1 (step st ep QUIT) for *s"));
+    ear.hear(&format!(
+        "<bot> {shown}: building #1 (step st ep QUIT) for *s"
+    ));
     let reason = json!({"reason": format!("no\r\nPRIVMSG #lab :mine\u{0}\u{2}\u{3}04,02red\u{1}ACTION\u{f} {}", "é".repeat(900))});
-    lab.master.post(&format!("/api/v2/builds/{build}"), "stop", reason);
+    lab.master
+        .post(&format!("/api/v2/builds/{build}"), "stop", reason);
     let line = ear.next();
     // A 2.x master does not say why a build was stopped.
-    let told = if buildbot().starts_with("2.") { "'sleep 60'" } else { "(no PRIVMSG #lab :mine 04,02red ACTION éé" };
+    let told = if buildbot().starts_with("2.") {
+        "'sleep 60'"
+    } else {
+        "(no PRIVMSG #lab :mine 04,02red ACTION éé"
+    };
     let start = format!("<bot> {shown} #1 cancelled: {told}");
-    assert!(line.starts_with(&start) && line.contains(", took ") && line.ends_with("/builds/1"), "{line}");
+    assert!(
+        line.starts_with(&start) && line.contains(", took ") && line.ends_with("/builds/1"),
+        "{line}"
+    );
     lab.master.force("boom", &[]);
     ear.hear("<bot> boom #1 started *\n<bot> boom #1 exception, took *");
     lab.master.force("end", &[]);
     ear.hear("<bot> end #1 started *\n<bot> end #1 success, took *");
     let conversation = joe.conversation();
-    for line in conversation.split("\n  ").filter(|line| line.starts_with("<< :bot!")) {
-        assert!(!line.chars().any(char::is_control) && !line.contains(['\u{fffd}', '\u{202e}']), "{line}");
+    for line in conversation
+        .split("\n  ")
+        .filter(|line| line.starts_with("<< :bot!"))
+    {
+        assert!(
+            !line.chars().any(char::is_control) && !line.contains(['\u{fffd}', '\u{202e}']),
+            "{line}"
+        );
         assert!(line.len() - "<< ".len() <= 510, "{line}");
     }
 }
@@ -259,7 +352,10 @@ fn hostile_names_and_reasons_stay_text() {
 /// What was missed while the bot was away is told once, by those who remember.
 #[test]
 fn the_state_file_loses_nothing_and_repeats_nothing() {
-    let lab = Lab::start("memory", "for name in ['app', 'doc', 'lib']:\n    gated(name)\n");
+    let lab = Lab::start(
+        "memory",
+        "for name in ['app', 'doc', 'lib']:\n    gated(name)\n",
+    );
     let joe = lab.person("joe", &["#keep", "#late", "#none"]);
     let [keep, late, none] = ["#keep", "#late", "#none"].map(|place| Ear::new(&joe, place));
     let private = Ear::new(&joe, "joe");
@@ -269,10 +365,12 @@ fn the_state_file_loses_nothing_and_repeats_nothing() {
         ("none", "", ""),
     ];
     lab.build("app", 1, SUCCESS); // old when the bots come
-    let irc = setups.map(|(nick, _, more)| format!("notify_events = finished\n[channel #{nick}]\n{more}"));
+    let irc = setups
+        .map(|(nick, _, more)| format!("notify_events = finished\n[channel #{nick}]\n{more}"));
     let mut bots = [0, 1, 2].map(|i| lab.bot(setups[i].0, setups[i].1, &irc[i]));
     let everyone = |text: &str| {
-        [(&keep, "keep"), (&late, "late"), (&none, "none")].map(|(ear, nick)| ear.hear(&format!("<{nick}> {text}")))
+        [(&keep, "keep"), (&late, "late"), (&none, "none")]
+            .map(|(ear, nick)| ear.hear(&format!("<{nick}> {text}")))
     };
     lab.build("app", 2, FAILURE);
     everyone("app #2 failure (was success)*");
@@ -287,12 +385,15 @@ fn the_state_file_loses_nothing_and_repeats_nothing() {
     none.hear("<none> notify is on for started finished");
 
     // Away: one build ends that had begun, others come and go.
-    bots.iter_mut().for_each(|bot| assert_eq!(bot.terminate(), 0));
+    bots.iter_mut()
+        .for_each(|bot| assert_eq!(bot.terminate(), 0));
     lab.master.release("lib", FAILURE);
     lab.master.wait_build("lib", 1);
     lab.build("app", 3, SUCCESS);
     lab.build("doc", 1, WARNINGS);
-    let ended = lab.master.wait_build("doc", 1)["complete_at"].as_f64().unwrap();
+    let ended = lab.master.wait_build("doc", 1)["complete_at"]
+        .as_f64()
+        .unwrap();
     wait_for("the builds to be too old for some", TIMEOUT, || {
         (SystemTime::UNIX_EPOCH.elapsed().unwrap().as_secs_f64() > ended + 2.5).then_some(())
     });
@@ -307,7 +408,10 @@ fn the_state_file_loses_nothing_and_repeats_nothing() {
     // Killed, with all confirmed: nothing is said again, and what `notify` set is still set.
     let state = bots[0].dir.join("state");
     wait_for("the state to hold nothing untold", TIMEOUT, || {
-        (fs::read_to_string(&state).unwrap().contains("\"pending\": []")).then_some(())
+        (fs::read_to_string(&state)
+            .unwrap()
+            .contains("\"pending\": []"))
+        .then_some(())
     });
     bots[0].kill9();
     lab.build("doc", 2, SUCCESS);
@@ -332,7 +436,11 @@ fn told_once_whatever_the_case_of_a_name() {
     let lab = Lab::start("case", "ends('app', SUCCESS)\n");
     let joe = lab.person("joe", &["#lab"]);
     let (channel, private) = (Ear::new(&joe, "#lab"), Ear::new(&joe, "joe"));
-    let _bot = lab.bot("bot", "", "notify_events = finished\n[channel #lab]\n[authorization]\njoin = everyone");
+    let _bot = lab.bot(
+        "bot",
+        "",
+        "notify_events = finished\n[channel #lab]\n[authorization]\njoin = everyone",
+    );
     joe.say("#lab", "bot: join #LAB");
     channel.hear("<bot> joining #LAB");
     joe.say("bot", "notify on finished");
@@ -354,13 +462,17 @@ fn a_closed_channel_is_in_nobodys_way() {
     let joe = lab.person("joe", &["#open", "#closed"]);
     joe.send("MODE #closed +i");
     let open = Ear::new(&joe, "#open");
-    let config = "notify_events = finished\n[channel #open]\n[channel #closed]\n[bot]\nstate_file = state\n";
+    let config =
+        "notify_events = finished\n[channel #open]\n[channel #closed]\n[bot]\nstate_file = state\n";
     let mut bot = Bot::start(BINARY, &lab.config("bot", "", config));
     ready(&mut bot, "[channel", true);
     lab.master.force("app", &[]);
     open.hear("<bot> app #1 success, took *");
     wait_for("the state to say that #open was told", TIMEOUT, || {
-        (!fs::read_to_string(bot.dir.join("state")).unwrap().contains("\"target\": \"#open\"")).then_some(())
+        (!fs::read_to_string(bot.dir.join("state"))
+            .unwrap()
+            .contains("\"target\": \"#open\""))
+        .then_some(())
     });
     bot.start_again();
     ready(&mut bot, "[channel", true);
@@ -376,8 +488,11 @@ fn the_master_comes_back_and_so_does_a_worker() {
     let mut lab = Lab::start("restart", config);
     let worker = Worker::start(&lab.master, "w2"); // before the bot: a master that starts misses its workers, too
     let joe = lab.person("joe", &["#live", "#poll", "#both"]);
-    let _live =
-        lab.bot("live", "", "notify_events = finished\n[channel #live]\n[channel #both]\nnotify_events = worker");
+    let _live = lab.bot(
+        "live",
+        "",
+        "notify_events = finished\n[channel #live]\n[channel #both]\nnotify_events = worker",
+    );
     let _poll = lab.bot("poll", POLL, "notify_events = finished\n[channel #poll]");
     let [live, poll, workers] = ["#live", "#poll", "#both"].map(|place| Ear::new(&joe, place));
     let told = |text: &str| {
@@ -408,7 +523,8 @@ fn the_master_comes_back_and_so_does_a_worker() {
     workers.hear("<live> slow #2 success*");
 
     // A builder is known as soon as the master has it.
-    lab.master.configure(&format!("{config}ends('new', SUCCESS)\n"));
+    lab.master
+        .configure(&format!("{config}ends('new', SUCCESS)\n"));
     lab.master.process().signal("HUP");
     workers.ask_until("live: status new", "<live> new: idle*");
 

@@ -4,8 +4,8 @@
 mod common;
 
 use common::{
-    Answer, Bot, Client, FakeHttp, FakeIrc, FakePeer, Finished, Ngircd, NgircdOptions, Process, free_port, guarded,
-    scratch, wait_for,
+    Answer, Bot, Client, FakeHttp, FakeIrc, FakePeer, Finished, Ngircd, NgircdOptions, Process,
+    free_port, guarded, scratch, wait_for,
 };
 use serde_json::json;
 use std::fs::{self, Permissions};
@@ -35,7 +35,11 @@ fn run(dir: &Path, args: &[&str]) -> Finished {
 #[track_caller]
 fn check(dir: &Path, args: &[&str], code: i32, stdout: &str, stderr: &str) {
     let done = run(dir, args);
-    assert_eq!((done.code, done.stdout.as_str(), done.stderr.as_str()), (code, stdout, stderr), "{args:?}");
+    assert_eq!(
+        (done.code, done.stdout.as_str(), done.stderr.as_str()),
+        (code, stdout, stderr),
+        "{args:?}"
+    );
 }
 
 fn config(irc: u16, rest: &str) -> String {
@@ -60,9 +64,12 @@ fn master() -> FakeHttp {
             "complete": true, "complete_at": 1_795_361_895, "results": 2, "state_string": "failed 'make' (failure)"
         });
         Answer::Json(match path {
-            "/config" => json!({"versions": [["Buildbot", "4.3.0"]], "buildbotURL": "http://m/"}).to_string(),
+            "/config" => {
+                json!({"versions": [["Buildbot", "4.3.0"]], "buildbotURL": "http://m/"}).to_string()
+            }
             "/api/v2/builders" => {
-                json!({"builders": [{"builderid": 1, "name": "mac os", "masterids": [1]}]}).to_string()
+                json!({"builders": [{"builderid": 1, "name": "mac os", "masterids": [1]}]})
+                    .to_string()
             }
             path if path.ends_with("/builds") && !request.path.contains("buildid__ge") => {
                 json!({"builds": [build]}).to_string()
@@ -80,16 +87,37 @@ fn options_and_their_exit_codes() {
     for help in ["-h", "--help"] {
         let done = run(&dir, &[help]);
         assert!(
-            done.code == 0 && done.stderr.is_empty() && done.stdout.starts_with("Usage: buildbot-irc "),
+            done.code == 0
+                && done.stderr.is_empty()
+                && done.stdout.starts_with("Usage: buildbot-irc "),
             "{done:?}"
         );
-        for name in
-            ["config FILE", "test-config", "execute COMMAND", "lock LOCKFILE", "verbose", "quiet", "help", "version"]
-        {
-            assert!(done.stdout.contains(&format!(" --{name}")), "--{name} is not in {}", done.stdout);
+        for name in [
+            "config FILE",
+            "test-config",
+            "execute COMMAND",
+            "lock LOCKFILE",
+            "verbose",
+            "quiet",
+            "help",
+            "version",
+        ] {
+            assert!(
+                done.stdout.contains(&format!(" --{name}")),
+                "--{name} is not in {}",
+                done.stdout
+            );
         }
     }
-    let usage = |args: &[&str], why: &str| check(&dir, args, 64, "", &format!("buildbot-irc: {why}; try --help\n"));
+    let usage = |args: &[&str], why: &str| {
+        check(
+            &dir,
+            args,
+            64,
+            "",
+            &format!("buildbot-irc: {why}; try --help\n"),
+        )
+    };
     usage(&["-v", "-q"], "-v and -q exclude each other");
     usage(&["-t", "-x", "status"], "-t and -x exclude each other");
     usage(&["--frobnicate"], "Unrecognized option: 'frobnicate'");
@@ -97,11 +125,23 @@ fn options_and_their_exit_codes() {
     usage(&["-c"], "Argument to option 'c' missing");
     usage(&["-t", "-t"], "Option 'test-config' given more than once");
     usage(&["status"], "what is `status`? Quote the command behind -x");
-    usage(&["-x", "status", "all"], "what is `all`? Quote the command behind -x");
-    let full = Command::new("sh").args(["-c", "exec \"$0\" -x commands > /dev/full", BOT]).current_dir(&dir).output();
+    usage(
+        &["-x", "status", "all"],
+        "what is `all`? Quote the command behind -x",
+    );
+    let full = Command::new("sh")
+        .args(["-c", "exec \"$0\" -x commands > /dev/full", BOT])
+        .current_dir(&dir)
+        .output();
     let full = full.unwrap();
     let why = "standard output: No space left on device (os error 28)\n";
-    assert_eq!((full.status.code(), String::from_utf8_lossy(&full.stderr).as_ref()), (Some(74), why));
+    assert_eq!(
+        (
+            full.status.code(),
+            String::from_utf8_lossy(&full.stderr).as_ref()
+        ),
+        (Some(74), why)
+    );
 }
 
 #[test]
@@ -109,7 +149,13 @@ fn the_configuration_is_found_and_checked() {
     let dir = folder(AWAY);
     check(&dir, &["-t"], 0, "bot.conf: ok\n", "");
     let file = dir.join("bot.conf").to_str().unwrap().to_string();
-    check(&scratch("elsewhere"), &["--config", &file, "--test-config"], 0, &format!("{file}: ok\n"), "");
+    check(
+        &scratch("elsewhere"),
+        &["--config", &file, "--test-config"],
+        0,
+        &format!("{file}: ok\n"),
+        "",
+    );
     let missing = "none.conf: No such file or directory (os error 2)\n";
     check(&dir, &["-c", "none.conf", "-t"], 78, "", missing);
     check(&dir, &["-c", "none.conf"], 78, "", missing);
@@ -121,7 +167,13 @@ fn the_configuration_is_found_and_checked() {
     // A bot needs [irc], -x does not.
     check(&dir, &[], 78, "", "a section [irc] is needed to run\n");
     fs::write(dir.join("bot.conf"), b"[buildbot]\nurl = \xff\n").unwrap();
-    check(&dir, &["-t"], 78, "", "bot.conf:2: a character that is no UTF-8\n");
+    check(
+        &dir,
+        &["-t"],
+        78,
+        "",
+        "bot.conf:2: a character that is no UTF-8\n",
+    );
 }
 
 #[test]
@@ -156,7 +208,11 @@ fn every_error_of_a_broken_configuration_is_shown_with_its_line() {
     ];
     for args in [&["-t"][..], &[], &["-x", "status"]] {
         let done = run(&dir, args);
-        let shown: Vec<&str> = done.stderr.lines().map(|line| line.strip_prefix("bot.conf:").unwrap_or(line)).collect();
+        let shown: Vec<&str> = done
+            .stderr
+            .lines()
+            .map(|line| line.strip_prefix("bot.conf:").unwrap_or(line))
+            .collect();
         assert_eq!((done.code, done.stdout.as_str()), (78, ""));
         assert_eq!(shown, lines, "{args:?}");
     }
@@ -165,12 +221,20 @@ fn every_error_of_a_broken_configuration_is_shown_with_its_line() {
 #[test]
 fn a_password_that_everyone_can_read_gets_a_warning() {
     let with = "[irc]\nhost = irc\nnick = bot\npassword = tulip\n";
-    for (config, mode, warned) in [(with, 0o644, true), (with, 0o600, false), (with, 0o640, false), ("", 0o644, false)]
-    {
+    for (config, mode, warned) in [
+        (with, 0o644, true),
+        (with, 0o600, false),
+        (with, 0o640, false),
+        ("", 0o644, false),
+    ] {
         let dir = folder(&format!("{AWAY}{config}"));
         fs::set_permissions(dir.join("bot.conf"), Permissions::from_mode(mode)).unwrap();
         let done = run(&dir, &["-t"]);
-        assert_eq!((done.code, done.stdout.as_str()), (0, "bot.conf: ok\n"), "{done:?}");
+        assert_eq!(
+            (done.code, done.stdout.as_str()),
+            (0, "bot.conf: ok\n"),
+            "{done:?}"
+        );
         let warning = "bot.conf: holds a password and is readable by everyone; chmod o-r\n";
         assert_eq!(done.stderr.ends_with(warning), warned, "{mode:o}: {done:?}");
         assert!(!done.stderr.contains("tulip"), "{done:?}");
@@ -183,21 +247,72 @@ fn one_command_without_irc() {
     let dir = folder(&format!("[buildbot]\nurl = {}\n", master.url()));
     let done = run(&dir, &["-x", "status all"]);
     assert_eq!((done.code, done.stderr.as_str()), (0, ""), "{done:?}");
-    assert!(done.stdout.starts_with("mac os: offline") && done.stdout.contains("#7 failure"), "{done:?}");
+    assert!(
+        done.stdout.starts_with("mac os: offline") && done.stdout.contains("#7 failure"),
+        "{done:?}"
+    );
     let done = run(&dir, &["-x", "last 'mac os'"]);
-    assert!(done.code == 0 && done.stdout.contains("http://m/#/builders/1/builds/7"), "{done:?}");
-    check(&dir, &["--execute", "version"], 0, &format!("{VERSION}; Buildbot 4.3.0 at http://m/\n"), "");
-    check(&dir, &["-x", "status mac-os"], 65, "", "no builder mac-os; did you mean \"mac os\"?\n");
-    check(&dir, &["-x", "stauts"], 65, "", "unknown command `stauts`; did you mean `status`?\n");
+    assert!(
+        done.code == 0 && done.stdout.contains("http://m/#/builders/1/builds/7"),
+        "{done:?}"
+    );
+    check(
+        &dir,
+        &["--execute", "version"],
+        0,
+        &format!("{VERSION}; Buildbot 4.3.0 at http://m/\n"),
+        "",
+    );
+    check(
+        &dir,
+        &["-x", "status mac-os"],
+        65,
+        "",
+        "no builder mac-os; did you mean \"mac os\"?\n",
+    );
+    check(
+        &dir,
+        &["-x", "stauts"],
+        65,
+        "",
+        "unknown command `stauts`; did you mean `status`?\n",
+    );
     check(&dir, &["-x", ""], 65, "", "yes? try `help`\n");
-    check(&dir, &["-x", "list"], 65, "", "usage: list [all|N] builders|workers|changes\n");
-    check(&dir, &["-x", "mute 1h"], 65, "", "mute: this works on IRC only\n");
+    check(
+        &dir,
+        &["-x", "list"],
+        65,
+        "",
+        "usage: list [all|N] builders|workers|changes\n",
+    );
+    check(
+        &dir,
+        &["-x", "mute 1h"],
+        65,
+        "",
+        "mute: this works on IRC only\n",
+    );
     let away = folder(AWAY);
     let refused = "127.0.0.1:1: Connection refused (os error 111)\n";
-    check(&away, &["-x", "status"], 69, "", &format!("GET /config: {refused}"));
-    check(&away, &["-x", "list changes"], 69, "", &format!("GET /config: {refused}"));
+    check(
+        &away,
+        &["-x", "status"],
+        69,
+        "",
+        &format!("GET /config: {refused}"),
+    );
+    check(
+        &away,
+        &["-x", "list changes"],
+        69,
+        "",
+        &format!("GET /config: {refused}"),
+    );
     let done = run(&away, &["-x", "help"]); // which needs no master
-    assert!(done.code == 0 && done.stderr.is_empty() && done.stdout.contains("commands: "), "{done:?}");
+    assert!(
+        done.code == 0 && done.stderr.is_empty() && done.stdout.contains("commands: "),
+        "{done:?}"
+    );
     drop(master);
 }
 
@@ -208,21 +323,32 @@ fn a_second_copy_is_silent_and_the_lock_ends_with_its_holder() {
         let mut command = guarded(BOT);
         command.args(["-l", "lock"]).current_dir(&dir);
         let mut bot = Process::start("bot", command);
-        bot.wait_for("its log", common::TIMEOUT, |bot| bot.output().contains("IRC: ").then_some(()));
+        bot.wait_for("its log", common::TIMEOUT, |bot| {
+            bot.output().contains("IRC: ").then_some(())
+        });
         bot
     };
     let mut first = start();
-    assert_eq!(fs::read_to_string(dir.join("lock")).unwrap().trim(), first.pid().to_string());
+    assert_eq!(
+        fs::read_to_string(dir.join("lock")).unwrap().trim(),
+        first.pid().to_string()
+    );
     check(&dir, &["-l", "lock"], 0, "", "");
     check(&dir, &["--lock", "lock", "-v"], 0, "", "");
     assert!(first.exited().is_none());
     first.kill();
     assert!(dir.join("lock").exists());
     let second = start();
-    assert_eq!(fs::read_to_string(dir.join("lock")).unwrap().trim(), second.pid().to_string());
+    assert_eq!(
+        fs::read_to_string(dir.join("lock")).unwrap().trim(),
+        second.pid().to_string()
+    );
     let done = run(&dir, &["-l", "nowhere/lock"]);
     assert_eq!((done.code, done.stdout.as_str()), (74, ""));
-    assert_eq!(done.stderr, "nowhere/lock: No such file or directory (os error 2)\n");
+    assert_eq!(
+        done.stderr,
+        "nowhere/lock: No such file or directory (os error 2)\n"
+    );
 }
 
 #[test]
@@ -231,10 +357,18 @@ fn the_state_file_must_be_writable_and_a_corrupt_one_is_moved_aside() {
     let dir = folder(&config(irc.port, "[bot]\nstate_file = nowhere/state"));
     let done = run(&dir, &[]);
     assert_eq!((done.code, done.stdout.as_str()), (74, ""), "{done:?}");
-    assert_eq!(done.stderr.lines().last(), Some("nowhere/state: No such file or directory (os error 2)"));
+    assert_eq!(
+        done.stderr.lines().last(),
+        Some("nowhere/state: No such file or directory (os error 2)")
+    );
     assert!(!irc.knocked(), "it must not come to IRC first");
 
-    for rubbish in [&b"rubbish"[..], b"", b"\xff\0", b"buildbot-irc state 1\nmark 7\n"] {
+    for rubbish in [
+        &b"rubbish"[..],
+        b"",
+        b"\xff\0",
+        b"buildbot-irc state 1\nmark 7\n",
+    ] {
         let text = config(irc.port, "[channel #lab]\n[bot]\nstate_file = state");
         let dir = folder(&text);
         fs::write(dir.join("state"), rubbish).unwrap();
@@ -243,8 +377,18 @@ fn the_state_file_must_be_writable_and_a_corrupt_one_is_moved_aside() {
         lab(&irc);
         assert_eq!(fs::read(dir.join("state.bad")).unwrap(), rubbish);
         let state = fs::read_to_string(dir.join("state")).unwrap();
-        assert!(state.starts_with("buildbot-irc state ") && state.ends_with("}\n"), "{state}");
-        assert_eq!(fs::metadata(dir.join("state")).unwrap().permissions().mode() & 0o777, 0o600);
+        assert!(
+            state.starts_with("buildbot-irc state ") && state.ends_with("}\n"),
+            "{state}"
+        );
+        assert_eq!(
+            fs::metadata(dir.join("state"))
+                .unwrap()
+                .permissions()
+                .mode()
+                & 0o777,
+            0o600
+        );
     }
 }
 
@@ -253,11 +397,17 @@ fn settings_survive_a_restart_even_by_kill() {
     let irc = FakeIrc::start();
     let mut bot = Bot::start(
         BOT,
-        &config(irc.port, "[channel #lab]\n[authorization]\njoin = everyone\n[bot]\nstate_file = state"),
+        &config(
+            irc.port,
+            "[channel #lab]\n[authorization]\njoin = everyone\n[bot]\nstate_file = state",
+        ),
     );
     let mut peer = lab(&irc);
     peer.send(":joe!j@h PRIVMSG #lab :bot: notify on worker");
-    assert_eq!(peer.expect("PRIVMSG"), "PRIVMSG #lab :notify is on for worker");
+    assert_eq!(
+        peer.expect("PRIVMSG"),
+        "PRIVMSG #lab :notify is on for worker"
+    );
     peer.send(":joe!j@h PRIVMSG bot :join #den tulip");
     peer.expect("JOIN #den tulip");
     wait_for("the state file", common::TIMEOUT, || {
@@ -273,7 +423,10 @@ fn settings_survive_a_restart_even_by_kill() {
     assert_eq!(peer.expect("JOIN"), "JOIN #den,#lab tulip");
     peer.send(":bot!~bot@127.0.0.1 JOIN #lab");
     peer.send(":joe!j@h PRIVMSG #lab :bot: notify list");
-    assert_eq!(peer.expect("PRIVMSG"), "PRIVMSG #lab :notify is on for worker");
+    assert_eq!(
+        peer.expect("PRIVMSG"),
+        "PRIVMSG #lab :notify is on for worker"
+    );
 }
 
 #[test]
@@ -286,7 +439,10 @@ fn term_and_int_end_it_with_a_quit() {
         joe.expect_contains("JOIN :#lab");
         bot.signal(signal);
         let quit = joe.expect_within(" QUIT ", Duration::from_secs(5));
-        assert!(quit.starts_with(":bot!") && quit.ends_with("until next time\""), "{quit}");
+        assert!(
+            quit.starts_with(":bot!") && quit.ends_with("until next time\""),
+            "{quit}"
+        );
         assert_eq!(bot.wait_exit(), 0, "{}", bot.log());
     }
     // Also while there is no connection.
@@ -301,7 +457,13 @@ fn term_and_int_end_it_with_a_quit() {
 #[test]
 fn hup_takes_over_a_changed_configuration_without_a_new_connection() {
     let irc = FakeIrc::start();
-    let mut bot = Bot::start(BOT, &config(irc.port, "notify_events = failure\n[channel #lab]\n[channel #old]"));
+    let mut bot = Bot::start(
+        BOT,
+        &config(
+            irc.port,
+            "notify_events = failure\n[channel #lab]\n[channel #old]",
+        ),
+    );
     let mut peer = lab(&irc);
     peer.send(":bot!~bot@127.0.0.1 JOIN #old");
     peer.barrier();
@@ -316,11 +478,17 @@ fn hup_takes_over_a_changed_configuration_without_a_new_connection() {
     bot.expect_log("configuration read again");
     for (channel, events) in [("#lab", "worker"), ("#new", "problem")] {
         peer.send(&format!(":joe!j@h PRIVMSG {channel} :bot: notify list"));
-        assert_eq!(peer.expect("PRIVMSG"), format!("PRIVMSG {channel} :notify is on for {events}"));
+        assert_eq!(
+            peer.expect("PRIVMSG"),
+            format!("PRIVMSG {channel} :notify is on for {events}")
+        );
     }
 
     // A broken one changes nothing, and each of its errors has a line.
-    bot.configure(&config(irc.port, "notify_events = problm\n[channel #lab]\nuse_colors = perhaps"));
+    bot.configure(&config(
+        irc.port,
+        "notify_events = problm\n[channel #lab]\nuse_colors = perhaps",
+    ));
     bot.signal("HUP");
     bot.expect_log("the old configuration stays");
     let log = bot.log();
@@ -328,17 +496,30 @@ fn hup_takes_over_a_changed_configuration_without_a_new_connection() {
         "bot.conf:7: `notify_events`: unknown event `problm`; did you mean `problem`?",
         "bot.conf:9: `use_colors`: `perhaps` is neither yes nor no",
     ] {
-        assert!(log.lines().any(|line| line.ends_with(error)), "no line ends with {error:?}:\n{log}");
+        assert!(
+            log.lines().any(|line| line.ends_with(error)),
+            "no line ends with {error:?}:\n{log}"
+        );
     }
     peer.send(":joe!j@h PRIVMSG #new :bot: notify list");
-    assert_eq!(peer.expect("PRIVMSG"), "PRIVMSG #new :notify is on for problem");
+    assert_eq!(
+        peer.expect("PRIVMSG"),
+        "PRIVMSG #new :notify is on for problem"
+    );
 
     // What needs a new connection is said.
     bot.configure(&config(irc.port, next).replace("nick = bot", "nick = tob"));
     bot.signal("HUP");
-    bot.expect_log("changes of the connections or of state_file need a restart; the rest takes effect now");
+    bot.expect_log(
+        "changes of the connections or of state_file need a restart; the rest takes effect now",
+    );
     assert_eq!(peer.barrier(), Vec::<String>::new());
-    assert_eq!(bot.log().matches("IRC: connecting to ").count(), 1, "{}", bot.log());
+    assert_eq!(
+        bot.log().matches("IRC: connecting to ").count(),
+        1,
+        "{}",
+        bot.log()
+    );
 }
 
 #[test]

@@ -3,8 +3,8 @@
 mod common;
 
 use common::{
-    Bot, Client, Ear, FAILURE, Finished, Master, Ngircd, NgircdOptions, SUCCESS, TIMEOUT, Worker, free_port, like,
-    scratch, wait_for,
+    Bot, Client, Ear, FAILURE, Finished, Master, Ngircd, NgircdOptions, SUCCESS, TIMEOUT, Worker,
+    free_port, like, scratch, wait_for,
 };
 use serde_json::json;
 use std::cell::Cell;
@@ -42,9 +42,19 @@ fn lab() -> &'static Lab {
         let change = |author, revision, comments| {
             let pushed = ("when_timestamp", "1700000000"); // both, as commits of one push may be
             let (author, revision) = (("author", author), ("revision", revision));
-            master.change_with(&[author, revision, ("comments", comments), ("branch", "main"), pushed]);
+            master.change_with(&[
+                author,
+                revision,
+                ("comments", comments),
+                ("branch", "main"),
+                pushed,
+            ]);
         };
-        change("Ann <ann@example.org>", "3f786850e387550fdab836ed7e6dc881de23001b", "Add the frob\nat last");
+        change(
+            "Ann <ann@example.org>",
+            "3f786850e387550fdab836ed7e6dc881de23001b",
+            "Add the frob\nat last",
+        );
         master.wait_build("app", 1); // or both would be built at once
         change("bob@example.org", "r2", "Tune\u{2} the\u{3}04 frob");
         master.force("mac os", &[]);
@@ -52,7 +62,11 @@ fn lab() -> &'static Lab {
         master.wait_build("app", 2);
         master.wait_build("mac os", 1);
         master.wait_build("größe", 1);
-        Lab { master, irc: Ngircd::start(NgircdOptions::default()), _worker: worker }
+        Lab {
+            master,
+            irc: Ngircd::start(NgircdOptions::default()),
+            _worker: worker,
+        }
     })
 }
 
@@ -78,57 +92,122 @@ fn start(master: &Master, irc: &Ngircd, nick: &str, channel: &str, more: &str) -
 }
 
 const BUILDERS: &str = "app, channel, größe, lib/core, \"mac os\", person";
-const COMMANDS: &str =
-    "list status last watch notify mute unmute join leave force stop help commands source version hello";
+const COMMANDS: &str = "list status last watch notify mute unmute join leave force stop help commands source version hello";
 
 /// Commands that change nothing, and their answers. Lines apart are `\n`; B is the bot's nick, URL the master's
 /// address, NAMES the builders and ALL the commands.
 const ANSWERS: &[(&str, &str)] = &[
-    ("list builders", "7 builders (1 offline: list all builders): NAMES"),
-    ("LIST  all builders", "7 builders: app, channel, far [offline], größe, *"),
-    ("list 2 builders", "7 builders (1 offline: list all builders): app, channel"),
+    (
+        "list builders",
+        "7 builders (1 offline: list all builders): NAMES",
+    ),
+    (
+        "LIST  all builders",
+        "7 builders: app, channel, far [offline], größe, *",
+    ),
+    (
+        "list 2 builders",
+        "7 builders (1 offline: list all builders): app, channel",
+    ),
     ("list workers", "2 workers: *w2 [offline]*"),
     ("list 1 workers", "2 workers: w*"),
-    ("list changes", "r2 on main by bob@example.org: Tune the 04 frob\n3f78685* on main by Ann: Add the frob"),
-    ("list 1 changes", "r2 on main by bob@example.org: Tune the 04 frob"),
+    (
+        "list changes",
+        "r2 on main by bob@example.org: Tune the 04 frob\n3f78685* on main by Ann: Add the frob",
+    ),
+    (
+        "list 1 changes",
+        "r2 on main by bob@example.org: Tune the 04 frob",
+    ),
     ("status app", "app: idle; last #2 success * ago"),
-    ("status mac os", "mac os: idle; last #1 failure * ago: failed 'false'"),
-    ("status \"mac os\"", "mac os: idle; last #1 failure * ago: failed 'false'"),
+    (
+        "status mac os",
+        "mac os: idle; last #1 failure * ago: failed 'false'",
+    ),
+    (
+        "status \"mac os\"",
+        "mac os: idle; last #1 failure * ago: failed 'false'",
+    ),
     ("status größe", "größe: idle; last #1 warnings * ago: *"),
     ("status lib/core", "lib/core: idle; no builds yet"),
     ("status far", "far: offline; no builds yet"),
     ("status *a?*", "app: *\nchannel: *\nfar: *\nmac os: *"),
-    ("last app", "app: #2 success * ago, took * URL#/builders/*/builds/2"),
-    ("last 'mac os'", "mac os: #1 failure * ago: failed 'false', took * URL#/builders/*/builds/1"),
-    ("last gr*", "größe: #1 warnings * ago: *, took * URL#/builders/*/builds/1"),
+    (
+        "last app",
+        "app: #2 success * ago, took * URL#/builders/*/builds/2",
+    ),
+    (
+        "last 'mac os'",
+        "mac os: #1 failure * ago: failed 'false', took * URL#/builders/*/builds/1",
+    ),
+    (
+        "last gr*",
+        "größe: #1 warnings * ago: *, took * URL#/builders/*/builds/1",
+    ),
     ("last lib/core", "lib/core: no builds yet"),
-    ("watch app", "app: not building now; `notify on finished` tells of every build"),
+    (
+        "watch app",
+        "app: not building now; `notify on finished` tells of every build",
+    ),
     ("notify list", "notify is off: nothing is announced here"),
-    ("help", "say `B: COMMAND` in a channel, or COMMAND to me alone; commands: ALL; `help COMMAND` tells more"),
-    ("help watch", "watch BUILDER: tells here when the running build ends"),
+    (
+        "help",
+        "say `B: COMMAND` in a channel, or COMMAND to me alone; commands: ALL; `help COMMAND` tells more",
+    ),
+    (
+        "help watch",
+        "watch BUILDER: tells here when the running build ends",
+    ),
     ("help commands", "commands: ALL"),
     ("commands", "commands: ALL"),
     ("source", "Buildbot: https://buildbot.net/"),
     ("version", "buildbot-irc *.*.*; Buildbot *.* at URL"),
-    ("hello", "hello, joe; I watch 7 builders, try `status` or `help`"),
+    (
+        "hello",
+        "hello, joe; I watch 7 builders, try `status` or `help`",
+    ),
     // What is wrong gets one line that helps.
     ("stauts", "unknown command `stauts`; did you mean `status`?"),
-    ("frobnicate \u{3}4now", "unknown command `frobnicate`; try `help`"),
-    ("status linux", "no builder linux; `list all builders` shows them"),
+    (
+        "frobnicate \u{3}4now",
+        "unknown command `frobnicate`; try `help`",
+    ),
+    (
+        "status linux",
+        "no builder linux; `list all builders` shows them",
+    ),
     ("status z*", "no builder z*; `list all builders` shows them"),
     ("last macos", "no builder macos; did you mean \"mac os\"?"),
     ("watch", "usage: watch BUILDER"),
     ("watch persno", "no builder persno; did you mean person?"),
     ("list", "usage: list [all|N] builders|workers|changes"),
-    ("list 0 builders", "usage: list [all|N] builders|workers|changes"),
-    ("list bilders", "usage: list [all|N] builders|workers|changes"),
+    (
+        "list 0 builders",
+        "usage: list [all|N] builders|workers|changes",
+    ),
+    (
+        "list bilders",
+        "usage: list [all|N] builders|workers|changes",
+    ),
     ("notify", "usage: notify on|off|list [EVENT...]"),
-    ("notify on failed", "notify: unknown event `failed`; did you mean failure?"),
-    ("mute tomorrow", "mute: `tomorrow` is not a duration like 90, 15s, 10m, 2h or 1d"),
+    (
+        "notify on failed",
+        "notify: unknown event `failed`; did you mean failure?",
+    ),
+    (
+        "mute tomorrow",
+        "mute: `tomorrow` is not a duration like 90, 15s, 10m, 2h or 1d",
+    ),
     ("join", "usage: join CHANNEL [KEY]"),
-    ("join dev", "join: a channel is written #name, a key without blanks behind it"),
+    (
+        "join dev",
+        "join: a channel is written #name, a key without blanks behind it",
+    ),
     ("leave dev", "leave: which channel? It is written #name"),
-    ("help stat", "help: no command `stat`; did you mean `status`?"),
+    (
+        "help stat",
+        "help: no command `stat`; did you mean `status`?",
+    ),
 ];
 
 #[test]
@@ -164,7 +243,13 @@ fn only_who_is_addressed_answers_and_never_a_notice() {
     joe.join("#talk");
     let _bot = lab.bot("Bob[1]", "#talk", "username = bob\nnotice_on_channel = yes");
     let (channel, private) = (Ear::new(&joe, "#talk"), Ear::new(&joe, "jim"));
-    for unanswered in ["source", "Bob[1] source", "Bob[1]x: source", "xBob[1]: source", "bob: source"] {
+    for unanswered in [
+        "source",
+        "Bob[1] source",
+        "Bob[1]x: source",
+        "xBob[1]: source",
+        "bob: source",
+    ] {
         joe.say("#talk", unanswered);
     }
     joe.send("NOTICE #talk :Bob[1]: source");
@@ -172,10 +257,19 @@ fn only_who_is_addressed_answers_and_never_a_notice() {
     // The next line is the answer to what does address it; by RFC 1459 { and [ are the same letter.
     channel.ask("Bob[1]: source", "-Bob[1]- Buildbot: https://buildbot.net/");
     channel.ask("bOB[1], hello", "-Bob[1]- hello, jim; *");
-    channel.ask("\u{2}Bob[1]:\u{2} list workers", "-Bob[1]- 2 workers: *w2 [offline]*");
+    channel.ask(
+        "\u{2}Bob[1]:\u{2} list workers",
+        "-Bob[1]- 2 workers: *w2 [offline]*",
+    );
     // Errors and refusals are NOTICEs, too; in private it talks.
-    channel.ask("Bob[1]: lisp", "-Bob[1]- unknown command `lisp`; did you mean `list`?");
-    channel.ask("Bob[1]: join #x", "-Bob[1]- sorry, jim, `join` is not for you");
+    channel.ask(
+        "Bob[1]: lisp",
+        "-Bob[1]- unknown command `lisp`; did you mean `list`?",
+    );
+    channel.ask(
+        "Bob[1]: join #x",
+        "-Bob[1]- sorry, jim, `join` is not for you",
+    );
     channel.ask("Bob[1]:", "-Bob[1]- yes? try `help`");
     joe.say("bob[1]", "source");
     private.hear("<Bob[1]> Buildbot: https://buildbot.net/");
@@ -189,19 +283,36 @@ fn idle_building_queued_paused_and_offline() {
     let irc = Ngircd::start(NgircdOptions::default());
     let joe = Client::connect(irc.port, "jane");
     joe.join("#work");
-    let _bot = start(&master, &irc, "work", "#work", "notify_events = finished\nbuilders = slow quick");
+    let _bot = start(
+        &master,
+        &irc,
+        "work",
+        "#work",
+        "notify_events = finished\nbuilders = slow quick",
+    );
     let (channel, private) = (Ear::new(&joe, "#work"), Ear::new(&joe, "jane"));
     let now = || SystemTime::UNIX_EPOCH.elapsed().unwrap().as_secs_f64();
     let running = |builder: &str, seconds: f64| {
-        let start = master.wait_started(builder, 1)["started_at"].as_f64().unwrap();
-        wait_for("a build to take its time", TIMEOUT, || (now() - start > seconds).then_some(()));
+        let start = master.wait_started(builder, 1)["started_at"]
+            .as_f64()
+            .unwrap();
+        wait_for("a build to take its time", TIMEOUT, || {
+            (now() - start > seconds).then_some(())
+        });
     };
     master.force("slow", &[]);
     master.force("quick", &[]);
     master.wait_started("quick", 1);
     master.release("quick", SUCCESS);
-    channel.hear("<work> quick #1 success, took * URL#*".replace("URL", &master.url()).as_str());
-    channel.ask_until("work: status slow", "<work> slow: building #1 (step gate) for *s");
+    channel.hear(
+        "<work> quick #1 success, took * URL#*"
+            .replace("URL", &master.url())
+            .as_str(),
+    );
+    channel.ask_until(
+        "work: status slow",
+        "<work> slow: building #1 (step gate) for *s",
+    );
     running("slow", 8.0);
     master.release("slow", SUCCESS);
     channel.hear("<work> slow #1 success, took *");
@@ -211,8 +322,14 @@ fn idle_building_queued_paused_and_offline() {
     master.force("slow", &[]);
     master.wait_started("slow", 2);
     master.force("slow", &[]);
-    channel.ask_until("work: status slow", "<work> slow: building #2 (step gate) for *s, about *s to go; 1 queued");
-    channel.ask_until("work: status quick", "<work> quick: building #2 (step gate) for *s, *s longer than usual");
+    channel.ask_until(
+        "work: status slow",
+        "<work> slow: building #2 (step gate) for *s, about *s to go; 1 queued",
+    );
+    channel.ask_until(
+        "work: status quick",
+        "<work> quick: building #2 (step gate) for *s, *s longer than usual",
+    );
 
     // Watched here and in private: each is told once, the channel not once more because of notify.
     channel.ask("work: watch slow", "<work> watching slow #2*");
@@ -234,12 +351,22 @@ fn idle_building_queued_paused_and_offline() {
     let id = master.get("/api/v2/workers?name=w2")["workers"][0]["workerid"].clone();
     let worker = Worker::start(&master, "w2");
     channel.ask_until("work: status far", "<work> far: idle; no builds yet");
-    master.post(&format!("/api/v2/workers/{id}"), "pause", json!({"reason": "tea"}));
+    master.post(
+        &format!("/api/v2/workers/{id}"),
+        "pause",
+        json!({"reason": "tea"}),
+    );
     channel.ask_until("work: list workers", "<work> 2 workers: *w2 [paused]*");
     master.force("far", &[]);
-    channel.ask_until("work: status far", "<work> far: idle; no builds yet; 1 queued; paused: w2");
+    channel.ask_until(
+        "work: status far",
+        "<work> far: idle; no builds yet; 1 queued; paused: w2",
+    );
     worker.stop(&master);
-    channel.ask_until("work: status far", "<work> far: offline; no builds yet; 1 queued; paused: w2");
+    channel.ask_until(
+        "work: status far",
+        "<work> far: offline; no builds yet; 1 queued; paused: w2",
+    );
 }
 
 /// What `notify`, `mute` and `unmute` do in one place, be it a channel or a person.
@@ -251,7 +378,11 @@ fn settings_of_one_place(nick: &str, channel: &str, builder: &str, private: bool
     let place = if private { &joe.nick } else { channel };
     let ear = Ear::new(&joe, place);
     let ask = |text: &str, answer: &str| {
-        let (to, text) = if private { (nick, text.to_string()) } else { (channel, format!("{nick}: {text}")) };
+        let (to, text) = if private {
+            (nick, text.to_string())
+        } else {
+            (channel, format!("{nick}: {text}"))
+        };
         joe.say(to, &text);
         ear.hear(&format!("<{nick}> {answer}"));
     };
@@ -263,7 +394,10 @@ fn settings_of_one_place(nick: &str, channel: &str, builder: &str, private: bool
         lab.master.wait_build(builder, builds.get());
     };
     ask("notify list", "notify is off: nothing is announced here");
-    ask("notify on failure problem", "notify is on for failure problem");
+    ask(
+        "notify on failure problem",
+        "notify is on for failure problem",
+    );
     build(SUCCESS);
     build(FAILURE);
     ear.hear(&format!("<{nick}> {builder} #2 failure (was success): *"));
@@ -279,7 +413,10 @@ fn settings_of_one_place(nick: &str, channel: &str, builder: &str, private: bool
     lab.master.force(builder, &[]);
     lab.master.wait_started(builder, 5);
     ask("mute", "muted; `unmute` ends it");
-    ask(&format!("watch {builder}"), &format!("watching {builder} #5*"));
+    ask(
+        &format!("watch {builder}"),
+        &format!("watching {builder} #5*"),
+    );
     lab.master.release(builder, FAILURE);
     ear.hear(&format!("<{nick}> {builder} #5 failure (was success): *"));
     ask("unmute", "unmuted");
@@ -354,11 +491,17 @@ fn three_hundred_builders() {
     let _more = start(&master, &irc, "more", "#many", "notice_on_channel = yes");
     let (channel, private) = (Ear::new(&joe, "#many"), Ear::new(&joe, "joe"));
     // The first ten, and how many more.
-    let mut answer: String = (0..10).map(|n| format!("<many> unit-{n:03}: offline; *\n")).collect();
+    let mut answer: String = (0..10)
+        .map(|n| format!("<many> unit-{n:03}: offline; *\n"))
+        .collect();
     answer += "<many> … and 290 more, ask in private";
     channel.ask("many: status all", &answer);
     joe.say("#many", "more: last unit-?42");
-    channel.hear(&(0..3).map(|n| format!("-more- unit-{n}42: no builds yet\n")).collect::<String>());
+    channel.hear(
+        &(0..3)
+            .map(|n| format!("-more- unit-{n}42: no builds yet\n"))
+            .collect::<String>(),
+    );
     joe.say("more", "list all 60 builders");
     let mut told = String::new();
     while !told.contains("unit-059") {
@@ -368,13 +511,29 @@ fn three_hundred_builders() {
         assert!(whole.len() <= 512, "{whole}");
         told += &format!("{text} ");
     }
-    let told: Vec<&str> = told.split(' ').filter(|word| word.starts_with("unit-")).collect();
+    let told: Vec<&str> = told
+        .split(' ')
+        .filter(|word| word.starts_with("unit-"))
+        .collect();
     assert_eq!(told.len(), 60);
 
-    let out = Bot::run(&many.dir, BINARY, &["-c", "bot.conf", "-x", "list all builders"], "");
+    let out = Bot::run(
+        &many.dir,
+        BINARY,
+        &["-c", "bot.conf", "-x", "list all builders"],
+        "",
+    );
     let names: Vec<String> = (0..300).map(|n| format!("unit-{n:03} [offline]")).collect();
-    assert_eq!((out.code, out.stdout.lines().collect::<Vec<_>>()), (0, names.iter().map(String::as_str).collect()));
-    let out = Bot::run(&many.dir, BINARY, &["-c", "bot.conf", "-x", "status all"], "");
+    assert_eq!(
+        (out.code, out.stdout.lines().collect::<Vec<_>>()),
+        (0, names.iter().map(String::as_str).collect())
+    );
+    let out = Bot::run(
+        &many.dir,
+        BINARY,
+        &["-c", "bot.conf", "-x", "status all"],
+        "",
+    );
     assert_eq!((out.code, out.stdout.lines().count()), (0, 300));
 }
 
@@ -389,11 +548,26 @@ fn execute(url: &str, command: &str) -> Finished {
 fn one_command_without_irc() {
     let url = lab().master.url();
     for (command, answer) in [
-        ("list builders", "app\nchannel\ngröße\nlib/core\n\"mac os\"\nperson\n"),
-        ("list 1 changes", "r2 on main by bob@example.org: Tune the 04 frob\n"),
-        ("status mac os", "mac os: idle; last #1 failure * ago: failed 'false'\n"),
-        ("status", "app: *\nchannel: *\nfar: *\ngröße: *\nlib/core: *\nmac os: *\nperson: *\n"),
-        ("last gr*", "größe: #1 warnings * ago: *, took * URL#/builders/*/builds/1\n"),
+        (
+            "list builders",
+            "app\nchannel\ngröße\nlib/core\n\"mac os\"\nperson\n",
+        ),
+        (
+            "list 1 changes",
+            "r2 on main by bob@example.org: Tune the 04 frob\n",
+        ),
+        (
+            "status mac os",
+            "mac os: idle; last #1 failure * ago: failed 'false'\n",
+        ),
+        (
+            "status",
+            "app: *\nchannel: *\nfar: *\ngröße: *\nlib/core: *\nmac os: *\nperson: *\n",
+        ),
+        (
+            "last gr*",
+            "größe: #1 warnings * ago: *, took * URL#/builders/*/builds/1\n",
+        ),
         ("version", "buildbot-irc *.*.*; Buildbot *.* at URL\n"),
         ("commands", "commands: ALL\n"),
         ("help list", "list [all|N] builders|workers|changes: *\n"),
@@ -402,26 +576,51 @@ fn one_command_without_irc() {
     ] {
         let out = execute(&url, command);
         let wanted = answer.replace("URL", &url).replace("ALL", COMMANDS);
-        assert!(out.code == 0 && like(&wanted, &out.stdout), "{command}: {out:?}");
+        assert!(
+            out.code == 0 && like(&wanted, &out.stdout),
+            "{command}: {out:?}"
+        );
         assert_eq!(out.stderr, "", "{command}");
     }
     for (command, why) in [
-        ("status linux", "no builder linux; `list all builders` shows them\n"),
-        ("stauts", "unknown command `stauts`; did you mean `status`?\n"),
+        (
+            "status linux",
+            "no builder linux; `list all builders` shows them\n",
+        ),
+        (
+            "stauts",
+            "unknown command `stauts`; did you mean `status`?\n",
+        ),
         ("list", "usage: list [all|N] builders|workers|changes\n"),
         ("notify on", "notify: this works on IRC only\n"),
         ("watch app", "watch: this works on IRC only\n"),
         ("", "yes? try `help`\n"),
     ] {
         let out = execute(&url, command);
-        assert_eq!((out.code, out.stdout.as_str(), out.stderr.as_str()), (65, "", why), "{command}");
+        assert_eq!(
+            (out.code, out.stdout.as_str(), out.stderr.as_str()),
+            (65, "", why),
+            "{command}"
+        );
     }
     let nowhere = format!("http://127.0.0.1:{}/", free_port());
-    for command in ["status", "list builders", "list changes", "version", "last app"] {
+    for command in [
+        "status",
+        "list builders",
+        "list changes",
+        "version",
+        "last app",
+    ] {
         let out = execute(&nowhere, command);
-        assert!(out.code == 69 && out.stdout.is_empty() && out.stderr.lines().count() == 1, "{command}: {out:?}");
+        assert!(
+            out.code == 69 && out.stdout.is_empty() && out.stderr.lines().count() == 1,
+            "{command}: {out:?}"
+        );
         assert!(out.stderr.contains("127.0.0.1"), "{command}: {out:?}");
     }
     let out = execute(&nowhere, "commands"); // which needs no master
-    assert_eq!((out.code, out.stdout), (0, format!("commands: {COMMANDS}\n")));
+    assert_eq!(
+        (out.code, out.stdout),
+        (0, format!("commands: {COMMANDS}\n"))
+    );
 }

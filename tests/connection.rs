@@ -3,8 +3,8 @@
 mod common;
 
 use common::{
-    Answer, Bot, Certificates, Client, FakeHttp, FakeIrc, FakePeer, Inspircd, InspircdOptions, Ngircd, NgircdOptions,
-    Tunnel, wait_for,
+    Answer, Bot, Certificates, Client, FakeHttp, FakeIrc, FakePeer, Inspircd, InspircdOptions,
+    Ngircd, NgircdOptions, Tunnel, wait_for,
 };
 use serde_json::json;
 use std::time::{Duration, Instant};
@@ -14,7 +14,10 @@ const BOT: &str = env!("CARGO_BIN_EXE_buildbot-irc");
 /// A bot whose master is away: nobody listens on port 1. `irc` goes into `[irc]`, sections may follow.
 fn start(port: u16, irc: &str) -> Bot {
     let (master, server) = ("url = http://127.0.0.1:1/", "host = 127.0.0.1\nnick = bot");
-    Bot::start(BOT, &format!("[buildbot]\n{master}\n[irc]\n{server}\nport = {port}\n{irc}\n"))
+    Bot::start(
+        BOT,
+        &format!("[buildbot]\n{master}\n[irc]\n{server}\nport = {port}\n{irc}\n"),
+    )
 }
 
 /// `use_ssl` with the authority of the lab, and our own certificate if one is named.
@@ -24,14 +27,22 @@ fn tls(certificate: Option<&str>) -> String {
         let (pem, key) = (path(format!("{name}.pem")), path(format!("{name}.key")));
         format!("tls_cert_file = {pem}\ntls_key_file = {key}\n")
     });
-    format!("use_ssl = yes\ntls_ca_file = {}\n{}", path("ca.pem".into()), own.unwrap_or_default())
+    format!(
+        "use_ssl = yes\ntls_ca_file = {}\n{}",
+        path("ca.pem".into()),
+        own.unwrap_or_default()
+    )
 }
 
 /// The bot gives up by itself, with this sentence as its last.
 #[track_caller]
 fn refused(mut bot: Bot, sentence: &str) {
     assert_eq!(bot.wait_exit(), 78, "{}", bot.log());
-    assert!(bot.log().trim_end().ends_with(sentence), "not {sentence:?}:\n{}", bot.log());
+    assert!(
+        bot.log().trim_end().ends_with(sentence),
+        "not {sentence:?}:\n{}",
+        bot.log()
+    );
 }
 
 /// Takes the bot's connection through registration and into #lab, where `joe` can then speak.
@@ -49,7 +60,11 @@ fn lab(irc: &FakeIrc) -> FakePeer {
 fn guarded(certificate: Option<&str>) -> (Inspircd, Client) {
     let extra = "<module name=\"samode\"><class name=\"all\" commands=\"*\" chanmodes=\"*\">\
                  <type name=\"all\" classes=\"all\"><oper name=\"joe\" password=\"lab\" host=\"*\" type=\"all\">";
-    let irc = Inspircd::start_with(InspircdOptions { services: true, certificate, extra });
+    let irc = Inspircd::start_with(InspircdOptions {
+        services: true,
+        certificate,
+        extra,
+    });
     let joe = Client::connect(irc.easy, "joe");
     joe.join("#lab");
     joe.send("OPER joe lab");
@@ -61,7 +76,10 @@ fn guarded(certificate: Option<&str>) -> (Inspircd, Client) {
 #[track_caller]
 fn answers(peer: &mut FakePeer) {
     peer.send(":joe!j@h PRIVMSG #lab :bot: source");
-    assert_eq!(peer.expect("PRIVMSG"), "PRIVMSG #lab :Buildbot: https://buildbot.net/");
+    assert_eq!(
+        peer.expect("PRIVMSG"),
+        "PRIVMSG #lab :Buildbot: https://buildbot.net/"
+    );
 }
 
 /// A number in kB of /proc/PID/status.
@@ -74,9 +92,18 @@ fn memory(bot: &Bot, field: &str) -> u64 {
 #[test]
 fn tls_with_ngircd_and_inspircd() {
     let certificate = Some("server");
-    let ngircd = Ngircd::start(NgircdOptions { certificate, ..Default::default() });
-    let inspircd = Inspircd::start_with(InspircdOptions { certificate, ..Default::default() });
-    for (port, easy) in [(ngircd.tls_port, ngircd.port), (inspircd.tls_port, inspircd.easy)] {
+    let ngircd = Ngircd::start(NgircdOptions {
+        certificate,
+        ..Default::default()
+    });
+    let inspircd = Inspircd::start_with(InspircdOptions {
+        certificate,
+        ..Default::default()
+    });
+    for (port, easy) in [
+        (ngircd.tls_port, ngircd.port),
+        (inspircd.tls_port, inspircd.easy),
+    ] {
         let joe = Client::connect(easy, "joe");
         joe.join("#lab");
         let _bot = start(port, &format!("{}[channel #lab]", tls(None)));
@@ -91,7 +118,11 @@ fn a_bad_certificate_is_refused_before_anything_is_said() {
     for (certificate, own, why) in [
         ("wrong", tls(None), "IP address mismatch"),
         ("expired", tls(None), "certificate has expired"),
-        ("server", "use_ssl = yes\n".into(), "unable to get local issuer certificate"),
+        (
+            "server",
+            "use_ssl = yes\n".into(),
+            "unable to get local issuer certificate",
+        ),
     ] {
         let irc = FakeIrc::start_tls(Some(certificate));
         let mut bot = start(irc.port, &format!("{own}server_password = swordfish"));
@@ -108,7 +139,10 @@ fn a_bad_certificate_is_refused_before_anything_is_said() {
 
 #[test]
 fn a_real_server_with_an_expired_certificate_is_refused() {
-    let irc = Ngircd::start(NgircdOptions { certificate: Some("expired"), ..Default::default() });
+    let irc = Ngircd::start(NgircdOptions {
+        certificate: Some("expired"),
+        ..Default::default()
+    });
     let mut bot = start(irc.tls_port, &tls(None));
     bot.expect_log("the certificate is refused: certificate has expired");
     assert!(!bot.log().contains(">>"), "{}", bot.log());
@@ -116,18 +150,28 @@ fn a_real_server_with_an_expired_certificate_is_refused() {
 
 #[test]
 fn tls_and_plain_ports_mixed_up_are_told_in_a_sentence() {
-    let irc = Ngircd::start(NgircdOptions { certificate: Some("server"), ..Default::default() });
+    let irc = Ngircd::start(NgircdOptions {
+        certificate: Some("server"),
+        ..Default::default()
+    });
     let mut plain = start(irc.tls_port, "");
     let fake = FakeIrc::start();
     let mut bot = start(fake.port, &tls(None));
-    fake.accept().send(":fake.test NOTICE * :*** Looking up your hostname");
-    bot.expect_log(&format!("IRC: 127.0.0.1:{}: no TLS is spoken on this port; next try in ", fake.port));
+    fake.accept()
+        .send(":fake.test NOTICE * :*** Looking up your hostname");
+    bot.expect_log(&format!(
+        "IRC: 127.0.0.1:{}: no TLS is spoken on this port; next try in ",
+        fake.port
+    ));
     plain.expect_log("(is this a TLS port? use_ssl = yes); next try in ");
 }
 
 #[test]
 fn server_password_right_and_wrong() {
-    let irc = Ngircd::start(NgircdOptions { password: Some("swordfish"), ..Default::default() });
+    let irc = Ngircd::start(NgircdOptions {
+        password: Some("swordfish"),
+        ..Default::default()
+    });
     let joe = Client::connect_with(irc.port, "joe", &["PASS swordfish"]);
     joe.join("#lab");
     let _bot = start(irc.port, "server_password = swordfish\n[channel #lab]");
@@ -143,8 +187,14 @@ fn server_password_right_and_wrong() {
 /// It knows no 464 and closes with an ERROR.
 #[test]
 fn server_password_wrong_for_ngircd() {
-    let irc = Ngircd::start(NgircdOptions { password: Some("swordfish"), ..Default::default() });
-    refused(start(irc.port, "server_password = wrong"), "Access denied: Bad password?");
+    let irc = Ngircd::start(NgircdOptions {
+        password: Some("swordfish"),
+        ..Default::default()
+    });
+    refused(
+        start(irc.port, "server_password = wrong"),
+        "Access denied: Bad password?",
+    );
 }
 
 /// Once it has worked, a refusal may be an accident at the other end.
@@ -168,10 +218,15 @@ fn keyed_channels() {
     }
     joe.send("MODE #open -k tulip");
     joe.expect_contains(" MODE ");
-    let mut bot =
-        start(irc.port, "[channel #open]\n[channel #right]\npassword = tulip\n[channel #wrong]\npassword = rose");
+    let mut bot = start(
+        irc.port,
+        "[channel #open]\n[channel #right]\npassword = tulip\n[channel #wrong]\npassword = rose",
+    );
     let joined = [joe.expect_contains("JOIN"), joe.expect_contains("JOIN")].concat();
-    assert!(joined.contains("#open") && joined.contains("#right"), "{joined}");
+    assert!(
+        joined.contains("#open") && joined.contains("#right"),
+        "{joined}"
+    );
     bot.expect_log("IRC: cannot join #wrong: Cannot join channel (+k) -- Wrong channel key (475); still trying");
     joe.expect_none("JOIN :#wrong");
 }
@@ -204,7 +259,10 @@ fn nickserv_knows_the_bot_before_it_joins() {
     joe.expect_contains(":bot!bot@127.0.0.1 JOIN");
     bot.expect_log(">> JOIN #lab");
     let log = bot.log();
-    let at = |text: &str| log.find(text).unwrap_or_else(|| panic!("no {text:?} in:\n{log}"));
+    let at = |text: &str| {
+        log.find(text)
+            .unwrap_or_else(|| panic!("no {text:?} in:\n{log}"))
+    };
     assert!(at(">> PRIVMSG ***") < at(">> JOIN #lab"), "{log}");
     assert!(!log.contains(" 477 "), "it asked too early:\n{log}");
     drop(bot);
@@ -234,7 +292,10 @@ fn sasl_plain_right_and_wrong() {
     joe.expect_contains(":bot!bot@127.0.0.1 JOIN");
     joe.send("WHOIS bot");
     joe.expect_contains(" 330 joe bot keeper ");
-    let bot = start(irc.port, &format!("alt_nicks = two\npassword = rose\n{sasl}"));
+    let bot = start(
+        irc.port,
+        &format!("alt_nicks = two\npassword = rose\n{sasl}"),
+    );
     refused(bot, "IRC: SASL failed: SASL authentication failed");
 }
 
@@ -251,7 +312,10 @@ fn sasl_external_by_the_client_certificate() {
     joe.expect_contains(":bot!bot@127.0.0.1 JOIN");
     joe.send("WHOIS bot");
     joe.expect_contains(" 330 joe bot keeper ");
-    let bot = start(irc.tls_port, &format!("alt_nicks = two\n{}{sasl}", tls(Some("server"))));
+    let bot = start(
+        irc.tls_port,
+        &format!("alt_nicks = two\n{}{sasl}", tls(Some("server"))),
+    );
     refused(bot, "IRC: SASL failed: SASL authentication failed");
 }
 
@@ -262,15 +326,26 @@ fn without_services_there_is_no_way_around_sasl() {
     let sasl = "password = tulip\nsasl = plain\n[channel #lab]";
     let mut bot = start(irc.port, sasl);
     bot.expect_log("no SASL PLAIN: the server does not offer it (services down?); not going on without; next try in ");
-    assert!(!bot.log().contains(">> JOIN") && !bot.log().contains(" 001 "), "{}", bot.log());
-    for reply in ["421 * CAP :Unknown command", "CAP * LS :sasl=EXTERNAL", "001 bot :Welcome"] {
+    assert!(
+        !bot.log().contains(">> JOIN") && !bot.log().contains(" 001 "),
+        "{}",
+        bot.log()
+    );
+    for reply in [
+        "421 * CAP :Unknown command",
+        "CAP * LS :sasl=EXTERNAL",
+        "001 bot :Welcome",
+    ] {
         let fake = FakeIrc::start();
         let mut bot = start(fake.port, sasl);
         let mut peer = fake.accept();
         peer.expect("CAP LS");
         peer.send(&format!(":fake.test {reply}"));
         let said = peer.expect_closed();
-        assert!(said.iter().all(|line| !line.starts_with("JOIN")), "{said:?}");
+        assert!(
+            said.iter().all(|line| !line.starts_with("JOIN")),
+            "{said:?}"
+        );
         bot.expect_log("not going on without; next try in 120 s");
     }
 }
@@ -283,7 +358,10 @@ fn an_account_is_known_by_its_tag() {
     owner.send("NICK moe");
     owner.expect_contains(" NICK ");
     owner.join("#lab");
-    let mut bot = start(irc.port, "[channel #lab]\n[authorization]\nsource = account:joe");
+    let mut bot = start(
+        irc.port,
+        "[channel #lab]\n[authorization]\nsource = account:joe",
+    );
     owner.expect_contains("JOIN");
     bot.expect_log("IRC: joined #lab");
     owner.say("#lab", "bot: source");
@@ -313,8 +391,15 @@ fn without_tags_an_account_is_proved_by_whois() {
         for (answers, proved) in &cases {
             scope.spawn(move || {
                 let said = told_after_whois(answers);
-                assert_eq!(said.starts_with("PRIVMSG #lab :Buildbot: "), *proved, "{said} after {answers:?}");
-                assert!(*proved || said == "PRIVMSG #lab :sorry, joe, `source` is not for you", "{said}");
+                assert_eq!(
+                    said.starts_with("PRIVMSG #lab :Buildbot: "),
+                    *proved,
+                    "{said} after {answers:?}"
+                );
+                assert!(
+                    *proved || said == "PRIVMSG #lab :sorry, joe, `source` is not for you",
+                    "{said}"
+                );
             });
         }
     });
@@ -330,12 +415,19 @@ fn a_whois_that_does_not_say_whose_proves_nothing() {
 /// What joe hears after the bot's WHOIS was answered so.
 fn told_after_whois(answers: &[&str]) -> String {
     let irc = FakeIrc::start();
-    let _bot = start(irc.port, "[channel #lab]\n[authorization]\nsource = account:joe");
+    let _bot = start(
+        irc.port,
+        "[channel #lab]\n[authorization]\nsource = account:joe",
+    );
     let mut peer = lab(&irc);
     peer.send(":joe!j@h PRIVMSG #lab :bot: source");
     peer.expect("WHOIS joe");
     for line in answers {
-        let from = if line.starts_with(':') { "" } else { ":fake.test " };
+        let from = if line.starts_with(':') {
+            ""
+        } else {
+            ":fake.test "
+        };
         peer.send(&format!("{from}{line}"));
     }
     peer.send(":fake.test 318 bot joe :End of /WHOIS list.");
@@ -345,12 +437,18 @@ fn told_after_whois(answers: &[&str]) -> String {
 #[test]
 fn an_operator_is_one_as_long_as_the_channel_says_so() {
     let irc = Ngircd::start(NgircdOptions::default());
-    let (op, joe) = (Client::connect(irc.port, "op"), Client::connect(irc.port, "joe"));
+    let (op, joe) = (
+        Client::connect(irc.port, "op"),
+        Client::connect(irc.port, "joe"),
+    );
     op.join("#lab");
     joe.join("#lab");
     let _bot = start(irc.port, "[channel #lab]\n[authorization]\nsource = op");
     op.expect_contains(":bot!~bot@");
-    let (yes, no) = ("PRIVMSG #lab :Buildbot: ", "PRIVMSG #lab :sorry, joe, `source` is not for you");
+    let (yes, no) = (
+        "PRIVMSG #lab :Buildbot: ",
+        "PRIVMSG #lab :sorry, joe, `source` is not for you",
+    );
     op.say("#lab", "bot: source");
     op.expect_contains(yes);
     joe.say("#lab", "bot: source");
@@ -394,7 +492,10 @@ fn a_restarted_server_has_the_bot_back_within_ten_seconds() {
     let since = Instant::now();
     let joe = Client::connect(irc.port, "joe");
     joe.join("#lab");
-    joe.expect_within(":bot!~bot@", Duration::from_secs(10).saturating_sub(since.elapsed()));
+    joe.expect_within(
+        ":bot!~bot@",
+        Duration::from_secs(10).saturating_sub(since.elapsed()),
+    );
     joe.say("#lab", "bot: source");
     joe.expect_contains("Buildbot: https://buildbot.net/");
 }
@@ -407,7 +508,11 @@ fn ctcp_is_answered_and_notices_and_bots_are_not() {
     let _bot = start(irc.port, "[channel #lab]");
     joe.expect_contains("JOIN");
     joe.say("bot", "\x01VERSION\x01");
-    joe.expect_contains(concat!("NOTICE joe :\x01VERSION buildbot-irc ", env!("CARGO_PKG_VERSION"), "\x01"));
+    joe.expect_contains(concat!(
+        "NOTICE joe :\x01VERSION buildbot-irc ",
+        env!("CARGO_PKG_VERSION"),
+        "\x01"
+    ));
     joe.send("NOTICE bot :source");
     joe.send("NOTICE #lab :bot: source");
     joe.say("#lab", "\x01ACTION bot: source\x01");
@@ -415,7 +520,11 @@ fn ctcp_is_answered_and_notices_and_bots_are_not() {
     joe.say("bot", "\x01PING 12 34\x01");
     joe.expect_contains("NOTICE joe :\x01PING 12 34\x01");
     joe.expect_none("Buildbot: ");
-    assert!(!joe.conversation().contains("https://buildbot.net/"), "{}", joe.conversation());
+    assert!(
+        !joe.conversation().contains("https://buildbot.net/"),
+        "{}",
+        joe.conversation()
+    );
 
     let irc = FakeIrc::start();
     let _bot = start(irc.port, "[channel #lab]");
@@ -428,9 +537,11 @@ fn ctcp_is_answered_and_notices_and_bots_are_not() {
 
 /// A master whose builders have names of 120 characters, the most that is repeated of one, in 480 bytes.
 fn long_names() -> (FakeHttp, String) {
-    let names = [("a", "\u{1f980}"), ("b", "\u{fc}"), ("c", "\u{1f980}")].map(|(a, b)| a.to_owned() + &b.repeat(119));
+    let names = [("a", "\u{1f980}"), ("b", "\u{fc}"), ("c", "\u{1f980}")]
+        .map(|(a, b)| a.to_owned() + &b.repeat(119));
     let item = |(id, name)| json!({"builderid": id, "name": name, "masterids": [1]});
-    let builders = json!({"builders": names.iter().enumerate().map(item).collect::<Vec<_>>()}).to_string();
+    let builders =
+        json!({"builders": names.iter().enumerate().map(item).collect::<Vec<_>>()}).to_string();
     let master = FakeHttp::start(move |request| match request.path.as_str() {
         path if path.starts_with("/api/v2/builders?") => Answer::Json(builders.clone()),
         path if path.starts_with("/api/") => Answer::Json(json!({"builds": []}).to_string()),
@@ -454,7 +565,9 @@ fn a_long_reply_is_split_to_what_the_server_relays() {
     joe.join("#lab");
     let conf = |port, nick| {
         let master = master.url();
-        format!("[buildbot]\nurl = {master}\n[irc]\nhost = 127.0.0.1\nport = {port}\nnick = {nick}\n[channel #lab]")
+        format!(
+            "[buildbot]\nurl = {master}\n[irc]\nhost = 127.0.0.1\nport = {port}\nnick = {nick}\n[channel #lab]"
+        )
     };
     let mut real = Bot::start(BOT, &conf(irc.port, "bot"));
     let fake = FakeIrc::start();
@@ -471,19 +584,39 @@ fn a_long_reply_is_split_to_what_the_server_relays() {
     joe.say("bot", "list all builders");
     peer.send(":joe!j@h PRIVMSG bot :list all builders");
     let mut lines: Vec<String> = Vec::new();
-    while !is_whole(&lines.iter().map(|l| &l["PRIVMSG joe :".len()..]).collect::<Vec<_>>(), &reply) {
+    while !is_whole(
+        &lines
+            .iter()
+            .map(|l| &l["PRIVMSG joe :".len()..])
+            .collect::<Vec<_>>(),
+        &reply,
+    ) {
         lines.push(peer.expect("PRIVMSG joe :"));
         let relayed = format!(":{source} {}\r\n", lines.last().unwrap()).len();
         assert!(relayed <= 512, "{relayed} bytes: {lines:?}");
-        assert!(!lines.concat().contains('\u{fffd}'), "cut in a character: {lines:?}");
+        assert!(
+            !lines.concat().contains('\u{fffd}'),
+            "cut in a character: {lines:?}"
+        );
     }
     wait_for("the whole reply", common::TIMEOUT, || {
         let lines = joe.lines("joe");
-        let pieces: Vec<&str> = lines.iter().filter_map(|line| line.strip_prefix("<bot> ")).collect();
+        let pieces: Vec<&str> = lines
+            .iter()
+            .filter_map(|line| line.strip_prefix("<bot> "))
+            .collect();
         is_whole(&pieces, &reply).then_some(())
     });
-    let longest = joe.conversation().lines().filter(|l| l.contains("PRIVMSG joe")).map(str::len).max();
-    assert!((480..=510 + "  << ".len()).contains(&longest.unwrap()), "{longest:?}");
+    let longest = joe
+        .conversation()
+        .lines()
+        .filter(|l| l.contains("PRIVMSG joe"))
+        .map(str::len)
+        .max();
+    assert!(
+        (480..=510 + "  << ".len()).contains(&longest.unwrap()),
+        "{longest:?}"
+    );
     assert!(!real.log().contains("next try"), "{}", real.log());
 }
 
@@ -491,24 +624,45 @@ fn a_long_reply_is_split_to_what_the_server_relays() {
 fn names_are_compared_as_the_server_does() {
     let irc = FakeIrc::start(); // CASEMAPPING=rfc1459
     let conf = "[buildbot]\nurl = http://127.0.0.1:1/\n[irc]\nhost = 127.0.0.1\nnick = bot[1]\n[channel #Lab~]\n";
-    let _bot = Bot::start(BOT, &conf.replace("[irc]", &format!("[irc]\nport = {}", irc.port)));
+    let _bot = Bot::start(
+        BOT,
+        &conf.replace("[irc]", &format!("[irc]\nport = {}", irc.port)),
+    );
     let mut peer = irc.accept();
     peer.register();
     peer.expect("JOIN #Lab~");
     peer.send(":BOT{1}!~bot@h JOIN #lab^");
-    for text in ["bot[1]: source", "Bot{1}, source", "BOT{1] source", "bot{1: source", "xbot[1]: source"] {
+    for text in [
+        "bot[1]: source",
+        "Bot{1}, source",
+        "BOT{1] source",
+        "bot{1: source",
+        "xbot[1]: source",
+    ] {
         peer.send(&format!(":joe!j@h PRIVMSG #lAB^ :{text}"));
     }
     peer.send(":joe!j@h PRIVMSG BOT{1} :source");
     let said: Vec<String> = (0..3).map(|_| peer.expect("PRIVMSG")).collect();
     let count = |start: &str| said.iter().filter(|line| line.starts_with(start)).count();
-    assert_eq!((count("PRIVMSG #Lab~ :Buildbot"), count("PRIVMSG joe :Buildbot")), (2, 1), "{said:?}");
+    assert_eq!(
+        (
+            count("PRIVMSG #Lab~ :Buildbot"),
+            count("PRIVMSG joe :Buildbot")
+        ),
+        (2, 1),
+        "{said:?}"
+    );
 
     let irc = Ngircd::start(NgircdOptions::default()); // CASEMAPPING=ascii
     let conf = &conf.replace("bot[1]", "bot[1]\nusername = bot");
     let joe = Client::connect(irc.port, "joe");
     joe.join("#lab");
-    let _bot = Bot::start(BOT, &conf.replace("[irc]", &format!("[irc]\nport = {}", irc.port)).replace("Lab~", "LAB"));
+    let _bot = Bot::start(
+        BOT,
+        &conf
+            .replace("[irc]", &format!("[irc]\nport = {}", irc.port))
+            .replace("Lab~", "LAB"),
+    );
     joe.expect_contains("JOIN");
     joe.say("#lab", "bot{1}: source");
     joe.say("#lab", "BOT[1]: hello");
@@ -522,8 +676,14 @@ fn a_nick_with_brackets_is_no_obstacle() {
     let irc = Ngircd::start(NgircdOptions::default());
     let joe = Client::connect(irc.port, "joe");
     joe.join("#lab");
-    let conf = format!("[irc]\nhost = 127.0.0.1\nport = {}\nnick = bot[1]\n[channel #lab]", irc.port);
-    let _bot = Bot::start(BOT, &format!("[buildbot]\nurl = http://127.0.0.1:1/\n{conf}"));
+    let conf = format!(
+        "[irc]\nhost = 127.0.0.1\nport = {}\nnick = bot[1]\n[channel #lab]",
+        irc.port
+    );
+    let _bot = Bot::start(
+        BOT,
+        &format!("[buildbot]\nurl = http://127.0.0.1:1/\n{conf}"),
+    );
     joe.expect_contains(":bot[1]!");
 }
 
@@ -537,7 +697,11 @@ fn a_silent_server_is_left() {
     let since = Instant::now();
     peer.expect("PING :alive");
     peer.expect_closed();
-    assert!(since.elapsed() < Duration::from_secs(4), "{:?}", since.elapsed());
+    assert!(
+        since.elapsed() < Duration::from_secs(4),
+        "{:?}",
+        since.elapsed()
+    );
     bot.expect_log("IRC: the server has gone silent and does not answer PING; next try in ");
     lab(&irc);
 }
@@ -560,7 +724,8 @@ fn a_connection_cut_in_mid_line_is_made_again() {
 fn a_server_that_throttles_is_given_time() {
     let irc = FakeIrc::start();
     let mut bot = start(irc.port, "[channel #lab]");
-    irc.accept().send("ERROR :Closing Link: 127.0.0.1 (Trying to reconnect too fast, throttled)");
+    irc.accept()
+        .send("ERROR :Closing Link: 127.0.0.1 (Trying to reconnect too fast, throttled)");
     bot.expect_log(
         "IRC: the server closes the connection: Closing Link: 127.0.0.1 (Trying to reconnect too fast, throttled); next try in 120 s",
     );
@@ -579,7 +744,9 @@ fn garbage_is_survived_in_bounded_memory() {
     let commands = "PING PONG ERROR CAP AUTHENTICATE PRIVMSG NOTICE NICK JOIN PART KICK QUIT INVITE MODE 001 005 353 \
                     366 376 396 404 421 433 471 477 730 731 900 904 311 318 330 307 401";
     for word in commands.split_whitespace() {
-        peer.send_bytes(format!("{word}\r\n{word}  \r\n:joe!j@h {word}\r\n:\u{2}!@ {word}\r\n").as_bytes());
+        peer.send_bytes(
+            format!("{word}\r\n{word}  \r\n:joe!j@h {word}\r\n:\u{2}!@ {word}\r\n").as_bytes(),
+        );
         for more in [" :", " bot", " * :\u{ff}", " #lab", " #lab :"] {
             // These mean something even so.
             if !["ERROR", "001", "904"].contains(&word) {
@@ -606,7 +773,11 @@ fn garbage_is_survived_in_bounded_memory() {
         peer.send_bytes(&[b'x'; 1 << 20]);
     }
     peer.send_bytes(b"\r\n:joe!j@h PRIVMSG #lab :bot: source\r\n");
-    while !peer.line_within(common::TIMEOUT).expect("an answer").contains("https://buildbot.net/") {}
+    while !peer
+        .line_within(common::TIMEOUT)
+        .expect("an answer")
+        .contains("https://buildbot.net/")
+    {}
     bot.expect_log("IRC: dropped a line that was too long");
     let most = memory(&bot, "VmHWM:");
     assert!(most < 32 * 1024, "{most} kB");
@@ -644,7 +815,10 @@ fn no_secret_is_in_the_log() {
     bot.start_again();
     let mut peer = irc.accept();
     peer.register();
-    assert_eq!(peer.expect("PRIVMSG"), "PRIVMSG NickServ :IDENTIFY keeper secret-3");
+    assert_eq!(
+        peer.expect("PRIVMSG"),
+        "PRIVMSG NickServ :IDENTIFY keeper secret-3"
+    );
     peer.send(":NickServ!s@services NOTICE bot :You are now identified for keeper.");
     peer.expect("JOIN #lab secret-4");
     bot.expect_log(">> JOIN ***");

@@ -16,8 +16,14 @@ const STREAM: &str = "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTran
 /// A bot in #lab, and the server that it is connected to.
 fn start(master: &str, more: &str) -> (Bot, FakePeer) {
     let irc = FakeIrc::start();
-    let server = format!("host = 127.0.0.1\nport = {}\nnick = bot\nnotify_events = finished", irc.port);
-    let bot = Bot::start(BOT, &format!("[buildbot]\nurl = {master}\n{more}\n[irc]\n{server}\n[channel #lab]\n"));
+    let server = format!(
+        "host = 127.0.0.1\nport = {}\nnick = bot\nnotify_events = finished",
+        irc.port
+    );
+    let bot = Bot::start(
+        BOT,
+        &format!("[buildbot]\nurl = {master}\n{more}\n[irc]\n{server}\n[channel #lab]\n"),
+    );
     let mut peer = irc.accept();
     peer.register();
     peer.expect("JOIN #lab");
@@ -30,11 +36,18 @@ fn start(master: &str, more: &str) -> (Bot, FakePeer) {
 fn small_and_well(what: &str, bot: &Bot, peer: &mut FakePeer) {
     peer.send(":ann!a@h PRIVMSG bot :version");
     let end = Instant::now() + 2 * TIMEOUT;
-    while !peer.line_within(TIMEOUT).unwrap_or_default().starts_with("PRIVMSG ann :buildbot-irc ") {
+    while !peer
+        .line_within(TIMEOUT)
+        .unwrap_or_default()
+        .starts_with("PRIVMSG ann :buildbot-irc ")
+    {
         assert!(Instant::now() < end, "{what}: no answer");
     }
     let status = std::fs::read_to_string(format!("/proc/{}/status", bot.pid())).unwrap();
-    let most = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+    let most = status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmHWM:"))
+        .unwrap();
     let most: u64 = most.trim().trim_end_matches(" kB").parse().unwrap();
     println!("{what}: at most {most} kB");
     assert!(most < LIMIT, "{what}: the bot took {most} kB");
@@ -45,7 +58,10 @@ fn small_and_well(what: &str, bot: &Bot, peer: &mut FakePeer) {
 fn dealt_with(fake: &FakeHttp, path: &str) {
     wait_for(&format!("what comes after {path}"), 3 * TIMEOUT, || {
         let asked = fake.requests();
-        asked.iter().position(|request| request.path.starts_with(path)).filter(|first| asked.len() > first + 3)
+        asked
+            .iter()
+            .position(|request| request.path.starts_with(path))
+            .filter(|first| asked.len() > first + 3)
     });
 }
 
@@ -53,11 +69,17 @@ fn dealt_with(fake: &FakeHttp, path: &str) {
 fn master(request: &Request, builders: usize) -> Answer {
     let (path, query) = request.path.split_once('?').unwrap_or((&request.path, ""));
     let number = |key: &str, usual: usize| -> usize {
-        let value = query.split('&').find_map(|pair| pair.strip_prefix(key)?.strip_prefix('='));
+        let value = query
+            .split('&')
+            .find_map(|pair| pair.strip_prefix(key)?.strip_prefix('='));
         value.map_or(usual, |value| value.parse().unwrap())
     };
     let page = |item: &dyn Fn(usize) -> serde_json::Value| -> Vec<serde_json::Value> {
-        (1..=builders).skip(number("offset", 0)).take(number("limit", usize::MAX)).map(item).collect()
+        (1..=builders)
+            .skip(number("offset", 0))
+            .take(number("limit", usize::MAX))
+            .map(item)
+            .collect()
     };
     let builder = |id| json!({"builderid": id, "name": format!("builder number {id}"), "tags": [], "masterids": [1]});
     let build = |id| {
@@ -65,9 +87,13 @@ fn master(request: &Request, builders: usize) -> Answer {
                "complete": true, "complete_at": 1_795_361_893, "results": 0, "state_string": "build successful"})
     };
     Answer::Json(match path {
-        "/config" => json!({"versions": [["Buildbot", "4.3.0"]], "buildbotURL": "http://m/"}).to_string(),
+        "/config" => {
+            json!({"versions": [["Buildbot", "4.3.0"]], "buildbotURL": "http://m/"}).to_string()
+        }
         "/api/v2/builders" => json!({"builders": page(&builder)}).to_string(),
-        "/api/v2/builds" if query.contains("order=-buildid") => json!({"builds": page(&build)}).to_string(),
+        "/api/v2/builds" if query.contains("order=-buildid") => {
+            json!({"builds": page(&build)}).to_string()
+        }
         _ => json!({path.rsplit('/').next().unwrap(): []}).to_string(),
     })
 }
@@ -75,16 +101,23 @@ fn master(request: &Request, builders: usize) -> Answer {
 #[test]
 fn ten_thousand_channel_lines_a_second() {
     let (bot, mut peer) = start("http://127.0.0.1:1/", "");
-    let talk = ":joe!j@h PRIVMSG #lab :does anybody know why the build of this morning has failed?\r\n";
+    let talk =
+        ":joe!j@h PRIVMSG #lab :does anybody know why the build of this morning has failed?\r\n";
     let lines = talk.repeat(999) + ":joe!j@h PRIVMSG #lab :bot: source\r\n";
     let start = Instant::now();
     for turn in 0..50 {
         peer.send_bytes(lines.as_bytes());
         // That is the pace of the flood.
-        std::thread::sleep((start + turn * Duration::from_millis(100)).saturating_duration_since(Instant::now()));
+        std::thread::sleep(
+            (start + turn * Duration::from_millis(100)).saturating_duration_since(Instant::now()),
+        );
     }
     peer.barrier();
-    small_and_well(&format!("50,000 lines in {:?}", start.elapsed()), &bot, &mut peer);
+    small_and_well(
+        &format!("50,000 lines in {:?}", start.elapsed()),
+        &bot,
+        &mut peer,
+    );
 }
 
 #[test]
@@ -103,15 +136,34 @@ fn a_line_of_a_hundred_megabytes() {
 fn a_body_of_a_gigabyte() {
     let length = "HTTP/1.1 200 OK\r\nContent-Length: 1073741824\r\n\r\n";
     let chunked = |status: &str, start: &str| {
-        format!("HTTP/1.1 {status}\r\nTransfer-Encoding: chunked\r\n\r\n{:x}\r\n{start}\r\n", start.len())
+        format!(
+            "HTTP/1.1 {status}\r\nTransfer-Encoding: chunked\r\n\r\n{:x}\r\n{start}\r\n",
+            start.len()
+        )
     };
     let chunk = |text: &str| format!("{MEGABYTE:x}\r\n{}\r\n", text.repeat(MEGABYTE / text.len()));
     let cases = [
-        ("/config", format!("{length}{{\"title\": \""), "x".repeat(MEGABYTE)),
+        (
+            "/config",
+            format!("{length}{{\"title\": \""),
+            "x".repeat(MEGABYTE),
+        ),
         ("/config", chunked("200 OK", "{\"title\": \""), chunk("x")),
-        ("/api/v2/builders", format!("{length}{{\"builders\": ["), " ".repeat(MEGABYTE)),
-        ("/api/v2/builders", chunked("200 OK", "{\"builders\": ["), chunk("{\"id\":1}, {\"id\":2},")),
-        ("/api/v2/builds", chunked("500 Oops", "{\"error\": ["), chunk("[],{},0,")),
+        (
+            "/api/v2/builders",
+            format!("{length}{{\"builders\": ["),
+            " ".repeat(MEGABYTE),
+        ),
+        (
+            "/api/v2/builders",
+            chunked("200 OK", "{\"builders\": ["),
+            chunk("{\"id\":1}, {\"id\":2},"),
+        ),
+        (
+            "/api/v2/builds",
+            chunked("500 Oops", "{\"error\": ["),
+            chunk("[],{},0,"),
+        ),
     ];
     std::thread::scope(|scope| {
         for (path, head, again) in cases {
@@ -132,7 +184,10 @@ fn a_body_of_a_gigabyte() {
 
 /// Just below what the bot takes of a body, a little text becomes much memory if all of it is kept.
 fn swells(path: &'static str, status: &'static str, start_of_body: &str, again: &str, end: &str) {
-    let body = format!("{start_of_body}{}{end}", again.repeat(15 * MEGABYTE / again.len()));
+    let body = format!(
+        "{start_of_body}{}{end}",
+        again.repeat(15 * MEGABYTE / again.len())
+    );
     let fake = FakeHttp::start(move |request| match request.path.starts_with(path) {
         true => Answer::Status(status, String::new(), body.clone()),
         false => master(request, 3),
@@ -144,12 +199,24 @@ fn swells(path: &'static str, status: &'static str, start_of_body: &str, again: 
 
 #[test]
 fn an_error_that_swells() {
-    swells("/api/v2/builders", "500 Oops", "{\"error\": {\"message\": [", "0,", "0]}}");
+    swells(
+        "/api/v2/builders",
+        "500 Oops",
+        "{\"error\": {\"message\": [",
+        "0,",
+        "0]}}",
+    );
 }
 
 #[test]
 fn a_version_that_swells() {
-    swells("/config", "200 OK", "{\"versions\": [", "[\"\",\"\"],", "[\"\",\"\"]]}");
+    swells(
+        "/config",
+        "200 OK",
+        "{\"versions\": [",
+        "[\"\",\"\"],",
+        "[\"\",\"\"]]}",
+    );
 }
 
 #[test]
@@ -157,9 +224,19 @@ fn a_page_that_swells() {
     let worker = "{\"workerid\":1,\"name\":\"b\"}";
     let builder = "{\"builderid\":1,\"name\":\"b\",\"tags\":[],\"masterids\":[1]}";
     let build = "{\"buildid\":1,\"builderid\":1,\"number\":1,\"started_at\":1,\"complete\":false}";
-    for (kind, item) in [("workers", worker), ("builders", builder), ("builds", build)] {
+    for (kind, item) in [
+        ("workers", worker),
+        ("builders", builder),
+        ("builds", build),
+    ] {
         let path = format!("/api/v2/{kind}");
-        swells(path.leak(), "200 OK", &format!("{{\"{kind}\": ["), &format!("{item},"), &format!("{item}]}}"));
+        swells(
+            path.leak(),
+            "200 OK",
+            &format!("{{\"{kind}\": ["),
+            &format!("{item},"),
+            &format!("{item}]}}"),
+        );
     }
 }
 
@@ -169,7 +246,10 @@ fn ten_thousand_builders() {
     let (bot, mut peer) = start(&fake.url(), "");
     fake.expect("/api/v2/buildrequests");
     peer.send(":joe!j@h PRIVMSG bot :status builder number 9999");
-    assert!(peer.expect("PRIVMSG joe :").contains("builder number 9999: "));
+    assert!(
+        peer.expect("PRIVMSG joe :")
+            .contains("builder number 9999: ")
+    );
     for command in ["list all builders", "status all", "last all", "status *9*"] {
         peer.send(&format!(":joe!j@h PRIVMSG bot :{command}"));
         peer.send(&format!(":joe!j@h PRIVMSG #lab :bot: {command}"));
@@ -179,7 +259,11 @@ fn ten_thousand_builders() {
 
 #[test]
 fn a_hundred_nested_levels() {
-    let deep = format!("{}1{}", "[".repeat(50) + &"{\"a\":".repeat(50), "}".repeat(50) + &"]".repeat(50));
+    let deep = format!(
+        "{}1{}",
+        "[".repeat(50) + &"{\"a\":".repeat(50),
+        "}".repeat(50) + &"]".repeat(50)
+    );
     let event = format!("data: {{\"key\": [\"builds\", \"1\", \"new\"], \"message\": {deep}}}\n\n");
     let fake = FakeHttp::start(move |request| match request.path.as_str() {
         // Where nobody looks they do no harm; where a number or a reason belongs they are an error.
@@ -199,7 +283,10 @@ fn a_hundred_nested_levels() {
     });
     let (mut bot, mut peer) = start(&fake.url(), "poll_interval = 200ms");
     bot.expect_log("the master does not answer: the master refuses: no reason given");
-    for (command, answer) in [("status b", "b: "), ("list changes", "the answer is not what it should be")] {
+    for (command, answer) in [
+        ("status b", "b: "),
+        ("list changes", "the answer is not what it should be"),
+    ] {
         peer.send(&format!(":joe!j@h PRIVMSG bot :{command}"));
         while !peer.expect("PRIVMSG joe :").contains(answer) {}
     }
@@ -217,21 +304,29 @@ fn five_thousand_events_a_second() {
                 "started_at": 1_795_361_890, "complete": done, "complete_at": done.then_some(1_795_361_893),
                 "results": done.then_some(0), "state_string": "build successful"});
             let data = json!({"key": ["builds", id.to_string(), kind], "message": message});
-            let event = format!("event: event\ndata: {data}\n{}", if kind == "endless" { "" } else { "\n" });
+            let event = format!(
+                "event: event\ndata: {data}\n{}",
+                if kind == "endless" { "" } else { "\n" }
+            );
             format!("{:x}\r\n{event}\r\n", event.len())
         };
         let bytes = STREAM.to_string() + &(1..=25_000).map(event).collect::<String>();
-        let fake = FakeHttp::start(move |request| match request.path.starts_with("/sse/listen") {
-            true => Answer::Raw(bytes.clone().into_bytes()),
-            false => master(request, 3),
-        });
+        let fake = FakeHttp::start(
+            move |request| match request.path.starts_with("/sse/listen") {
+                true => Answer::Raw(bytes.clone().into_bytes()),
+                false => master(request, 3),
+            },
+        );
         let (mut bot, mut peer) = start(&fake.url(), "");
         bot.expect_log("event stream: subscribed");
         peer.send(":joe!j@h PRIVMSG bot :status builder number 1");
         peer.expect("PRIVMSG joe :");
         // When it has read all of it, it asks for more.
         wait_for("the end of the stream", 3 * TIMEOUT, || {
-            let asked = fake.requests().into_iter().filter(|request| request.path.starts_with("/sse/listen"));
+            let asked = fake
+                .requests()
+                .into_iter()
+                .filter(|request| request.path.starts_with("/sse/listen"));
             (asked.count() >= 2).then_some(())
         });
         small_and_well(&format!("{kind} × {factor}"), &bot, &mut peer);

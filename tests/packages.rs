@@ -3,8 +3,8 @@
 mod common;
 
 use common::{
-    Bot, Certificates, Client, Ear, Finished, Master, Ngircd, NgircdOptions, Process, SUCCESS, Worker, guarded, root,
-    scratch, tool, wait_for,
+    Bot, Certificates, Client, Ear, Finished, Master, Ngircd, NgircdOptions, Process, SUCCESS,
+    Worker, guarded, root, scratch, tool, wait_for,
 };
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -24,19 +24,35 @@ fn succeed(command: &mut Command) -> String {
 
 /// `make TARGET` with the program under test as what is to be installed.
 fn make(target: &str, dir: &Path, more: &[&str]) {
-    let values = [format!("DESTDIR={}", dir.display()), format!("BINARY={BOT}")];
-    succeed(Command::new("make").arg("-s").arg(target).args(values).args(more).current_dir(root()));
+    let values = [
+        format!("DESTDIR={}", dir.display()),
+        format!("BINARY={BOT}"),
+    ];
+    succeed(
+        Command::new("make")
+            .arg("-s")
+            .arg(target)
+            .args(values)
+            .args(more)
+            .current_dir(root()),
+    );
 }
 
 /// All files below a directory, with their modes.
 fn files(dir: &Path) -> Vec<String> {
     let (mut found, mut folders) = (Vec::new(), vec![dir.to_path_buf()]);
     while let Some(folder) = folders.pop() {
-        for path in fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()) {
+        for path in fs::read_dir(folder)
+            .unwrap()
+            .map(|entry| entry.unwrap().path())
+        {
             let mode = fs::metadata(&path).unwrap().permissions().mode() & 0o7777;
             match path.is_dir() {
                 true => folders.push(path),
-                false => found.push(format!("{mode:o} {}", path.strip_prefix(dir).unwrap().display())),
+                false => found.push(format!(
+                    "{mode:o} {}",
+                    path.strip_prefix(dir).unwrap().display()
+                )),
             }
         }
     }
@@ -68,9 +84,16 @@ fn install_and_uninstall() {
         &["-c", "etc/buildbot-irc/bot.conf", "-t"],
         "",
     );
-    assert_eq!((done.code, done.stdout.as_str()), (0, "etc/buildbot-irc/bot.conf: ok\n"), "{done:?}");
+    assert_eq!(
+        (done.code, done.stdout.as_str()),
+        (0, "etc/buildbot-irc/bot.conf: ok\n"),
+        "{done:?}"
+    );
     let unit = fs::read_to_string(dir.join("usr/lib/systemd/system/buildbot-irc.service")).unwrap();
-    assert!(unit.contains("\nExecStart=/usr/bin/buildbot-irc ") && !unit.contains("/usr/local"), "{unit}");
+    assert!(
+        unit.contains("\nExecStart=/usr/bin/buildbot-irc ") && !unit.contains("/usr/local"),
+        "{unit}"
+    );
 
     // Again: a configuration that was changed stays, also its mode.
     let config = dir.join("etc/buildbot-irc/bot.conf");
@@ -89,20 +112,45 @@ fn the_unit_is_sound_and_closed() {
     make(
         "install",
         &dir,
-        &[&format!("PREFIX={}", dir.display()), "DESTDIR=", &format!("SYSCONFDIR={}/etc", dir.display())],
+        &[
+            &format!("PREFIX={}", dir.display()),
+            "DESTDIR=",
+            &format!("SYSCONFDIR={}/etc", dir.display()),
+        ],
     );
     let unit = dir.join("lib/systemd/system/buildbot-irc.service");
     let text = fs::read_to_string(&unit).unwrap();
-    assert!(text.contains(&format!("ExecStart={}/bin/buildbot-irc", dir.display())), "{text}");
-    assert!(text.contains(&format!(" {}/etc/buildbot-irc/bot.conf", dir.display())), "{text}");
+    assert!(
+        text.contains(&format!("ExecStart={}/bin/buildbot-irc", dir.display())),
+        "{text}"
+    );
+    assert!(
+        text.contains(&format!(" {}/etc/buildbot-irc/bot.conf", dir.display())),
+        "{text}"
+    );
     let analyze = || Command::new(tool("systemd-analyze"));
     let said = succeed(analyze().args(["verify", "--man=no"]).arg(&unit));
-    let ours: Vec<&str> = said.lines().filter(|line| line.contains("buildbot-irc")).collect();
+    let ours: Vec<&str> = said
+        .lines()
+        .filter(|line| line.contains("buildbot-irc"))
+        .collect();
     assert!(ours.is_empty(), "{}", ours.join("\n"));
     // In tenths.
-    succeed(analyze().args(["security", "--offline=yes", "--no-pager", "--threshold=15"]).arg(&unit));
-    for line in ["Type=notify", "Restart=on-failure", "RestartPreventExitStatus=64 78", "DynamicUser=yes"] {
-        assert!(text.lines().any(|other| other == line), "{line} is not in the unit");
+    succeed(
+        analyze()
+            .args(["security", "--offline=yes", "--no-pager", "--threshold=15"])
+            .arg(&unit),
+    );
+    for line in [
+        "Type=notify",
+        "Restart=on-failure",
+        "RestartPreventExitStatus=64 78",
+        "DynamicUser=yes",
+    ] {
+        assert!(
+            text.lines().any(|other| other == line),
+            "{line} is not in the unit"
+        );
     }
 }
 
@@ -113,18 +161,32 @@ fn the_unit_copies_the_configuration() {
     make(
         "install",
         &dir,
-        &["DESTDIR=", &format!("PREFIX={}", dir.display()), &format!("SYSCONFDIR={}/etc", dir.display())],
+        &[
+            "DESTDIR=",
+            &format!("PREFIX={}", dir.display()),
+            &format!("SYSCONFDIR={}/etc", dir.display()),
+        ],
     );
     let unit = fs::read_to_string(dir.join("lib/systemd/system/buildbot-irc.service")).unwrap();
     let script = |key: &str| {
-        let line = unit.lines().find_map(|line| line.strip_prefix(key)).unwrap_or_else(|| panic!("no {key}"));
-        line.strip_prefix("+/bin/sh -c '").and_then(|line| line.strip_suffix('\'')).expect("a script").to_string()
+        let line = unit
+            .lines()
+            .find_map(|line| line.strip_prefix(key))
+            .unwrap_or_else(|| panic!("no {key}"));
+        line.strip_prefix("+/bin/sh -c '")
+            .and_then(|line| line.strip_suffix('\''))
+            .expect("a script")
+            .to_string()
     };
     let run = dir.join("run");
     fs::create_dir(&run).unwrap();
     for (key, text) in [("ExecStartPre=", "first\n"), ("ExecReload=", "second\n")] {
         fs::write(dir.join("etc/buildbot-irc/bot.conf"), text).unwrap();
-        succeed(Command::new("sh").args(["-c", &script(key)]).env("RUNTIME_DIRECTORY", &run));
+        succeed(
+            Command::new("sh")
+                .args(["-c", &script(key)])
+                .env("RUNTIME_DIRECTORY", &run),
+        );
         assert_eq!(files(&run), ["400 bot.conf"]);
         assert_eq!(fs::read_to_string(run.join("bot.conf")).unwrap(), text);
     }
@@ -134,7 +196,10 @@ fn the_unit_copies_the_configuration() {
 #[test]
 fn cron_mails_when_the_bot_has_died_and_never_else() {
     let manual = fs::read_to_string(root().join("doc/buildbot-irc.1")).unwrap();
-    let line = manual.lines().find_map(|line| line.strip_prefix("*/5 * * * * ")).expect("a crontab line");
+    let line = manual
+        .lines()
+        .find_map(|line| line.strip_prefix("*/5 * * * * "))
+        .expect("a crontab line");
     let line = line.replace("/usr/local/bin/buildbot-irc", BOT);
     let dir = scratch("cron");
     fs::write(
@@ -147,12 +212,21 @@ fn cron_mails_when_the_bot_has_died_and_never_else() {
         command.args(["-c", &line]).current_dir(&dir);
         Process::start("cron", command)
     };
-    let pid = || fs::read_to_string(dir.join("bot.lock")).unwrap_or_default().trim().to_string();
+    let pid = || {
+        fs::read_to_string(dir.join("bot.lock"))
+            .unwrap_or_default()
+            .trim()
+            .to_string()
+    };
     let started = |before: &str, starts: usize| {
         wait_for("a process id in the lock", common::TIMEOUT, || {
             let log = fs::read_to_string(dir.join("bot.log")).unwrap_or_default();
             // By then it takes signals.
-            let ready = log.lines().filter(|line| line.contains("for http://127.0.0.1:1/")).count() == starts;
+            let ready = log
+                .lines()
+                .filter(|line| line.contains("for http://127.0.0.1:1/"))
+                .count()
+                == starts;
             (ready && pid() != before && !pid().is_empty()).then(pid)
         })
     };
@@ -175,7 +249,13 @@ fn cron_mails_when_the_bot_has_died_and_never_else() {
     fs::write(dir.join("bot.conf"), "nonsense\n").unwrap();
     let mut fourth = start();
     assert_eq!(end(&mut fourth), Some(0));
-    assert!(fourth.output().contains("bot.conf:1: expected `key = value`"), "{}", fourth.output());
+    assert!(
+        fourth
+            .output()
+            .contains("bot.conf:1: expected `key = value`"),
+        "{}",
+        fourth.output()
+    );
 }
 
 /// The program of `make static`, alone in a directory that it takes for the whole file system.
@@ -187,7 +267,10 @@ impl Jail {
     fn new() -> Jail {
         let dir = scratch("jail");
         let host = succeed(Command::new("rustc").arg("-vV"));
-        let host = host.lines().find_map(|line| line.strip_prefix("host: ")).unwrap();
+        let host = host
+            .lines()
+            .find_map(|line| line.strip_prefix("host: "))
+            .unwrap();
         let program = root().join(format!("target/{host}/release/buildbot-irc"));
         fs::copy(&program, dir.join("buildbot-irc"))
             .unwrap_or_else(|e| panic!("{}: {e}; `make static` builds it", program.display()));
@@ -198,14 +281,26 @@ impl Jail {
     fn command(&self) -> Command {
         let root = succeed(Command::new("id").arg("-u")).trim() == "0";
         let mut command = guarded(if root { "chroot" } else { "unshare" });
-        command.args(if root { &[][..] } else { &["-r", "chroot"] }).arg(&self.dir).arg("/buildbot-irc");
+        command
+            .args(if root { &[][..] } else { &["-r", "chroot"] })
+            .arg(&self.dir)
+            .arg("/buildbot-irc");
         command
     }
 
     fn run(&self, args: &[&str]) -> Finished {
-        let out = self.command().args(args).stdin(Stdio::null()).output().unwrap();
+        let out = self
+            .command()
+            .args(args)
+            .stdin(Stdio::null())
+            .output()
+            .unwrap();
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).to_string();
-        Finished { code: out.status.code().unwrap_or(-1), stdout: text(&out.stdout), stderr: text(&out.stderr) }
+        Finished {
+            code: out.status.code().unwrap_or(-1),
+            stdout: text(&out.stdout),
+            stderr: text(&out.stderr),
+        }
     }
 
     fn write(&self, name: &str, text: &str) {
@@ -219,27 +314,45 @@ impl Jail {
 fn the_static_program_works_in_an_empty_chroot() {
     let jail = Jail::new();
     let done = jail.run(&["-V"]);
-    assert!(done.code == 0 && done.stdout.starts_with("buildbot-irc "), "{done:?}");
+    assert!(
+        done.code == 0 && done.stdout.starts_with("buildbot-irc "),
+        "{done:?}"
+    );
 
     // Names: without a file it asks the resolver of this host and gets nowhere; /etc/hosts is enough.
     let refused = "127.0.0.1:1: Connection refused (os error 111)\n";
     jail.write("bot.conf", "[buildbot]\nurl = http://master.test:1/\n");
     let done = jail.run(&["-x", "status"]);
-    assert!(done.code == 69 && done.stderr.contains("master.test: name lookup: "), "{done:?}");
+    assert!(
+        done.code == 69 && done.stderr.contains("master.test: name lookup: "),
+        "{done:?}"
+    );
     jail.write("etc/hosts", "127.0.0.1 master.test\n");
     let done = jail.run(&["-x", "status"]);
-    assert!(done.code == 69 && done.stderr.ends_with(refused), "{done:?}");
+    assert!(
+        done.code == 69 && done.stderr.ends_with(refused),
+        "{done:?}"
+    );
 
     // Real servers over TLS, with an authority that is in the jail.
-    let irc = Ngircd::start(NgircdOptions { certificate: Some("server"), ..NgircdOptions::default() });
+    let irc = Ngircd::start(NgircdOptions {
+        certificate: Some("server"),
+        ..NgircdOptions::default()
+    });
     let master = Master::start_tls("jail", "gated('app')");
     let _worker = Worker::start(&master, "w1");
     let joe = Client::connect(irc.port, "joe");
     joe.join("#lab");
-    jail.write("ca.pem", &fs::read_to_string(Certificates::get().path("ca.pem")).unwrap());
+    jail.write(
+        "ca.pem",
+        &fs::read_to_string(Certificates::get().path("ca.pem")).unwrap(),
+    );
     jail.write("bot.conf", &format!("[buildbot]\nurl = {}\n", master.url()));
     let done = jail.run(&["-x", "status"]);
-    assert!(done.code == 69 && done.stderr.contains("certificate is refused"), "{done:?}");
+    assert!(
+        done.code == 69 && done.stderr.contains("certificate is refused"),
+        "{done:?}"
+    );
     jail.write(
         "bot.conf",
         &format!(
@@ -268,14 +381,26 @@ fn the_static_program_works_in_an_empty_chroot() {
 fn the_tarball_builds_offline_and_to_the_same_bytes() {
     let name = concat!("buildbot-irc-", env!("CARGO_PKG_VERSION"));
     let dir = scratch("tarball");
-    succeed(Command::new("tar").arg("-xf").arg(root().join(format!("target/{name}.tar.xz"))).arg("-C").arg(&dir));
+    succeed(
+        Command::new("tar")
+            .arg("-xf")
+            .arg(root().join(format!("target/{name}.tar.xz")))
+            .arg("-C")
+            .arg(&dir),
+    );
     let rustup = succeed(Command::new("rustc").args(["--print", "sysroot"]));
     let mut build = Command::new("make");
-    build.current_dir(dir.join(name)).env("CARGO_HOME", dir.join("empty")).env("CARGO_NET_OFFLINE", "true");
-    build.env("HOME", &dir).env("RUSTUP_TOOLCHAIN", rustup.trim()).env_remove("CARGO_TARGET_DIR");
+    build
+        .current_dir(dir.join(name))
+        .env("CARGO_HOME", dir.join("empty"))
+        .env("CARGO_NET_OFFLINE", "true");
+    build
+        .env("HOME", &dir)
+        .env("RUSTUP_TOOLCHAIN", rustup.trim())
+        .env_remove("CARGO_TARGET_DIR");
     succeed(&mut build);
-    let [theirs, ours] =
-        [dir.join(name), root().to_path_buf()].map(|dir| fs::read(dir.join("target/release/buildbot-irc")).unwrap());
+    let [theirs, ours] = [dir.join(name), root().to_path_buf()]
+        .map(|dir| fs::read(dir.join("target/release/buildbot-irc")).unwrap());
     assert!(
         theirs == ours,
         "the program from the tarball differs from target/release/buildbot-irc of {}",

@@ -7,8 +7,8 @@ mod chaos;
 mod common;
 
 use common::{
-    Bot, Client, Ear, FAILURE, FakeHttp, FakeIrc, FakePeer, Inspircd, InspircdOptions, Master, Ngircd, NgircdOptions,
-    Proxy, SUCCESS, TIMEOUT, Worker, World, scratch, wait_for,
+    Bot, Client, Ear, FAILURE, FakeHttp, FakeIrc, FakePeer, Inspircd, InspircdOptions, Master,
+    Ngircd, NgircdOptions, Proxy, SUCCESS, TIMEOUT, Worker, World, scratch, wait_for,
 };
 use serde_json::{Value, json};
 use std::fs;
@@ -24,7 +24,9 @@ const SECOND: Duration = Duration::from_secs(1);
 /// `more` ends the section [irc] and has the other ones.
 fn config(url: &str, host: &str, port: u16, more: &str) -> String {
     let how = "poll_interval = 200ms\nevent_stream = no";
-    format!("[buildbot]\nurl = {url}\n{how}\n[irc]\nhost = {host}\nport = {port}\nnick = bot\n{more}\n")
+    format!(
+        "[buildbot]\nurl = {url}\n{how}\n[irc]\nhost = {host}\nport = {port}\nnick = bot\n{more}\n"
+    )
 }
 
 fn start(url: &str, port: u16, more: &str) -> Bot {
@@ -33,7 +35,10 @@ fn start(url: &str, port: u16, more: &str) -> Bot {
 
 /// The same under another nick than `bot`.
 fn start_as(nick: &str, url: &str, port: u16, more: &str) -> Bot {
-    Bot::start(BOT, &config(url, "127.0.0.1", port, more).replace("nick = bot", &format!("nick = {nick}")))
+    Bot::start(
+        BOT,
+        &config(url, "127.0.0.1", port, more).replace("nick = bot", &format!("nick = {nick}")),
+    )
 }
 
 /// It is in its channel and knows what is old.
@@ -68,8 +73,13 @@ fn answers(peer: &mut FakePeer) {
 fn named(lines: &[String]) -> Vec<String> {
     let lines = lines.iter().filter(|line| line.starts_with("<bot> "));
     let words: Vec<&str> = lines.flat_map(|line| line.split([' ', ',', ';'])).collect();
-    let number = |word: &str, start: char| word.strip_prefix(start).is_some_and(|rest| rest.parse::<u32>().is_ok());
-    let pairs = words.windows(2).filter(|pair| number(pair[0], 'b') && number(pair[1], '#'));
+    let number = |word: &str, start: char| {
+        word.strip_prefix(start)
+            .is_some_and(|rest| rest.parse::<u32>().is_ok())
+    };
+    let pairs = words
+        .windows(2)
+        .filter(|pair| number(pair[0], 'b') && number(pair[1], '#'));
     pairs.map(|pair| pair.join(" ")).collect()
 }
 
@@ -83,13 +93,23 @@ struct Crowd {
 impl Crowd {
     #[track_caller]
     fn gather(url: &str) -> Crowd {
-        let irc = (Ngircd::start(NgircdOptions { penalties: true, ..Default::default() }), Inspircd::start(false));
+        let irc = (
+            Ngircd::start(NgircdOptions {
+                penalties: true,
+                ..Default::default()
+            }),
+            Inspircd::start(false),
+        );
         let joes = [irc.0.port, irc.1.easy].map(|port| Client::connect(port, "joe"));
         joes.iter().for_each(|joe| joe.join("#lab"));
-        let mut bots =
-            [irc.0.port, irc.1.port].map(|port| start(url, port, "notify_events = finished\n[channel #lab]"));
+        let mut bots = [irc.0.port, irc.1.port]
+            .map(|port| start(url, port, "notify_events = finished\n[channel #lab]"));
         bots.iter_mut().for_each(ready);
-        Crowd { _irc: irc, joes, bots }
+        Crowd {
+            _irc: irc,
+            joes,
+            bots,
+        }
     }
 
     /// On each server all fifty are named, once, within ten seconds, failures before the rest in each line; and the
@@ -99,7 +119,11 @@ impl Crowd {
         let lines = || self.joes.each_ref().map(|joe| joe.lines("#lab"));
         wait_for("fifty builds", 2 * TIMEOUT, || {
             let all = lines().iter().all(|lines| named(lines).len() >= 50);
-            assert!(all || since.elapsed() < 10 * SECOND, "heard in ten seconds: {:#?}", lines());
+            assert!(
+                all || since.elapsed() < 10 * SECOND,
+                "heard in ten seconds: {:#?}",
+                lines()
+            );
             all.then_some(())
         });
         for ((joe, bot), lines) in self.joes.iter().zip(&self.bots).zip(lines()) {
@@ -107,7 +131,10 @@ impl Crowd {
             names.sort();
             names.dedup();
             assert_eq!((names.len(), named(&lines).len()), (50, 50), "{lines:#?}");
-            for line in lines.iter().filter(|line| line.contains("failure b") && line.contains("success b")) {
+            for line in lines
+                .iter()
+                .filter(|line| line.contains("failure b") && line.contains("success b"))
+            {
                 assert!(line.find("failure b") < line.find("success b"), "{line}");
             }
             joe.say("#lab", "bot: source");
@@ -124,10 +151,16 @@ fn fifty_builds_that_end_together_are_told_failures_first() {
     let world = World::new(50);
     let master = world.serve();
     let crowd = Crowd::gather(&master.url());
-    world.end((1..=50).map(|n| (n, if n % 5 == 0 { FAILURE } else { SUCCESS })), now());
+    world.end(
+        (1..=50).map(|n| (n, if n % 5 == 0 { FAILURE } else { SUCCESS })),
+        now(),
+    );
     let failures: Vec<String> = (1..=10).map(|n| format!("b{0} #{0}", n * 5)).collect();
     for first in crowd.hear_fifty(Instant::now()) {
-        let start = format!("<bot> meanwhile: failure {}; success b1 #1, ", failures.join(", "));
+        let start = format!(
+            "<bot> meanwhile: failure {}; success b1 #1, ",
+            failures.join(", ")
+        );
         assert!(first.starts_with(&start), "{first}");
     }
 }
@@ -158,11 +191,21 @@ fn a_long_reply_is_cut_in_a_channel_and_paced_in_private() {
     let irc = Inspircd::start(false);
     let [joe, ann] = ["joe", "ann"].map(|nick| Client::connect(irc.easy, nick));
     joe.join("#lab");
-    let mut bots = [("bot", "failure"), ("two", "started"), ("three", "started")].map(|(nick, event)| {
-        start_as(nick, &master.url(), irc.port, &format!("notify_events = {event}\n[channel #lab]"))
-    });
+    let mut bots =
+        [("bot", "failure"), ("two", "started"), ("three", "started")].map(|(nick, event)| {
+            start_as(
+                nick,
+                &master.url(),
+                irc.port,
+                &format!("notify_events = {event}\n[channel #lab]"),
+            )
+        });
     bots.iter_mut().for_each(ready);
-    let (channel, private, whole) = (Ear::new(&joe, "#lab"), Ear::new(&joe, "joe"), Ear::new(&ann, "ann"));
+    let (channel, private, whole) = (
+        Ear::new(&joe, "#lab"),
+        Ear::new(&joe, "joe"),
+        Ear::new(&ann, "ann"),
+    );
     let mut names: Vec<String> = (1..=400).map(|n| format!("b{n}")).collect();
     names.sort();
     let since = Instant::now();
@@ -170,17 +213,28 @@ fn a_long_reply_is_cut_in_a_channel_and_paced_in_private() {
     ann.say("two", "status b1*5*");
     private.hear(&format!("<bot> {}: offline*", names[0]));
     let said = bots[0].log().matches(">> PRIVMSG joe").count() as u64;
-    assert!(said <= 6 + since.elapsed().as_secs() / 2, "{said} lines in {:?}", since.elapsed());
+    assert!(
+        said <= 6 + since.elapsed().as_secs() / 2,
+        "{said} lines in {:?}",
+        since.elapsed()
+    );
     world.end([(7, FAILURE)], now());
     channel.hear("<bot> b7 #1 failure: *");
     assert!(since.elapsed() < 15 * SECOND, "{:?}", since.elapsed());
     joe.say("#lab", "three: status all");
-    names[..10].iter().for_each(|name| channel.hear(&format!("<three> {name}: offline*")));
+    names[..10]
+        .iter()
+        .for_each(|name| channel.hear(&format!("<three> {name}: offline*")));
     channel.hear("<three> … and 390 more, ask in private");
-    let some = names.iter().filter(|name| name.starts_with("b1") && name.contains('5')); // 20 of them
+    let some = names
+        .iter()
+        .filter(|name| name.starts_with("b1") && name.contains('5')); // 20 of them
     some.for_each(|name| whole.hear(&format!("<two> {name}: offline*")));
-    names[1..15].iter().for_each(|name| private.hear(&format!("<bot> {name}: *")));
-    bots.iter().for_each(|bot| assert!(!bot.log().contains("next try"), "{}", bot.log()));
+    names[1..15]
+        .iter()
+        .for_each(|name| private.hear(&format!("<bot> {name}: *")));
+    bots.iter()
+        .for_each(|bot| assert!(!bot.log().contains("next try"), "{}", bot.log()));
 }
 
 #[test]
@@ -188,26 +242,41 @@ fn channels_that_put_it_out_or_keep_it_out_are_joined_in_the_end() {
     let irc = Ngircd::start(NgircdOptions::default());
     let proxy = Proxy::start(irc.port);
     let op = Client::connect(irc.port, "op");
-    let refusals = [("#limit", "+l 1", 471), ("#invite", "+i", 473), ("#ban", "+b *!*@*", 474), ("#key", "+k x", 475)];
+    let refusals = [
+        ("#limit", "+l 1", 471),
+        ("#invite", "+i", 473),
+        ("#ban", "+b *!*@*", 474),
+        ("#key", "+k x", 475),
+    ];
     for (channel, mode, _) in refusals {
         op.join(channel);
         op.send(&format!("MODE {channel} {mode}"));
         op.expect_contains(" MODE ");
     }
     op.join("#kick");
-    let channels: String = refusals.iter().map(|(channel, ..)| format!("[channel {channel}]\n")).collect();
+    let channels: String = refusals
+        .iter()
+        .map(|(channel, ..)| format!("[channel {channel}]\n"))
+        .collect();
     let mut bot = start(AWAY, proxy.port, &format!("{channels}[channel #kick]"));
     bot.expect_log("IRC: joined #kick");
-    refusals.iter().for_each(|(_, _, numeric)| bot.expect_log(&format!("({numeric}); still trying")));
+    refusals
+        .iter()
+        .for_each(|(_, _, numeric)| bot.expect_log(&format!("({numeric}); still trying")));
     // On a new connection it is refused again: what has not changed is not told again, and what has is.
     op.send("MODE #key -k+i x");
     op.expect_contains(" MODE #key ");
     proxy.cut();
     bot.expect_log_times("IRC: joined #kick", 2);
-    ["471 bot #limit", "473 bot #invite", "474 bot #ban"].iter().for_each(|reply| bot.expect_log_times(reply, 2));
+    ["471 bot #limit", "473 bot #invite", "474 bot #ban"]
+        .iter()
+        .for_each(|reply| bot.expect_log_times(reply, 2));
     bot.expect_log_times("IRC: cannot join #key: ", 2);
     for (channel, count) in [("#limit", 1), ("#invite", 1), ("#ban", 1), ("#key", 2)] {
-        let told = bot.log().matches(&format!("IRC: cannot join {channel}: ")).count();
+        let told = bot
+            .log()
+            .matches(&format!("IRC: cannot join {channel}: "))
+            .count();
         assert_eq!(told, count, "{channel}:\n{}", bot.log());
     }
     let since = Instant::now();
@@ -217,20 +286,30 @@ fn channels_that_put_it_out_or_keep_it_out_are_joined_in_the_end() {
     }
     bot.expect_log("IRC: op put us out of #kick: out with you; back in 30 s");
     op.skip();
-    let mut joined: Vec<String> = (0..5).map(|_| op.expect_within(":bot!~bot@", 2 * TIMEOUT)).collect();
+    let mut joined: Vec<String> = (0..5)
+        .map(|_| op.expect_within(":bot!~bot@", 2 * TIMEOUT))
+        .collect();
     joined.sort();
     assert_eq!(
         joined,
-        ["ban", "invite", "key", "kick", "limit"].map(|name| format!(":bot!~bot@127.0.0.1 JOIN :#{name}"))
+        ["ban", "invite", "key", "kick", "limit"]
+            .map(|name| format!(":bot!~bot@127.0.0.1 JOIN :#{name}"))
     );
-    assert!((25..36).contains(&since.elapsed().as_secs()), "{:?}", since.elapsed());
+    assert!(
+        (25..36).contains(&since.elapsed().as_secs()),
+        "{:?}",
+        since.elapsed()
+    );
     op.say("#kick", "bot: source");
     op.expect_contains(" PRIVMSG #kick :Buildbot: ");
 }
 
 #[test]
 fn what_a_server_does_not_pass_on_is_told_later() {
-    let (ngircd, inspircd) = (Ngircd::start(NgircdOptions::default()), Inspircd::start(false));
+    let (ngircd, inspircd) = (
+        Ngircd::start(NgircdOptions::default()),
+        Inspircd::start(false),
+    );
     // Who comes first is an operator on ngIRCd only.
     for (port, is_op) in [(ngircd.port, true), (inspircd.port, false)] {
         let world = World::new(2);
@@ -241,7 +320,11 @@ fn what_a_server_does_not_pass_on_is_told_later() {
             op.send("MODE #lab +m");
             op.expect_contains(" MODE #lab ");
         }
-        let mut bot = start(&master.url(), port, "notify_events = success\npm_to_nicks = joe\n[channel #lab]");
+        let mut bot = start(
+            &master.url(),
+            port,
+            "notify_events = success\npm_to_nicks = joe\n[channel #lab]",
+        );
         ready(&mut bot);
         world.end([(1, SUCCESS)], now());
         bot.expect_log("IRC: cannot speak to joe: ");
@@ -256,7 +339,12 @@ fn what_a_server_does_not_pass_on_is_told_later() {
         world.end([(2, SUCCESS)], now());
         joe.expect_contains(" PRIVMSG joe :b2 #2 success");
         op.expect_contains(" PRIVMSG #lab :b2 #2 success");
-        assert_eq!((op.lines("#lab").len(), joe.lines("joe").len()), (2, 2), "{}", bot.log());
+        assert_eq!(
+            (op.lines("#lab").len(), joe.lines("joe").len()),
+            (2, 2),
+            "{}",
+            bot.log()
+        );
     }
 }
 
@@ -264,7 +352,10 @@ fn what_a_server_does_not_pass_on_is_told_later() {
 #[test]
 fn a_nick_in_use_is_watched_by_monitor_and_both_are_answered_to() {
     let irc = Inspircd::start(false);
-    let (holder, joe) = (Client::connect(irc.easy, "bot"), Client::connect(irc.easy, "joe"));
+    let (holder, joe) = (
+        Client::connect(irc.easy, "bot"),
+        Client::connect(irc.easy, "joe"),
+    );
     joe.join("#lab");
     let mut bot = start(AWAY, irc.port, "[channel #lab]");
     bot.expect_log("IRC: online as bot_");
@@ -287,7 +378,11 @@ fn every_address_of_a_host_is_tried() {
     for address in ["127.0.0.1:0", "[::1]:0"] {
         let irc = FakeIrc::start_at(address, None);
         let hosts = "printf '127.0.0.1 localhost\\n::1 localhost\\n' > hosts; mount --bind hosts /etc/hosts";
-        let _bot = Bot::start_within(hosts, BOT, &config(AWAY, "localhost", irc.port, "[channel #lab]"));
+        let _bot = Bot::start_within(
+            hosts,
+            BOT,
+            &config(AWAY, "localhost", irc.port, "[channel #lab]"),
+        );
         lab(&irc);
     }
 }
@@ -296,8 +391,8 @@ fn every_address_of_a_host_is_tried() {
 fn a_name_server_that_does_not_answer_freezes_nothing() {
     let pid = std::process::id();
     let server = format!("127.{}.{}.53", 64 + pid / 256 % 64, pid % 256);
-    let dns =
-        UdpSocket::bind((server.as_str(), 53)).expect("port 53 of a loopback address, for which one must be root");
+    let dns = UdpSocket::bind((server.as_str(), 53))
+        .expect("port 53 of a loopback address, for which one must be root");
     dns.set_read_timeout(Some(TIMEOUT)).unwrap();
     let setup = format!(
         "printf 'nameserver {server}\\noptions timeout:30\\n' > resolv.conf; mount --bind resolv.conf /etc/resolv.conf; \
@@ -305,8 +400,16 @@ fn a_name_server_that_does_not_answer_freezes_nothing() {
     );
     let asked_for = |name: &str| {
         let mut query = [0; 512];
-        let found = |query: &[u8]| query.windows(name.len()).any(|part| part == name.as_bytes());
-        while !dns.recv(&mut query).map(|size| found(&query[..size])).expect("a query") {}
+        let found = |query: &[u8]| {
+            query
+                .windows(name.len())
+                .any(|part| part == name.as_bytes())
+        };
+        while !dns
+            .recv(&mut query)
+            .map(|size| found(&query[..size]))
+            .expect("a query")
+        {}
     };
     // One cannot find its IRC server …
     let mut bot = Bot::start_within(&setup, BOT, &config(AWAY, "irc.silent.test", 6667, ""));
@@ -316,26 +419,46 @@ fn a_name_server_that_does_not_answer_freezes_nothing() {
     bot.expect_log("configuration read again");
     assert_eq!(bot.terminate(), 0, "{}", bot.log());
     assert!(since.elapsed() < 10 * SECOND, "{:?}", since.elapsed());
-    assert!(!bot.log().contains("name lookup"), "it was over:\n{}", bot.log());
+    assert!(
+        !bot.log().contains("name lookup"),
+        "it was over:\n{}",
+        bot.log()
+    );
     // … and one its master.
     let irc = FakeIrc::start();
-    let text = config("http://master.lost.test:8010/", "127.0.0.1", irc.port, "[channel #lab]");
+    let text = config(
+        "http://master.lost.test:8010/",
+        "127.0.0.1",
+        irc.port,
+        "[channel #lab]",
+    );
     let mut bot = Bot::start_within(&setup, BOT, &text);
     let mut peer = lab(&irc);
     asked_for("lost");
     answers(&mut peer);
     assert_eq!(bot.terminate(), 0, "{}", bot.log());
-    assert!(!bot.log().contains("does not answer"), "it was over:\n{}", bot.log());
+    assert!(
+        !bot.log().contains("does not answer"),
+        "it was over:\n{}",
+        bot.log()
+    );
 }
 
 #[test]
 fn banned_it_says_so_and_goes_on() {
     let extra = "[Operator]\nName = joe\nPassword = lab\n";
-    let ngircd = Ngircd::start(NgircdOptions { extra, ..Default::default() });
+    let ngircd = Ngircd::start(NgircdOptions {
+        extra,
+        ..Default::default()
+    });
     let extra = "<class name=\"all\" commands=\"*\"><type name=\"all\" classes=\"all\">\
                  <oper name=\"joe\" password=\"lab\" host=\"*\" type=\"all\"><insane ipmasks=\"yes\">";
-    let inspircd = Inspircd::start_with(InspircdOptions { extra, ..Default::default() });
-    let closed = "IRC: the server closes the connection: K-Line by \"joe\": \"no bots\"; next try in ";
+    let inspircd = Inspircd::start_with(InspircdOptions {
+        extra,
+        ..Default::default()
+    });
+    let closed =
+        "IRC: the server closes the connection: K-Line by \"joe\": \"no bots\"; next try in ";
     let banned = "IRC: the server closes the connection: Closing link: (bot@127.0.0.1) [";
     let cases = [
         (ngircd.port, ngircd.port, "KLINE bot!*@*", closed),
@@ -366,13 +489,20 @@ fn a_nick_that_the_server_refuses_is_told() {
     let long = "buildbot-of-the-lab";
     let mut bot = start_as(long, AWAY, irc.port, "[channel #lab]");
     joe.expect_contains(":buildbot1!~buildbotofthelab@127.0.0.1 JOIN");
-    bot.expect_log(&format!("IRC: nick {long}: Nickname too long, max. 16 characters (432); trying {long}_"));
+    bot.expect_log(&format!(
+        "IRC: nick {long}: Nickname too long, max. 16 characters (432); trying {long}_"
+    ));
     joe.say("#lab", &format!("{long}: source"));
     joe.expect_contains(":buildbot1!~buildbotofthelab@127.0.0.1 PRIVMSG #lab :Buildbot: ");
     // … but no other can be made of what it does not take at all.
     let mut bot = start_as("b\u{f6}t", AWAY, irc.port, "");
     assert_eq!(bot.wait_exit(), 78, "{}", bot.log());
-    assert!(bot.log().ends_with("\nIRC: nick b\u{f6}t9: Erroneous nickname (432)\n"), "{}", bot.log());
+    assert!(
+        bot.log()
+            .ends_with("\nIRC: nick b\u{f6}t9: Erroneous nickname (432)\n"),
+        "{}",
+        bot.log()
+    );
 }
 
 /// A bot that remembers, and the fake server and master that it has.
@@ -391,7 +521,9 @@ impl Memory {
         let (world, irc) = (World::new(60), FakeIrc::start());
         world.end([(1, SUCCESS)], now()); // old when the bot comes
         let master = world.serve();
-        let more = format!("notify_events = finished\n[channel #lab]\n{more}\n[bot]\nstate_file = memory/state");
+        let more = format!(
+            "notify_events = finished\n[channel #lab]\n{more}\n[bot]\nstate_file = memory/state"
+        );
         let text = config(&master.url(), "127.0.0.1", irc.port, &more);
         let mut bot = if setup.is_empty() {
             let dir = scratch("memory");
@@ -402,34 +534,52 @@ impl Memory {
         };
         let peer = lab(&irc);
         ready(&mut bot);
-        Memory { world, irc, bot, peer, _master: master }
+        Memory {
+            world,
+            irc,
+            bot,
+            peer,
+            _master: master,
+        }
     }
 
     /// Asks in #lab.
     #[track_caller]
     fn ask(&mut self, text: &str, answer: &str) {
-        self.peer.send(&format!(":joe!j@h PRIVMSG #lab :bot: {text}"));
-        assert_eq!(self.peer.expect("PRIVMSG"), format!("PRIVMSG #lab :{answer}"));
+        self.peer
+            .send(&format!(":joe!j@h PRIVMSG #lab :bot: {text}"));
+        assert_eq!(
+            self.peer.expect("PRIVMSG"),
+            format!("PRIVMSG #lab :{answer}")
+        );
     }
 
     /// The next line is said in #lab and begins so.
     #[track_caller]
     fn hear(&mut self, start: &str) {
         let line = self.peer.expect("PRIVMSG");
-        assert!(line.starts_with(&format!("PRIVMSG #lab :{start}")), "{start}: {line}");
+        assert!(
+            line.starts_with(&format!("PRIVMSG #lab :{start}")),
+            "{start}: {line}"
+        );
     }
 
     /// Says that what was said has arrived, and waits until that is on the disk.
     #[track_caller]
     fn confirm(&mut self) {
         let token = self.peer.expect("PING :told-").replace("PING :", "");
-        self.peer.send(&format!(":fake.test PONG fake.test :{token}"));
+        self.peer
+            .send(&format!(":fake.test PONG fake.test :{token}"));
         self.remembers("that it was told", |state| state["pending"] == json!([]));
     }
 
     /// The directory of the state file as the bot sees it.
     fn disk(&self) -> String {
-        format!("/proc/{}/root{}/memory", self.bot.pid(), self.bot.dir.display())
+        format!(
+            "/proc/{}/root{}/memory",
+            self.bot.pid(),
+            self.bot.dir.display()
+        )
     }
 
     /// Waits until the state file is as it should be.
@@ -451,7 +601,9 @@ fn a_state_file_that_cannot_be_written_is_kept_trying() {
     let [here, away] = ["memory", "elsewhere"].map(|name| lost.bot.dir.join(name));
     fs::rename(&here, &away).unwrap();
     lost.ask("notify on worker", "notify is on for finished worker");
-    lost.bot.expect_log("memory/state: No such file or directory (os error 2); trying again every 60 s");
+    lost.bot.expect_log(
+        "memory/state: No such file or directory (os error 2); trying again every 60 s",
+    );
 
     // A disk of 64 KiB, of which someone else takes what is left.
     let mut full = Memory::start("mount -t tmpfs -o size=64k none memory", "");
@@ -459,7 +611,8 @@ fn a_state_file_that_cannot_be_written_is_kept_trying() {
     let filler = full.disk() + "/filler";
     fs::write(&filler, [0; 1 << 20]).expect_err("the disk should be full");
     full.ask("notify on worker", "notify is on for finished worker");
-    full.bot.expect_log("memory/state: No space left on device (os error 28); trying again every 60 s");
+    full.bot
+        .expect_log("memory/state: No space left on device (os error 28); trying again every 60 s");
     full.remembers("the old state", |state| state["events"] == json!({}));
 
     // They go on, and write all of it with the next change.
@@ -470,8 +623,13 @@ fn a_state_file_that_cannot_be_written_is_kept_trying() {
     fs::rename(&away, &here).unwrap();
     fs::remove_file(&filler).unwrap();
     for mut memory in [lost, full] {
-        memory.ask("notify on started", "notify is on for started finished worker");
-        memory.remembers("what was lost", |state| state["events"]["#lab"] == json!(["finished", "started", "worker"]));
+        memory.ask(
+            "notify on started",
+            "notify is on for started finished worker",
+        );
+        memory.remembers("what was lost", |state| {
+            state["events"]["#lab"] == json!(["finished", "started", "worker"])
+        });
         assert_eq!(memory.bot.terminate(), 0, "{}", memory.bot.log());
     }
 }
@@ -511,7 +669,12 @@ fn what_it_was_told_to_do_survives_a_kill() {
     memory.bot.start_again();
     memory.peer = lab(&memory.irc);
     memory.world.end([(2, SUCCESS), (3, FAILURE)], now());
-    assert!(memory.peer.expect("PRIVMSG").starts_with("PRIVMSG ann :b3 #3 failure: "));
+    assert!(
+        memory
+            .peer
+            .expect("PRIVMSG")
+            .starts_with("PRIVMSG ann :b3 #3 failure: ")
+    );
     memory.confirm();
     memory.ask("unmute", "unmuted");
     memory.world.end([(4, SUCCESS)], now());
@@ -527,7 +690,12 @@ fn what_it_was_told_to_do_survives_a_kill() {
     memory.peer.register();
     assert_eq!(memory.peer.barrier(), ["CAP END"]);
     memory.world.end([(5, FAILURE)], now());
-    assert!(memory.peer.expect("PRIVMSG").starts_with("PRIVMSG ann :b5 #5 failure: "));
+    assert!(
+        memory
+            .peer
+            .expect("PRIVMSG")
+            .starts_with("PRIVMSG ann :b5 #5 failure: ")
+    );
 }
 
 #[test]
@@ -549,7 +717,8 @@ fn forced_builds_that_run_or_wait_are_told_after_a_kill() {
     let remembers = |watches| {
         wait_for("the watches, and nothing untold", TIMEOUT, || {
             let state = state(&file)?;
-            (state["watches"].as_array()?.len() == watches && state["pending"] == json!([])).then_some(())
+            (state["watches"].as_array()?.len() == watches && state["pending"] == json!([]))
+                .then_some(())
         })
     };
     remembers(2);
@@ -572,7 +741,9 @@ fn older_than_catch_up_is_one_line_and_the_rest_is_told() {
     let mut memory = Memory::start("", "");
     memory.bot.terminate();
     let old = now() - 2 * 3600;
-    memory.world.end([(2, SUCCESS), (3, FAILURE), (4, SUCCESS)], old);
+    memory
+        .world
+        .end([(2, SUCCESS), (3, FAILURE), (4, SUCCESS)], old);
     memory.world.end([(5, FAILURE), (6, SUCCESS)], now() - 1800);
     memory.bot.start_again();
     memory.peer = lab(&memory.irc);
@@ -589,7 +760,11 @@ fn a_server_that_is_stopped_is_left_and_come_back_to() {
     let mut irc = Ngircd::start(NgircdOptions::default());
     let joe = Client::connect(irc.port, "joe");
     joe.join("#lab");
-    let mut bot = start(&master.url(), irc.port, "ping_timeout = 5\nnotify_events = finished\n[channel #lab]");
+    let mut bot = start(
+        &master.url(),
+        irc.port,
+        "ping_timeout = 5\nnotify_events = finished\n[channel #lab]",
+    );
     ready(&mut bot);
     let ear = Ear::new(&joe, "#lab");
     irc.process().signal("STOP");
@@ -612,43 +787,78 @@ fn asked_to_stop_it_says_for_three_seconds_what_waits() {
     memory.peer.expect("PRIVMSG joe :b");
     memory.peer.expect("QUIT :");
     assert_eq!(memory.bot.wait_exit(), 0, "{}", memory.bot.log());
-    assert!((2..8).contains(&since.elapsed().as_secs()), "{:?}", since.elapsed());
+    assert!(
+        (2..8).contains(&since.elapsed().as_secs()),
+        "{:?}",
+        since.elapsed()
+    );
 }
 
 #[test]
 fn hup_changes_authority_and_channels_of_a_real_connection() {
     let irc = Ngircd::start(NgircdOptions::default());
     let joe = Client::connect(irc.port, "joe");
-    ["#lab", "#new"].iter().for_each(|channel| joe.join(channel));
+    ["#lab", "#new"]
+        .iter()
+        .for_each(|channel| joe.join(channel));
     let mut bot = start(AWAY, irc.port, "[channel #lab]");
     joe.expect_contains(":bot!~bot@127.0.0.1 JOIN :#lab");
     joe.say("#lab", "bot: source");
     joe.expect_contains(" PRIVMSG #lab :Buildbot: ");
-    bot.configure(&config(AWAY, "127.0.0.1", irc.port, "[channel #new]\n[authorization]\nsource = nobody"));
+    bot.configure(&config(
+        AWAY,
+        "127.0.0.1",
+        irc.port,
+        "[channel #new]\n[authorization]\nsource = nobody",
+    ));
     bot.signal("HUP");
-    let changes = [joe.expect_contains(":bot!~bot@127.0.0.1 "), joe.expect_contains(":bot!~bot@127.0.0.1 ")].concat();
-    assert!(changes.contains("PART #lab") && changes.contains("JOIN :#new"), "{changes}");
+    let changes = [
+        joe.expect_contains(":bot!~bot@127.0.0.1 "),
+        joe.expect_contains(":bot!~bot@127.0.0.1 "),
+    ]
+    .concat();
+    assert!(
+        changes.contains("PART #lab") && changes.contains("JOIN :#new"),
+        "{changes}"
+    );
     joe.say("#new", "bot: source");
     joe.expect_contains(" PRIVMSG #new :sorry, joe, `source` is not for you");
-    assert_eq!(bot.log().matches("IRC: connecting to ").count(), 1, "{}", bot.log());
+    assert_eq!(
+        bot.log().matches("IRC: connecting to ").count(),
+        1,
+        "{}",
+        bot.log()
+    );
 }
 
 /// The last wait that the log tells, in seconds.
 fn next_try(bot: &Bot) -> u64 {
     let log = bot.log();
-    log.rsplit("; next try in ").next().and_then(|rest| rest.split(' ').next()?.parse().ok()).unwrap()
+    log.rsplit("; next try in ")
+        .next()
+        .and_then(|rest| rest.split(' ').next()?.parse().ok())
+        .unwrap()
 }
 
 /// A ban is told with its reason, and not knocked at every few seconds, whichever words a server has for it.
 #[test]
 fn every_ban_is_told_with_its_reason_and_waited_for() {
     let extra = "[Operator]\nName = joe\nPassword = lab\n";
-    let ngircd = Ngircd::start(NgircdOptions { extra, ..Default::default() });
+    let ngircd = Ngircd::start(NgircdOptions {
+        extra,
+        ..Default::default()
+    });
     let extra = "<class name=\"all\" commands=\"*\"><type name=\"all\" classes=\"all\">\
                  <oper name=\"joe\" password=\"lab\" host=\"*\" type=\"all\">";
-    let inspircd = Inspircd::start_with(InspircdOptions { extra, ..Default::default() });
+    let inspircd = Inspircd::start_with(InspircdOptions {
+        extra,
+        ..Default::default()
+    });
     let mut wrong = Vec::new();
-    for (easy, port, ban) in [(ngircd.port, ngircd.port, "bot!*@*"), (inspircd.easy, inspircd.port, "*bot@*")] {
+    for (easy, port, ban) in [
+        (ngircd.port, ngircd.port, "bot!*@*"),
+        (inspircd.easy, inspircd.port, "*bot@*"),
+    ] {
         let joe = Client::connect(easy, "joe");
         joe.send("OPER joe lab");
         joe.expect_contains(" 381 ");
@@ -656,7 +866,10 @@ fn every_ban_is_told_with_its_reason_and_waited_for() {
         joe.barrier();
         let mut bot = start(AWAY, port, "[channel #lab]");
         bot.expect_log("; next try in ");
-        let told = bot.log().lines().any(|line| line.contains("no bots") && line.contains(" IRC: "));
+        let told = bot
+            .log()
+            .lines()
+            .any(|line| line.contains("no bots") && line.contains(" IRC: "));
         if !told || next_try(&bot) < 120 {
             wrong.push(
                 bot.log()
@@ -686,7 +899,10 @@ fn a_server_that_reads_nothing_is_left_for_as_long_as_is_said() {
     let log = bot.log();
     let seconds = |text: &str| {
         let line = log.lines().rev().find(|line| line.contains(text)).unwrap();
-        let clock: Vec<u64> = line[11..19].split(':').map(|n| n.parse().unwrap()).collect();
+        let clock: Vec<u64> = line[11..19]
+            .split(':')
+            .map(|n| n.parse().unwrap())
+            .collect();
         clock.iter().fold(0, |all, n| all * 60 + n)
     };
     let waited = (seconds("IRC: connecting to ") + 86_400 - seconds("; next try in ")) % 86_400;
@@ -715,6 +931,10 @@ fn it_stops_in_time_though_the_server_reads_nothing() {
         let since = Instant::now();
         bot.signal("TERM");
         let code = wait_for("the end", 3 * TIMEOUT, || bot.try_exit());
-        assert!(code == 0 && since.elapsed() < 6 * SECOND, "exit {code} after {:?}", since.elapsed());
+        assert!(
+            code == 0 && since.elapsed() < 6 * SECOND,
+            "exit {code} after {:?}",
+            since.elapsed()
+        );
     });
 }

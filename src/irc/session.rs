@@ -23,10 +23,17 @@ const KICKED: (u64, u64) = (30, 480); // seconds until we come back, doubling
 const KICKS: u32 = 5; // so many in a row: wait for an INVITE
 const CALM: Duration = Duration::from_secs(3600); // in a channel for so long: not in a row
 const JOINS: (usize, usize) = (10, 400); // channels and bytes in one JOIN
-const JOIN_REFUSED: &str = "403 405 437 448 470 471 473 474 475 476 477 479 480 485 489 495 520 926";
+const JOIN_REFUSED: &str =
+    "403 405 437 448 470 471 473 474 475 476 477 479 480 485 489 495 520 926";
 const UNKNOWN_HOST: usize = 65; // our `user@host` until the server has shown it: a tilde, and a host of 63
 // Who may ask for history does not get it unasked: old commands would run again.
-const CAPS: [&str; 5] = ["account-tag", "draft/chathistory", "message-tags", "multi-prefix", "sasl"];
+const CAPS: [&str; 5] = [
+    "account-tag",
+    "draft/chathistory",
+    "message-tags",
+    "multi-prefix",
+    "sasl",
+];
 const PROOFS: usize = 32; // under way at once
 const UNHEARD: Duration = Duration::from_secs(600); // a channel that could not be told is tried again then
 const ABSENT: Duration = Duration::from_secs(3600); // and a person
@@ -73,19 +80,19 @@ struct Place {
 #[derive(Default)]
 struct Link {
     nick: String,
-    user_host: Option<usize>,                // bytes of ours as others see it
-    tried: usize,                            // nicks other than the first
-    spoken: bool,                            // the server has said something
-    asked: bool,                             // a PING is on its way
-    logged_in: bool,                         // by SASL
-    refused: bool,                           // services do not take our password
+    user_host: Option<usize>, // bytes of ours as others see it
+    tried: usize,             // nicks other than the first
+    spoken: bool,             // the server has said something
+    asked: bool,              // a PING is on its way
+    logged_in: bool,          // by SASL
+    refused: bool,            // services do not take our password
     offered: BTreeMap<&'static str, String>, // capabilities that we know, with their values
     account_tag: bool,
     mapping: Casemapping,
-    prefix: (String, String),            // PREFIX: mode letters and their signs, highest first
-    modes: String,                       // CHANMODES
+    prefix: (String, String), // PREFIX: mode letters and their signs, highest first
+    modes: String,            // CHANMODES
     recoveries: &'static [&'static str], // the words to try on NickServ
-    unheard: Vec<(String, Instant)>,     // targets that cannot be told, and until when not to try
+    unheard: Vec<(String, Instant)>, // targets that cannot be told, and until when not to try
 }
 
 impl Link {
@@ -141,7 +148,11 @@ impl Session {
             proofs: Vec::new(),
         };
         for channel in session.irc.channels.clone() {
-            session.join(&channel.name, channel.key.as_ref().map_or("", |k| &k.0), now);
+            session.join(
+                &channel.name,
+                channel.key.as_ref().map_or("", |k| &k.0),
+                now,
+            );
         }
         session
     }
@@ -161,12 +172,21 @@ impl Session {
 
     /// The bytes that the server puts before our lines as their source.
     pub fn source_length(&self) -> usize {
-        self.link.nick.len() + 1 + self.link.user_host.unwrap_or(self.irc.username.len() + UNKNOWN_HOST)
+        self.link.nick.len()
+            + 1
+            + self
+                .link
+                .user_host
+                .unwrap_or(self.irc.username.len() + UNKNOWN_HOST)
     }
 
     /// The channels that we are in.
     pub fn channels(&self) -> Vec<&str> {
-        self.places.iter().filter(|p| p.joined.is_some()).map(|p| p.name.as_str()).collect()
+        self.places
+            .iter()
+            .filter(|p| p.joined.is_some())
+            .map(|p| p.name.as_str())
+            .collect()
     }
 
     pub fn is_online(&self) -> bool {
@@ -175,7 +195,9 @@ impl Session {
 
     /// Whether lines to this channel or nick can be sent now.
     pub fn reaches(&self, target: &str) -> bool {
-        let Link { mapping, unheard, .. } = &self.link;
+        let Link {
+            mapping, unheard, ..
+        } = &self.link;
         let here = |p: &Place| p.joined.is_some() && mapping.same(&p.name, target);
         let in_reach = self.is_online() && (!is_channel(target) || self.places.iter().any(here));
         in_reach && !unheard.iter().any(|(name, _)| mapping.same(name, target))
@@ -183,17 +205,28 @@ impl Session {
 
     /// A channel of ours as we spell it; any other name as it is.
     pub fn spelled(&self, name: &str) -> String {
-        let ours = self.places.iter().find(|p| self.link.mapping.same(&p.name, name));
+        let ours = self
+            .places
+            .iter()
+            .find(|p| self.link.mapping.same(&p.name, name));
         ours.map_or(name, |p| &p.name).to_owned()
     }
 
     /// When [`Session::tick`] has something to do.
     pub fn deadline(&self) -> Instant {
-        let joins = self.places.iter().filter(|p| p.joined.is_none()).filter_map(|p| p.retry);
+        let joins = self
+            .places
+            .iter()
+            .filter(|p| p.joined.is_none())
+            .filter_map(|p| p.retry);
         let nick = (!self.has_wanted_nick()).then_some(self.regain.0);
-        let online = joins.chain(nick).chain(self.link.unheard.iter().map(|(_, until)| *until));
+        let online = joins
+            .chain(nick)
+            .chain(self.link.unheard.iter().map(|(_, until)| *until));
         let online = online.filter(|_| self.phase == Phase::Online);
-        online.chain(self.proofs.iter().map(|p| p.until)).fold(self.until, Instant::min)
+        online
+            .chain(self.proofs.iter().map(|p| p.until))
+            .fold(self.until, Instant::min)
     }
 
     pub fn tick(&mut self, now: Instant) {
@@ -204,12 +237,16 @@ impl Session {
                 self.actions.push(Action::Connect);
             }
             Phase::Connecting => self.close("no connection within five minutes", 0),
-            Phase::Registering if self.irc.sasl != Sasl::No && self.link.spoken && !self.link.logged_in => {
+            Phase::Registering
+                if self.irc.sasl != Sasl::No && self.link.spoken && !self.link.logged_in =>
+            {
                 self.no_sasl("no answer in time");
             }
             Phase::Registering => self.close("registration took too long", 0),
             Phase::Identifying => self.online(now),
-            Phase::Online if self.link.asked => self.close("the server has gone silent and does not answer PING", 0),
+            Phase::Online if self.link.asked => {
+                self.close("the server has gone silent and does not answer PING", 0)
+            }
             Phase::Online => {
                 (self.link.asked, self.until) = (true, now + self.irc.ping_timeout * 2 / 5);
                 self.send(Line::new("PING", &[], Some("alive")));
@@ -223,7 +260,12 @@ impl Session {
             self.join_due(now);
             self.link.unheard.retain(|(_, until)| *until > now);
         }
-        if let Some(nick) = self.proofs.iter().find(|p| p.until <= now).map(|p| p.ask.nick.clone()) {
+        if let Some(nick) = self
+            .proofs
+            .iter()
+            .find(|p| p.until <= now)
+            .map(|p| p.ask.nick.clone())
+        {
             self.end_of_whois(&nick, false);
         }
     }
@@ -233,46 +275,86 @@ impl Session {
         (self.phase, self.until) = (Phase::Registering, now + REGISTRATION);
         let (prefix, modes) = (("ov".into(), "@+".into()), "beI,k,l".into());
         let recoveries = &["REGAIN", "RECOVER", "GHOST"];
-        self.link = Link { nick: self.irc.nick.clone(), prefix, modes, recoveries, ..Link::default() };
+        self.link = Link {
+            nick: self.irc.nick.clone(),
+            prefix,
+            modes,
+            recoveries,
+            ..Link::default()
+        };
         if let Some(password) = &self.irc.server_password {
             self.send(Line::secret("PASS", &[], Some(&password.0)));
         }
         self.send(Line::new("CAP", &["LS", "302"], None));
         self.send(Line::new("NICK", &[&self.irc.nick], None));
-        self.send(Line::new("USER", &[&self.irc.username, "0", "*"], Some(&self.irc.realname)));
+        self.send(Line::new(
+            "USER",
+            &[&self.irc.username, "0", "*"],
+            Some(&self.irc.realname),
+        ));
     }
 
     /// The connection is gone, or could not be made.
     pub fn down(&mut self, why: &str, now: Instant) {
-        let stable = self.phase == Phase::Online && self.last_online.is_some_and(|at| now >= at + STABLE);
+        let stable =
+            self.phase == Phase::Online && self.last_online.is_some_and(|at| now >= at + STABLE);
         let failures = if stable { 0 } else { self.failures };
         // Knuth's generator; up to a quarter more or less, so that many bots do not come back at once.
-        self.random = self.random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        self.random = self
+            .random
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1);
         let jitter = 0.75 + (self.random >> 33) as f64 / f64::from(1u32 << 31) / 2.0;
-        let wait = doubled(BACK_OFF, failures).mul_f64(jitter).max(take(&mut self.least_wait));
+        let wait = doubled(BACK_OFF, failures)
+            .mul_f64(jitter)
+            .max(take(&mut self.least_wait));
         let silent = self.phase == Phase::Registering && !self.link.spoken && !self.irc.use_ssl;
-        let hint = if silent { " (is this a TLS port? use_ssl = yes)" } else { "" };
-        log!(Warning, "IRC: {why}{hint}; next try in {} s", wait.as_secs());
+        let hint = if silent {
+            " (is this a TLS port? use_ssl = yes)"
+        } else {
+            ""
+        };
+        log!(
+            Warning,
+            "IRC: {why}{hint}; next try in {} s",
+            wait.as_secs()
+        );
         (self.phase, self.until, self.failures) = (Phase::Waiting, now + wait, failures + 1);
-        self.places.iter_mut().for_each(|p| (p.joined, p.tries, p.retry) = (None, 0, p.retry.map(|_| now)));
+        self.places
+            .iter_mut()
+            .for_each(|p| (p.joined, p.tries, p.retry) = (None, 0, p.retry.map(|_| now)));
         self.proofs.iter_mut().for_each(|p| p.until = now);
     }
 
     /// Wants to be in a channel, from now on.
     pub fn join(&mut self, name: &str, key: &str, now: Instant) {
         let (key, retry) = (key.to_owned(), Some(now));
-        match self.places.iter_mut().find(|p| self.link.mapping.same(&p.name, name)) {
+        match self
+            .places
+            .iter_mut()
+            .find(|p| self.link.mapping.same(&p.name, name))
+        {
             Some(place) => (place.key, place.retry, place.kicks) = (key, retry, 0),
-            None => self.places.push(Place { name: name.to_owned(), key, retry, ..Place::default() }),
+            None => self.places.push(Place {
+                name: name.to_owned(),
+                key,
+                retry,
+                ..Place::default()
+            }),
         }
     }
 
     /// Wants to be in a channel no more, and says there why.
     pub fn leave(&mut self, name: &str, why: &str) {
         if self.reaches(name) {
-            self.send(Line::new("PART", &[name], Some(why).filter(|why| !why.is_empty())));
+            self.send(Line::new(
+                "PART",
+                &[name],
+                Some(why).filter(|why| !why.is_empty()),
+            ));
         }
-        self.places.retain(|p| !self.link.mapping.same(&p.name, name));
+        self.places
+            .retain(|p| !self.link.mapping.same(&p.name, name));
     }
 
     /// Leaves a target alone for a while, or until there is a sign that it can be told.
@@ -285,11 +367,23 @@ impl Session {
     /// false if too many wait for that already.
     pub fn prove(&mut self, ask: Ask, now: Instant) -> bool {
         let room = self.proofs.len() < PROOFS;
-        if room && self.proofs.iter().all(|p| !self.link.mapping.same(&p.ask.nick, &ask.nick)) {
+        if room
+            && self
+                .proofs
+                .iter()
+                .all(|p| !self.link.mapping.same(&p.ask.nick, &ask.nick))
+        {
             // Anyone can make us ask, so it takes its time.
-            self.actions.push(Action::Ask(ask.place.clone(), Line::new("WHOIS", &[&ask.nick], None)));
+            self.actions.push(Action::Ask(
+                ask.place.clone(),
+                Line::new("WHOIS", &[&ask.nick], None),
+            ));
         }
-        self.proofs.extend(room.then_some(Proof { ask, until: now + PROOF, same: false }));
+        self.proofs.extend(room.then_some(Proof {
+            ask,
+            until: now + PROOF,
+            same: false,
+        }));
         room
     }
 
@@ -306,7 +400,9 @@ impl Session {
         let params: Vec<&str> = m.params.iter().map(String::as_str).collect();
         let (registering, sasl) = (self.phase == Phase::Registering, self.irc.sasl != Sasl::No);
         // Perhaps because we have been put out meanwhile.
-        if let ([_, target, _, ..], true) = (&params[..], NOT_PASSED_ON.contains(&m.command.as_str())) {
+        if let ([_, target, _, ..], true) =
+            (&params[..], NOT_PASSED_ON.contains(&m.command.as_str()))
+        {
             self.actions.push(Action::Unheard((*target).to_owned()));
         }
         match (m.command.as_str(), &params[..]) {
@@ -319,16 +415,31 @@ impl Session {
             ("ERROR", [.., why]) => {
                 let said = why.to_ascii_lowercase();
                 let says = |words: &[&str]| words.iter().any(|word| said.contains(word));
-                let banned = says(&["k-line", "g-line", "z-line", "d-line", "banned", "akill", "autokill"]);
+                let banned = says(&[
+                    "k-line", "g-line", "z-line", "d-line", "banned", "akill", "autokill",
+                ]);
                 let throttled = says(&["throttl", "too fast", "too many"]);
                 let why = format!("the server closes the connection: {}", clean(why));
-                self.close(&why, if banned { SLOW } else { u64::from(throttled) * THROTTLED });
+                self.close(
+                    &why,
+                    if banned {
+                        SLOW
+                    } else {
+                        u64::from(throttled) * THROTTLED
+                    },
+                );
             }
-            ("CAP", [_, "LS", more @ .., caps]) if registering => self.on_offer(caps, *more == ["*"], now),
+            ("CAP", [_, "LS", more @ .., caps]) if registering => {
+                self.on_offer(caps, *more == ["*"], now)
+            }
             ("CAP", [_, "ACK", .., caps]) => {
                 self.link.account_tag |= caps.split_whitespace().any(|c| c == "account-tag");
                 let login = sasl && !self.link.logged_in;
-                let (command, word) = if login { ("AUTHENTICATE", self.mechanism()) } else { ("CAP", "END") };
+                let (command, word) = if login {
+                    ("AUTHENTICATE", self.mechanism())
+                } else {
+                    ("CAP", "END")
+                };
                 self.send(Line::new(command, &[word], None));
             }
             ("CAP", [_, "NAK", ..]) | ("906", _) if sasl => self.no_sasl("the server refuses it"),
@@ -347,16 +458,29 @@ impl Session {
                 log!(Warning, "IRC: banned from this server: {}", clean(why));
                 self.least_wait = Duration::from_secs(SLOW);
             }
-            ("432" | "433" | "436" | "437" | "447", [_, nick, .., why]) if registering && !is_channel(nick) => {
+            ("432" | "433" | "436" | "437" | "447", [_, nick, .., why])
+                if registering && !is_channel(nick) =>
+            {
                 self.next_nick(nick, why, &m.command);
             }
-            ("001", [_, ..]) if sasl && !self.link.logged_in => self.no_sasl("the server let us in before it"),
+            ("001", [_, ..]) if sasl && !self.link.logged_in => {
+                self.no_sasl("the server let us in before it")
+            }
             ("001", [nick, ..]) if registering => self.welcome(nick, now),
             ("005", tokens) => tokens.iter().for_each(|token| self.on_isupport(token)),
-            ("376" | "422", _) if self.link.logged_in || self.irc.password.is_none() => self.online(now),
-            ("396", [_, host, ..]) => self.link.user_host = Some(self.irc.username.len() + 2 + host.len()),
+            ("376" | "422", _) if self.link.logged_in || self.irc.password.is_none() => {
+                self.online(now)
+            }
+            ("396", [_, host, ..]) => {
+                self.link.user_host = Some(self.irc.username.len() + 2 + host.len())
+            }
             (n, [_, target, .., why]) if NOT_PASSED_ON.contains(&n) && self.reaches(target) => {
-                log!(Warning, "IRC: cannot speak to {}: {}", clean(target), clean(why));
+                log!(
+                    Warning,
+                    "IRC: cannot speak to {}: {}",
+                    clean(target),
+                    clean(why)
+                );
                 self.end_of_whois(target, true);
             }
             ("731", _) => self.want_nick(),
@@ -366,7 +490,9 @@ impl Session {
             ("NOTICE", [_, text]) => self.on_notice(m.nick(), text, now),
             ("NICK", [new, ..]) => self.on_nick(m.nick(), Some(new)),
             ("QUIT", _) => self.on_nick(m.nick(), None),
-            ("MODE", [nick, modes, ..]) if self.is_me(nick) && modes.starts_with('+') && modes.contains('r') => {
+            ("MODE", [nick, modes, ..])
+                if self.is_me(nick) && modes.starts_with('+') && modes.contains('r') =>
+            {
                 self.online(now);
             }
             ("JOIN" | "PART" | "KICK" | "MODE", [channel, rest @ ..])
@@ -408,7 +534,9 @@ impl Session {
         for cap in caps.split_whitespace() {
             let (name, value) = cap.split_once('=').unwrap_or((cap, ""));
             let known = CAPS.iter().find(|&&known| known == name);
-            self.link.offered.extend(known.map(|&name| (name, value.to_owned())));
+            self.link
+                .offered
+                .extend(known.map(|&name| (name, value.to_owned())));
         }
         if more {
             return;
@@ -423,28 +551,52 @@ impl Session {
             Some(_) => self.until = self.until.min(now + STEP),
         }
         let wanted = wanted.into_keys().collect::<Vec<_>>().join(" ");
-        let (word, list) = if wanted.is_empty() { ("END", None) } else { ("REQ", Some(wanted.as_str())) };
+        let (word, list) = if wanted.is_empty() {
+            ("END", None)
+        } else {
+            ("REQ", Some(wanted.as_str()))
+        };
         self.send(Line::new("CAP", &[word], list));
     }
 
     fn mechanism(&self) -> &'static str {
-        if self.irc.sasl == Sasl::External { "EXTERNAL" } else { "PLAIN" }
+        if self.irc.sasl == Sasl::External {
+            "EXTERNAL"
+        } else {
+            "PLAIN"
+        }
     }
 
     /// SASL was asked for and cannot be had now. We never go on without it.
     fn no_sasl(&mut self, why: &str) {
-        self.close(&format!("no SASL {}: {}; not going on without", self.mechanism(), clean(why)), THROTTLED);
+        self.close(
+            &format!(
+                "no SASL {}: {}; not going on without",
+                self.mechanism(),
+                clean(why)
+            ),
+            THROTTLED,
+        );
     }
 
     fn authenticate(&mut self) {
         let secret = match &self.irc {
-            Irc { sasl: Sasl::Plain, account, password: Some(p), .. } => format!("{account}\0{account}\0{}", p.0),
+            Irc {
+                sasl: Sasl::Plain,
+                account,
+                password: Some(p),
+                ..
+            } => format!("{account}\0{account}\0{}", p.0),
             _ => String::new(),
         };
         let secret = base64(secret.as_bytes());
         // Pieces of 400 bytes; a full last one is followed by an empty one (IRCv3 sasl-3.1).
         for at in (0..=secret.len()).step_by(400) {
-            let piece = if at < secret.len() { &secret[at..secret.len().min(at + 400)] } else { "+" };
+            let piece = if at < secret.len() {
+                &secret[at..secret.len().min(at + 400)]
+            } else {
+                "+"
+            };
             self.send(Line::secret("AUTHENTICATE", &[piece], None));
         }
     }
@@ -453,9 +605,15 @@ impl Session {
         let (name, value) = token.split_once('=').unwrap_or((token, ""));
         match (name, value.trim_start_matches('(').split_once(')')) {
             ("CASEMAPPING", _) => self.link.mapping = Casemapping::named(value),
-            ("PREFIX", Some((letters, signs))) => self.link.prefix = (letters.to_owned(), signs.to_owned()),
+            ("PREFIX", Some((letters, signs))) => {
+                self.link.prefix = (letters.to_owned(), signs.to_owned())
+            }
             ("CHANMODES", _) => self.link.modes = value.to_owned(),
-            ("BOT", _) => self.send(Line::new("MODE", &[&self.link.nick, &format!("+{value}")], None)),
+            ("BOT", _) => self.send(Line::new(
+                "MODE",
+                &[&self.link.nick, &format!("+{value}")],
+                None,
+            )),
             ("MONITOR", _) if !self.has_wanted_nick() => {
                 self.send(Line::new("MONITOR", &["+", &self.irc.nick], None));
             }
@@ -465,11 +623,20 @@ impl Session {
 
     /// The nick is refused: tries the next one, and this one again when we are online.
     fn next_nick(&mut self, nick: &str, why: &str, numeric: &str) {
-        let (what, why) = (format!("nick {}", clean(nick)), format!("{} ({numeric})", clean(why)));
+        let (what, why) = (
+            format!("nick {}", clean(nick)),
+            format!("{} ({numeric})", clean(why)),
+        );
         let wanted = &self.irc.nick;
         // Servers that allow only nine characters refuse a longer name altogether.
         let short = (1..10).map(|i| format!("{wanted:.8}{i}"));
-        let mut names = self.irc.alt_nicks.iter().cloned().chain([format!("{wanted}_")]).chain(short);
+        let mut names = self
+            .irc
+            .alt_nicks
+            .iter()
+            .cloned()
+            .chain([format!("{wanted}_")])
+            .chain(short);
         match names.nth(self.link.tried) {
             Some(next) => {
                 log!(Warning, "IRC: {what}: {why}; trying {next}");
@@ -484,7 +651,8 @@ impl Session {
 
     /// Registered: tell services who we are, and join when they believe it.
     fn welcome(&mut self, nick: &str, now: Instant) {
-        (self.link.nick, self.phase, self.until) = (nick.to_owned(), Phase::Identifying, now + STEP);
+        (self.link.nick, self.phase, self.until) =
+            (nick.to_owned(), Phase::Identifying, now + STEP);
         if !self.link.logged_in {
             self.identify();
         }
@@ -492,14 +660,27 @@ impl Session {
 
     fn identify(&mut self) {
         // With the password alone, services take the account of the nick that we have.
-        let account = if self.is_me(&self.irc.account) { "" } else { &self.irc.account };
+        let account = if self.is_me(&self.irc.account) {
+            ""
+        } else {
+            &self.irc.account
+        };
         self.tell_nickserv(format!("IDENTIFY {account}").trim_end());
     }
 
     /// Says something to services that the nick's password goes with, if there is one.
     fn tell_nickserv(&mut self, words: &str) {
-        if let Irc { nickserv, password: Some(password), .. } = &self.irc {
-            self.send(Line::secret("PRIVMSG", &[nickserv], Some(&format!("{words} {}", password.0))));
+        if let Irc {
+            nickserv,
+            password: Some(password),
+            ..
+        } = &self.irc
+        {
+            self.send(Line::secret(
+                "PRIVMSG",
+                &[nickserv],
+                Some(&format!("{words} {}", password.0)),
+            ));
         }
     }
 
@@ -524,7 +705,13 @@ impl Session {
     /// A text that may repeat what we have told services, as the log may show it.
     pub fn without_password(&self, text: &str) -> String {
         let password = self.irc.password.as_ref().map_or("", |p| &p.0);
-        let hide = |text: &str, word: &str| if word.is_empty() { text.to_owned() } else { text.replace(word, "***") };
+        let hide = |text: &str, word: &str| {
+            if word.is_empty() {
+                text.to_owned()
+            } else {
+                text.replace(word, "***")
+            }
+        };
         hide(&hide(text, password), &password.to_ascii_lowercase())
     }
 
@@ -536,19 +723,33 @@ impl Session {
 
     /// Services speak in NOTICEs; nobody else's are of interest.
     fn on_notice(&mut self, nick: &str, text: &str, now: Instant) {
-        let services = self.irc.nickserv.split('@').next().is_some_and(|name| self.link.mapping.same(nick, name));
+        let services = self
+            .irc
+            .nickserv
+            .split('@')
+            .next()
+            .is_some_and(|name| self.link.mapping.same(nick, name));
         let text = plain(text).to_ascii_lowercase();
         let says = |words: &str| services && words.split('|').any(|w| text.contains(w));
         if says("unknown command|invalid command") {
             self.recover();
-        } else if says("now recognized|now identified|identified as|already identified|now logged in|password accepted")
-        {
+        } else if says(
+            "now recognized|now identified|identified as|already identified|now logged in|password accepted",
+        ) {
             self.online(now);
         } else if says("incorrect|invalid password|not registered|isn't registered") {
-            log!(Warning, "IRC: {}: {}", clean(nick), clean(&self.without_password(&text)));
+            log!(
+                Warning,
+                "IRC: {}: {}",
+                clean(nick),
+                clean(&self.without_password(&text))
+            );
             self.link.refused = true;
             self.online(now);
-        } else if says("nickname is registered|registered nickname") && self.is_online() && !self.link.refused {
+        } else if says("nickname is registered|registered nickname")
+            && self.is_online()
+            && !self.link.refused
+        {
             // They have come after us, and know us no more.
             self.identify();
         } else if says("ghost|killed|recovered|regained|released") {
@@ -580,17 +781,21 @@ impl Session {
         let is_due = |p: &&mut Place| p.joined.is_none() && p.retry.is_some_and(|at| at <= now);
         let mut due: Vec<&mut Place> = self.places.iter_mut().filter(is_due).collect();
         // If the server does not say anything at all, we try again then.
-        due.iter_mut().for_each(|p| p.retry = Some(now + Duration::from_secs(SLOW)));
+        due.iter_mut()
+            .for_each(|p| p.retry = Some(now + Duration::from_secs(SLOW)));
         due.sort_by_key(|p| p.key.is_empty());
         for some in due.chunks(JOINS.0) {
             let bytes: usize = some.iter().map(|p| p.name.len() + p.key.len() + 2).sum();
             for some in some.chunks(if bytes > JOINS.1 { 1 } else { JOINS.0 }) {
-                let list = |part: fn(&Place) -> &str| some.iter().map(|p| part(p)).collect::<Vec<_>>().join(",");
+                let list = |part: fn(&Place) -> &str| {
+                    some.iter().map(|p| part(p)).collect::<Vec<_>>().join(",")
+                };
                 let (names, keys) = (list(|p| &p.name), list(|p| &p.key));
-                self.actions.push(Action::Send(match keys.trim_end_matches(',') {
-                    "" => Line::new("JOIN", &[&names], None),
-                    keys => Line::secret("JOIN", &[&names, keys], None),
-                }));
+                self.actions
+                    .push(Action::Send(match keys.trim_end_matches(',') {
+                        "" => Line::new("JOIN", &[&names], None),
+                        keys => Line::secret("JOIN", &[&names, keys], None),
+                    }));
             }
         }
     }
@@ -606,7 +811,9 @@ impl Session {
             _ => {}
         }
         let (letters, signs) = &link.prefix;
-        let Some(place) = places.iter_mut().find(|p| mapping.same(&p.name, channel)) else { return };
+        let Some(place) = places.iter_mut().find(|p| mapping.same(&p.name, channel)) else {
+            return;
+        };
         if place.ranks.len() > RANKED {
             place.ranks.clear();
         }
@@ -619,24 +826,40 @@ impl Session {
                 place.ranks.clear();
             }
             ("PART" | "KICK", _) => {
-                let nick = params.first().filter(|_| m.command == "KICK").map_or(m.nick(), |nick| nick);
+                let nick = params
+                    .first()
+                    .filter(|_| m.command == "KICK")
+                    .map_or(m.nick(), |nick| nick);
                 place.ranks.remove(&mapping.fold(nick));
                 if mapping.same(nick, &link.nick) {
                     let calm = place.joined.take().is_some_and(|at| now >= at + CALM);
                     place.kicks = if calm { 1 } else { place.kicks + 1 };
                     let wait = (place.kicks <= KICKS).then(|| doubled(KICKED, place.kicks - 1));
                     place.retry = wait.map(|wait| now + wait);
-                    let next = wait.map_or("waiting for an INVITE".into(), |w| format!("back in {} s", w.as_secs()));
+                    let next = wait.map_or("waiting for an INVITE".into(), |w| {
+                        format!("back in {} s", w.as_secs())
+                    });
                     let why = clean(params.last().unwrap_or(&""));
-                    log!(Warning, "IRC: {} put us out of {}: {why}; {next}", clean(m.nick()), place.name);
+                    log!(
+                        Warning,
+                        "IRC: {} put us out of {}: {why}; {next}",
+                        clean(m.nick()),
+                        place.name
+                    );
                 }
                 self.end_of_whois(nick, false);
             }
             ("353", [names]) => {
-                for name in names.split_whitespace().filter(|name| name.starts_with(|c| signs.contains(c))) {
+                for name in names
+                    .split_whitespace()
+                    .filter(|name| name.starts_with(|c| signs.contains(c)))
+                {
                     let nick = name.trim_start_matches(|c| signs.contains(c));
                     let shown = name.chars().map_while(|c| signs.find(c));
-                    place.ranks.insert(mapping.fold(nick), shown.filter_map(|i| letters.chars().nth(i)).collect());
+                    place.ranks.insert(
+                        mapping.fold(nick),
+                        shown.filter_map(|i| letters.chars().nth(i)).collect(),
+                    );
                 }
             }
             ("MODE", [changes, rest @ ..]) => {
@@ -659,10 +882,16 @@ impl Session {
             }
             ("INVITE", _) => (place.retry, place.kicks) = (Some(now), 0),
             (n, [.., why]) if JOIN_REFUSED.contains(n) && place.joined.is_none() => {
-                place.retry = Some(now + Duration::from_secs(REJOIN[place.tries.min(REJOIN.len() - 1)]));
+                place.retry =
+                    Some(now + Duration::from_secs(REJOIN[place.tries.min(REJOIN.len() - 1)]));
                 place.tries += 1;
                 if place.refusal != *why {
-                    log!(Warning, "IRC: cannot join {}: {} ({n}); still trying", place.name, clean(why));
+                    log!(
+                        Warning,
+                        "IRC: cannot join {}: {} ({n}); still trying",
+                        place.name,
+                        clean(why)
+                    );
                     place.refusal = (*why).to_owned();
                 }
             }
@@ -672,7 +901,9 @@ impl Session {
 
     fn on_privmsg(&mut self, m: &Message, target: &str, raw: &str) {
         // IRCv3's tag for bots, and the name that InspIRCd 3 has for it.
-        let bot = m.tags().any(|(name, _)| name == "bot" || name.ends_with("/bot"));
+        let bot = m
+            .tags()
+            .any(|(name, _)| name == "bot" || name.ends_with("/bot"));
         // A bouncer's modules talk back.
         if self.is_me(m.nick()) || bot || m.source.starts_with('*') || !m.source.contains('!') {
             return;
@@ -680,22 +911,38 @@ impl Session {
         let (nick, private) = (m.nick().to_owned(), self.is_me(target));
         if let Some(ctcp) = raw.strip_prefix('\u{1}') {
             let answer = match clean(ctcp).as_str() {
-                "VERSION" if private => concat!("VERSION buildbot-irc ", env!("CARGO_PKG_VERSION")).to_owned(),
+                "VERSION" if private => {
+                    concat!("VERSION buildbot-irc ", env!("CARGO_PKG_VERSION")).to_owned()
+                }
                 ping if private && ping.starts_with("PING ") => ping.to_owned(),
                 _ => return,
             };
-            return self.actions.push(Action::Notice(nick, format!("\u{1}{answer}\u{1}")));
+            return self
+                .actions
+                .push(Action::Notice(nick, format!("\u{1}{answer}\u{1}")));
         }
-        let Link { mapping, prefix: (letters, _), .. } = &self.link;
+        let Link {
+            mapping,
+            prefix: (letters, _),
+            ..
+        } = &self.link;
         let text = plain(raw);
-        let command = [&self.link.nick, &self.irc.nick].iter().find_map(|name| addressed(&text, name, *mapping));
-        let (place, text, op) = match (command, self.places.iter().find(|p| mapping.same(&p.name, target))) {
+        let command = [&self.link.nick, &self.irc.nick]
+            .iter()
+            .find_map(|name| addressed(&text, name, *mapping));
+        let (place, text, op) = match (
+            command,
+            self.places.iter().find(|p| mapping.same(&p.name, target)),
+        ) {
             // Some address us by habit even there.
             _ if private => (nick.clone(), command.unwrap_or(text.trim()), false),
             (Some(command), Some(place)) => {
                 // Operator or higher: the PREFIX letters up to `o`.
                 let high = letters.find('o').map_or("", |o| &letters[..=o]);
-                let op = place.ranks.get(&mapping.fold(&nick)).is_some_and(|r| r.contains(|c| high.contains(c)));
+                let op = place
+                    .ranks
+                    .get(&mapping.fold(&nick))
+                    .is_some_and(|r| r.contains(|c| high.contains(c)));
                 (place.name.clone(), command, op)
             }
             _ => return,
@@ -708,18 +955,32 @@ impl Session {
         };
         let (mask, text) = (m.source.clone(), text.to_owned());
         self.link.heard(&place);
-        self.actions.push(Action::Command(Ask { place, nick, mask, text, op, own_only: false, account }));
+        self.actions.push(Action::Command(Ask {
+            place,
+            nick,
+            mask,
+            text,
+            op,
+            own_only: false,
+            account,
+        }));
     }
 
     /// The server tells something of a nick.
     fn on_whois(&mut self, numeric: &str, nick: &str, rest: &[&str]) {
         let mapping = self.link.mapping;
-        for Proof { ask, same, .. } in self.proofs.iter_mut().filter(|p| mapping.same(&p.ask.nick, nick)) {
+        for Proof { ask, same, .. } in self
+            .proofs
+            .iter_mut()
+            .filter(|p| mapping.same(&p.ask.nick, nick))
+        {
             match (numeric, rest) {
                 // Someone else may have taken the nick since: then none of this counts.
                 ("311", [user, host, ..]) => *same = ask.mask.ends_with(&format!("!{user}@{host}")),
                 ("330", [name, ..]) => ask.account = Account::Is((*name).to_owned()),
-                ("307", _) if ask.account == Account::Unknown => ask.account = Account::Is(nick.to_owned()),
+                ("307", _) if ask.account == Account::Unknown => {
+                    ask.account = Account::Is(nick.to_owned())
+                }
                 _ => {}
             }
         }
@@ -728,7 +989,10 @@ impl Session {
     /// The answer is complete; or, not `whole`: the nick has gone or changed, which proves nothing.
     fn end_of_whois(&mut self, nick: &str, whole: bool) {
         let mapping = self.link.mapping;
-        for Proof { ask, same, .. } in self.proofs.extract_if(.., |p| mapping.same(&p.ask.nick, nick)) {
+        for Proof { ask, same, .. } in self
+            .proofs
+            .extract_if(.., |p| mapping.same(&p.ask.nick, nick))
+        {
             let proved = whole && same && ask.account != Account::Unknown;
             let account = if proved { ask.account } else { Account::None };
             self.actions.push(Action::Command(Ask { account, ..ask }));
@@ -759,7 +1023,11 @@ mod tests {
         fn new(more: &str) -> Rig {
             let irc = parse(&format!("{SHORT}{more}")).unwrap().irc.unwrap();
             let now = Instant::now();
-            let mut rig = Rig { session: Session::new(irc, now, 1), now, others: Vec::new() };
+            let mut rig = Rig {
+                session: Session::new(irc, now, 1),
+                now,
+                others: Vec::new(),
+            };
             rig.wait(0);
             assert_eq!(rig.others, [Action::Connect]);
             rig.session.up(now);
@@ -775,7 +1043,9 @@ mod tests {
         }
 
         fn hear(&mut self, lines: &str) {
-            lines.lines().for_each(|l| self.session.message(&Message::parse(l).unwrap(), self.now));
+            lines
+                .lines()
+                .for_each(|l| self.session.message(&Message::parse(l).unwrap(), self.now));
             self.session.tick(self.now);
         }
 
@@ -789,9 +1059,12 @@ mod tests {
             let mut said = Vec::new();
             for action in self.session.actions() {
                 match action {
-                    Action::Send(line) | Action::Ask(_, line) => {
-                        said.push(String::from_utf8(line.bytes()).unwrap().trim_end().to_owned())
-                    }
+                    Action::Send(line) | Action::Ask(_, line) => said.push(
+                        String::from_utf8(line.bytes())
+                            .unwrap()
+                            .trim_end()
+                            .to_owned(),
+                    ),
                     other => self.others.push(other),
                 }
             }
@@ -807,11 +1080,18 @@ mod tests {
 
     #[test]
     fn registration_without_capabilities() {
-        let mut rig =
-            Rig::new("server_password = pw\nrealname = r\nusername = u\n[channel #a]\n[channel #b]\npassword = k\n");
-        assert_eq!(rig.said(), ["PASS :pw", "CAP LS 302", "NICK bot", "USER u 0 * :r"]);
+        let mut rig = Rig::new(
+            "server_password = pw\nrealname = r\nusername = u\n[channel #a]\n[channel #b]\npassword = k\n",
+        );
+        assert_eq!(
+            rig.said(),
+            ["PASS :pw", "CAP LS 302", "NICK bot", "USER u 0 * :r"]
+        );
         rig.answers(":s CAP * LS :", &["CAP END"]);
-        rig.answers(":s 001 bot :hi\n:s 005 bot BOT=B CASEMAPPING=ascii :x", &["MODE bot +B"]);
+        rig.answers(
+            ":s 001 bot :hi\n:s 005 bot BOT=B CASEMAPPING=ascii :x",
+            &["MODE bot +B"],
+        );
         rig.answers(":s 376 bot :end", &["JOIN #b,#a k"]);
         rig.answers("PING :x y", &["PONG :x y"]);
     }
@@ -821,24 +1101,48 @@ mod tests {
         let mut rig = Rig::new("sasl = plain\npassword = pw\n");
         rig.said();
         rig.answers(":s CAP * LS * :multi-prefix", &[]);
-        rig.answers(":s CAP * LS :sasl=PLAIN,EXTERNAL account-tag", &["CAP REQ :account-tag multi-prefix sasl"]);
-        rig.answers(":s CAP * ACK :account-tag multi-prefix sasl", &["AUTHENTICATE PLAIN"]);
+        rig.answers(
+            ":s CAP * LS :sasl=PLAIN,EXTERNAL account-tag",
+            &["CAP REQ :account-tag multi-prefix sasl"],
+        );
+        rig.answers(
+            ":s CAP * ACK :account-tag multi-prefix sasl",
+            &["AUTHENTICATE PLAIN"],
+        );
         rig.answers("AUTHENTICATE :+", &["AUTHENTICATE Ym90AGJvdABwdw=="]);
         rig.answers(":s 900 bot x bot :in\n:s 903 bot :ok", &["CAP END"]);
-        assert_eq!(rig.session.deadline(), rig.now + REGISTRATION, "what follows has all its time");
+        assert_eq!(
+            rig.session.deadline(),
+            rig.now + REGISTRATION,
+            "what follows has all its time"
+        );
         let long = format!("sasl = plain\npassword = {}\n", "x".repeat(292));
         let mut rig = Rig::new(&long);
         rig.hear("AUTHENTICATE +");
-        let pieces: Vec<usize> = rig.said().iter().filter(|l| l.starts_with("AUTH")).map(|l| l.len() - 13).collect();
+        let pieces: Vec<usize> = rig
+            .said()
+            .iter()
+            .filter(|l| l.starts_with("AUTH"))
+            .map(|l| l.len() - 13)
+            .collect();
         assert_eq!(pieces, [400, 1], "a full last piece is followed by a plus");
         for (lines, end) in [
             (
                 ":s CAP * LS :multi-prefix",
                 "no SASL PLAIN: the server does not offer it (services down?); not going on without",
             ),
-            (":s CAP * LS :sasl=EXTERNAL", "no SASL PLAIN: the server offers only EXTERNAL; not going on without"),
-            (":s 001 bot :hi", "no SASL PLAIN: the server let us in before it; not going on without"),
-            (":s 421 * CAP :Unknown", "no SASL PLAIN: the server knows no CAP; not going on without"),
+            (
+                ":s CAP * LS :sasl=EXTERNAL",
+                "no SASL PLAIN: the server offers only EXTERNAL; not going on without",
+            ),
+            (
+                ":s 001 bot :hi",
+                "no SASL PLAIN: the server let us in before it; not going on without",
+            ),
+            (
+                ":s 421 * CAP :Unknown",
+                "no SASL PLAIN: the server knows no CAP; not going on without",
+            ),
         ] {
             let mut rig = Rig::new("sasl = plain\npassword = pw\n");
             rig.hear(lines);
@@ -847,16 +1151,26 @@ mod tests {
         }
         let mut rig = Rig::new("sasl = plain\npassword = pw\n");
         rig.hear(":s CAP * LS :sasl draft/chathistory");
-        assert_eq!(rig.said().last().unwrap(), "CAP REQ :draft/chathistory sasl");
+        assert_eq!(
+            rig.said().last().unwrap(),
+            "CAP REQ :draft/chathistory sasl"
+        );
         rig.wait(STEP.as_secs());
         assert_eq!(
             rig.others.last(),
-            Some(&Action::Close("no SASL PLAIN: no answer in time; not going on without".into()))
+            Some(&Action::Close(
+                "no SASL PLAIN: no answer in time; not going on without".into()
+            ))
         );
         let mut rig = Rig::new("sasl = plain\npassword = pw\n");
         rig.hear(":s 904 bot :SASL authentication failed");
         rig.said();
-        assert_eq!(rig.others.last(), Some(&Action::Fatal("SASL failed: SASL authentication failed".into())));
+        assert_eq!(
+            rig.others.last(),
+            Some(&Action::Fatal(
+                "SASL failed: SASL authentication failed".into()
+            ))
+        );
     }
 
     #[test]
@@ -867,18 +1181,28 @@ mod tests {
         rig.answers(":s 001 bot :hi", &["PRIVMSG NickServ :IDENTIFY pw"]);
         rig.answers(":s 422 bot :none", &[]);
         rig.answers(":eve!e@h NOTICE bot :You are now identified", &[]);
-        rig.answers(":NickServ!s@s NOTICE bot :You are now identified for \u{2}bot\u{2}.", &["JOIN #a"]);
+        rig.answers(
+            ":NickServ!s@s NOTICE bot :You are now identified for \u{2}bot\u{2}.",
+            &["JOIN #a"],
+        );
         let mut rig = Rig::new("password = pw\n[channel #a]\n");
         rig.hear(":s 001 bot :hi\n:s 422 bot :none");
         rig.said();
         rig.now += STEP;
         rig.session.tick(rig.now);
-        assert_eq!(rig.said(), ["JOIN #a"], "services that say nothing do not keep us out");
+        assert_eq!(
+            rig.said(),
+            ["JOIN #a"],
+            "services that say nothing do not keep us out"
+        );
         let prompt = ":NickServ!s@s NOTICE bot :This nickname is registered and protected.";
         rig.answers(prompt, &["PRIVMSG NickServ :IDENTIFY pw"]);
         rig.answers(":NickServ!s@s NOTICE bot :Password incorrect.", &[]);
         rig.answers(prompt, &[]);
-        assert_eq!(rig.session.without_password("Nickname pw, NOT PW or xpw"), "Nickname ***, NOT PW or x***");
+        assert_eq!(
+            rig.session.without_password("Nickname pw, NOT PW or xpw"),
+            "Nickname ***, NOT PW or x***"
+        );
     }
 
     #[test]
@@ -888,8 +1212,14 @@ mod tests {
         rig.answers(":s 433 * bot :in use", &["NICK alt"]);
         rig.answers(":s 433 * alt :in use", &["NICK bot_"]);
         rig.answers(":s 001 bot_ :hi", &["PRIVMSG NickServ :IDENTIFY bot pw"]);
-        rig.answers(":s 005 bot_ MONITOR=30 :x\n:s 422 bot_ :none", &["MONITOR + bot"]);
-        rig.answers(":s MODE bot_ +r", &["PRIVMSG NickServ :REGAIN bot pw", "JOIN #a"]);
+        rig.answers(
+            ":s 005 bot_ MONITOR=30 :x\n:s 422 bot_ :none",
+            &["MONITOR + bot"],
+        );
+        rig.answers(
+            ":s MODE bot_ +r",
+            &["PRIVMSG NickServ :REGAIN bot pw", "JOIN #a"],
+        );
         rig.answers(
             ":NickServ!s@s NOTICE bot_ :Unknown command \u{2}REGAIN\u{2}.",
             &["PRIVMSG NickServ :RECOVER bot pw"],
@@ -905,7 +1235,10 @@ mod tests {
         let mut rig = Rig::new("");
         (0..12).for_each(|_| rig.hear(":s 432 * x :Erroneous"));
         rig.said();
-        assert_eq!(rig.others.last(), Some(&Action::Fatal("nick x: Erroneous (432)".into())));
+        assert_eq!(
+            rig.others.last(),
+            Some(&Action::Fatal("nick x: Erroneous (432)".into()))
+        );
     }
 
     #[test]
@@ -926,7 +1259,9 @@ mod tests {
     fn channels_are_come_back_to() {
         let mut rig = Rig::online("[channel #a]\n");
         rig.hear(":bot!u@host.example JOIN #A");
-        assert!(rig.session.reaches("#a") && rig.session.source_length() == "bot!u@host.example".len());
+        assert!(
+            rig.session.reaches("#a") && rig.session.source_length() == "bot!u@host.example".len()
+        );
         for (kick, wait) in [30, 60, 120, 240, 480].into_iter().enumerate() {
             rig.hear(":op!o@h KICK #a BOT :out");
             rig.said();
@@ -956,11 +1291,23 @@ mod tests {
 
     #[test]
     fn many_channels_are_joined_in_few_lines() {
-        let sections: String = (0..24).map(|i| format!("[channel #channel{i}]\n")).collect();
+        let sections: String = (0..24)
+            .map(|i| format!("[channel #channel{i}]\n"))
+            .collect();
         let mut rig = Rig::new(&sections);
         rig.hear(":s 001 bot :hi\n:s 422 bot :none");
-        let joins: Vec<String> = rig.said().into_iter().filter(|l| l.starts_with("JOIN")).collect();
-        assert_eq!(joins.iter().map(|l| l.matches('#').count()).collect::<Vec<_>>(), [10, 10, 4]);
+        let joins: Vec<String> = rig
+            .said()
+            .into_iter()
+            .filter(|l| l.starts_with("JOIN"))
+            .collect();
+        assert_eq!(
+            joins
+                .iter()
+                .map(|l| l.matches('#').count())
+                .collect::<Vec<_>>(),
+            [10, 10, 4]
+        );
         let sections: String = (0..12).map(|i| format!("[channel #{:040}]\n", i)).collect();
         let mut rig = Rig::new(&sections);
         rig.hear(":s 001 bot :hi\n:s 422 bot :none");
@@ -990,7 +1337,12 @@ mod tests {
         }
         rig.hear("ERROR :Closing link: trying to reconnect too fast (throttled)\n:s 001 bot :hi\nERROR :again");
         rig.said();
-        assert_eq!(rig.others.len(), 3, "what comes after the end is of no interest: {:?}", rig.others);
+        assert_eq!(
+            rig.others.len(),
+            3,
+            "what comes after the end is of no interest: {:?}",
+            rig.others
+        );
         rig.session.down("gone", rig.now);
         assert!(rig.session.deadline() >= rig.now + seconds(THROTTLED));
     }
@@ -1011,13 +1363,29 @@ mod tests {
                 _ => None,
             }
         };
-        let got = |place: &str, op, account| Some((place.to_owned(), "help".to_owned(), op, account));
+        let got =
+            |place: &str, op, account| Some((place.to_owned(), "help".to_owned(), op, account));
         for (line, expected) in [
-            ("@account=J\\\\oe :op!u@h PRIVMSG #A :BOT: help", got("#a", true, Account::Is("J\\oe".into()))),
-            (":admin!u@h PRIVMSG #a :\u{2}bot\u{2}, help", got("#a", true, Account::None)),
-            (":half!u@h PRIVMSG #a :bot: help", got("#a", false, Account::None)),
-            (":voice!u@h PRIVMSG bot :help", got("voice", false, Account::None)),
-            (":voice!u@h PRIVMSG bot :Bot: help", got("voice", false, Account::None)),
+            (
+                "@account=J\\\\oe :op!u@h PRIVMSG #A :BOT: help",
+                got("#a", true, Account::Is("J\\oe".into())),
+            ),
+            (
+                ":admin!u@h PRIVMSG #a :\u{2}bot\u{2}, help",
+                got("#a", true, Account::None),
+            ),
+            (
+                ":half!u@h PRIVMSG #a :bot: help",
+                got("#a", false, Account::None),
+            ),
+            (
+                ":voice!u@h PRIVMSG bot :help",
+                got("voice", false, Account::None),
+            ),
+            (
+                ":voice!u@h PRIVMSG bot :Bot: help",
+                got("voice", false, Account::None),
+            ),
             (":op!u@h PRIVMSG bot :help", got("op", false, Account::None)),
             (":op!u@h PRIVMSG #a :help", None),
             (":op!u@h PRIVMSG #elsewhere :bot: help", None),
@@ -1032,7 +1400,11 @@ mod tests {
         }
         let crowd = |n: usize| (0..20).map(|i| format!(" nick{n}x{i}")).collect::<String>();
         (0..RANKED / 10).for_each(|n| rig.hear(&format!(":s 353 bot = #a :{}", crowd(n))));
-        let op = |rig: &mut Rig, nick: &str| ask(rig, &format!(":{nick}!u@h PRIVMSG #a :bot: help")).unwrap().2;
+        let op = |rig: &mut Rig, nick: &str| {
+            ask(rig, &format!(":{nick}!u@h PRIVMSG #a :bot: help"))
+                .unwrap()
+                .2
+        };
         assert!(op(&mut rig, "op"), "a crowd does not make us forget");
         rig.hear(":op!u@h MODE #a +bk-o+o *!*@x key op {X}");
         assert!(!op(&mut rig, "op") && op(&mut rig, "[x]"));
@@ -1047,10 +1419,26 @@ mod tests {
         for (refusal, target, sign) in [
             (":s 401 bot Joe :No such nick", "joe", ":joe!u@h JOIN #a"),
             (":s 401 bot Joe :No such nick", "joe", ":joe_!u@h NICK joe"),
-            (":s 401 bot Joe :No such nick", "joe", ":joe!u@h PRIVMSG bot :help"),
-            (":s 404 bot #A :Cannot send to channel", "#a", ":op!o@h MODE #a +v bot"),
-            (":s 404 bot #A :Cannot send to channel", "#a", ":joe!u@h PRIVMSG #a :bot: help"),
-            (":s 404 bot #A :Cannot send to channel", "#a", ":bot!u@h JOIN #a"),
+            (
+                ":s 401 bot Joe :No such nick",
+                "joe",
+                ":joe!u@h PRIVMSG bot :help",
+            ),
+            (
+                ":s 404 bot #A :Cannot send to channel",
+                "#a",
+                ":op!o@h MODE #a +v bot",
+            ),
+            (
+                ":s 404 bot #A :Cannot send to channel",
+                "#a",
+                ":joe!u@h PRIVMSG #a :bot: help",
+            ),
+            (
+                ":s 404 bot #A :Cannot send to channel",
+                "#a",
+                ":bot!u@h JOIN #a",
+            ),
         ] {
             let mut rig = Rig::online("[channel #a]\n");
             rig.hear(":bot!u@h JOIN #a");
@@ -1061,7 +1449,10 @@ mod tests {
             assert_eq!(rig.others.last(), Some(&Action::Unheard(name.to_owned())));
             rig.session.avoid(name, rig.now);
             rig.hear(":joe!u@h PRIVMSG #a :not to the bot");
-            assert!(!rig.session.reaches(target) && rig.session.reaches("ann"), "{refusal}");
+            assert!(
+                !rig.session.reaches(target) && rig.session.reaches("ann"),
+                "{refusal}"
+            );
             rig.hear(sign);
             assert!(rig.session.reaches(target), "{sign}");
             rig.session.avoid(name, rig.now);
@@ -1074,9 +1465,15 @@ mod tests {
             assert!(rig.session.reaches(target), "after a while");
         }
         let mut rig = Rig::online("[channel #a]\n");
-        rig.hear(":bot!u@h JOIN #a\n:op!o@h KICK #a bot :out\n:s 404 bot #a :Cannot send to channel");
+        rig.hear(
+            ":bot!u@h JOIN #a\n:op!o@h KICK #a bot :out\n:s 404 bot #a :Cannot send to channel",
+        );
         rig.said();
-        assert_eq!(rig.others.last(), Some(&Action::Unheard("#a".into())), "what the kick has crossed");
+        assert_eq!(
+            rig.others.last(),
+            Some(&Action::Unheard("#a".into())),
+            "what the kick has crossed"
+        );
     }
 
     #[test]
@@ -1084,7 +1481,10 @@ mod tests {
         let mut rig = Rig::online("[channel #a]\n");
         rig.hear(":joe!u@h PRIVMSG #a :\u{1}VERSION\u{1}\n:joe!u@h PRIVMSG bot :\u{1}ACTION x\u{1}\n:joe!u@h PRIVMSG bot :\u{1}PING 12\u{1}");
         rig.said();
-        assert_eq!(rig.others[1..], [Action::Notice("joe".into(), "\u{1}PING 12\u{1}".into())]);
+        assert_eq!(
+            rig.others[1..],
+            [Action::Notice("joe".into(), "\u{1}PING 12\u{1}".into())]
+        );
     }
 
     #[test]
@@ -1115,13 +1515,33 @@ mod tests {
             assert_eq!(rig.others[1..], proofs.map(Action::Command), "{answer}");
         }
         let mut rig = Rig::online("");
-        let proofs = (0..40).map(|i| rig.session.prove(Ask { nick: format!("n{i}"), ..Ask::default() }, rig.now));
+        let proofs = (0..40).map(|i| {
+            rig.session.prove(
+                Ask {
+                    nick: format!("n{i}"),
+                    ..Ask::default()
+                },
+                rig.now,
+            )
+        });
         assert_eq!(proofs.filter(|taken| *taken).count(), PROOFS);
         rig.now += PROOF;
         assert_eq!(rig.session.deadline(), rig.now);
         (0..40).for_each(|_| rig.wait(0));
-        let nobody = |a: &Action| matches!(a, Action::Command(Ask { account: Account::None, .. }));
-        assert_eq!(rig.others.iter().filter(|a| nobody(a)).count(), PROOFS, "no answer in time proves nothing");
+        let nobody = |a: &Action| {
+            matches!(
+                a,
+                Action::Command(Ask {
+                    account: Account::None,
+                    ..
+                })
+            )
+        };
+        assert_eq!(
+            rig.others.iter().filter(|a| nobody(a)).count(),
+            PROOFS,
+            "no answer in time proves nothing"
+        );
     }
 
     #[test]
@@ -1165,7 +1585,9 @@ mod tests {
         let mut state = 77_u64;
         for _ in 0..50_000 {
             let mut pick = |n: usize| {
-                state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+                state = state
+                    .wrapping_mul(6_364_136_223_846_793_005)
+                    .wrapping_add(1);
                 (state >> 33) as usize % n
             };
             let mut rig_line = Message {
@@ -1173,7 +1595,9 @@ mod tests {
                 command: commands[pick(commands.len())].into(),
                 ..Message::default()
             };
-            rig_line.params = (0..pick(6)).map(|_| words[pick(words.len())].to_owned()).collect();
+            rig_line.params = (0..pick(6))
+                .map(|_| words[pick(words.len())].to_owned())
+                .collect();
             thread_local!(static RIG: std::cell::RefCell<Rig> = std::cell::RefCell::new(Rig::online("[channel #a]\n")));
             RIG.with_borrow_mut(|rig| {
                 rig.session.message(&rig_line, rig.now);
@@ -1196,12 +1620,21 @@ mod tests {
         fuzz(&[seed.as_bytes()], |bytes, random| {
             let more = ["", "sasl = plain\npassword = p\n", "password = p\n"][random.below(3)];
             let mut rig = Rig::new(&format!("{more}[channel #a]\n"));
-            let ask = Ask { place: "#a".into(), nick: "joe".into(), mask: "joe!u@h".into(), ..Ask::default() };
+            let ask = Ask {
+                place: "#a".into(),
+                nick: "joe".into(),
+                mask: "joe!u@h".into(),
+                ..Ask::default()
+            };
             rig.session.prove(ask, rig.now);
             for message in LineBuffer::default().feed(bytes) {
                 rig.session.message(&message, rig.now);
                 rig.now += seconds([0, 0, 0, 1, 20, 700][random.below(6)]);
-                assert!(rig.said().iter().all(|line| line.len() <= 510 && !line.contains(['\r', '\n', '\0'])));
+                assert!(
+                    rig.said()
+                        .iter()
+                        .all(|line| line.len() <= 510 && !line.contains(['\r', '\n', '\0']))
+                );
                 if let Some(Action::Close(why)) = rig.others.last() {
                     rig.session.down(&why.clone(), rig.now);
                 }

@@ -54,12 +54,23 @@ impl Message {
         let (command, mut rest) = word(rest);
         let mut params = Vec::new();
         while !rest.is_empty() {
-            let (param, after) = rest.strip_prefix(':').map_or_else(|| word(rest), |last| (last, ""));
+            let (param, after) = rest
+                .strip_prefix(':')
+                .map_or_else(|| word(rest), |last| (last, ""));
             params.push(param.to_owned());
             rest = after;
         }
-        let (tags, source, command) = (tags.to_owned(), source.to_owned(), command.to_ascii_uppercase());
-        (!command.is_empty()).then_some(Message { tags, source, command, params })
+        let (tags, source, command) = (
+            tags.to_owned(),
+            source.to_owned(),
+            command.to_ascii_uppercase(),
+        );
+        (!command.is_empty()).then_some(Message {
+            tags,
+            source,
+            command,
+            params,
+        })
     }
 
     /// The message as the log may show it: without channel keys, which people and servers tell us.
@@ -70,7 +81,9 @@ impl Message {
             "PRIVMSG" => {
                 // Formatting within the word would hide it.
                 text = plain(&text);
-                text.to_ascii_lowercase().find("join").map(|at| at + "join".len())
+                text.to_ascii_lowercase()
+                    .find("join")
+                    .map(|at| at + "join".len())
             }
             _ => None,
         };
@@ -87,7 +100,9 @@ impl Message {
 
     /// The tags by name, with raw values; one without a value has an empty one.
     pub fn tags(&self) -> impl Iterator<Item = (&str, &str)> {
-        self.tags.split(';').map(|tag| tag.split_once('=').unwrap_or((tag, "")))
+        self.tags
+            .split(';')
+            .map(|tag| tag.split_once('=').unwrap_or((tag, "")))
     }
 }
 
@@ -99,14 +114,20 @@ pub fn plain(text: &str) -> String {
         // A colour is one or two digits, perhaps a comma and two more.
         let front = if i > 0 { digits(piece) } else { 0 };
         let back = piece[front..].strip_prefix(',').map_or(0, digits);
-        out += &piece[if front * back > 0 { front + 1 + back } else { front }..];
+        out += &piece[if front * back > 0 {
+            front + 1 + back
+        } else {
+            front
+        }..];
     }
     out.replace(char::is_control, "")
 }
 
 /// The first word and what follows its blanks.
 fn word(text: &str) -> (&str, &str) {
-    text.split_once(' ').map_or((text, ""), |(word, rest)| (word, rest.trim_start_matches(' ')))
+    text.split_once(' ').map_or((text, ""), |(word, rest)| {
+        (word, rest.trim_start_matches(' '))
+    })
 }
 
 /// The first word if it begins with `mark`, or nothing, and the rest.
@@ -127,18 +148,28 @@ impl Line {
     pub fn new(command: &str, middle: &[&str], trailing: Option<&str>) -> Line {
         let mut text = String::from(command);
         for param in middle {
-            let mark = if param.is_empty() || param.starts_with(':') { " _" } else { " " };
+            let mark = if param.is_empty() || param.starts_with(':') {
+                " _"
+            } else {
+                " "
+            };
             text.extend([mark, &param.replace(' ', "_")]);
         }
         text.extend(trailing.map(|last| format!(" :{last}")));
         text = text.replace(['\r', '\n', '\0'], " ");
         text.truncate(text.floor_char_boundary(LINE_OUT - 2));
-        Line { text, secret: false }
+        Line {
+            text,
+            secret: false,
+        }
     }
 
     /// A line whose parameters the log must not show.
     pub fn secret(command: &str, middle: &[&str], trailing: Option<&str>) -> Line {
-        Line { secret: true, ..Line::new(command, middle, trailing) }
+        Line {
+            secret: true,
+            ..Line::new(command, middle, trailing)
+        }
     }
 
     pub fn bytes(&self) -> Vec<u8> {
@@ -167,7 +198,10 @@ pub fn split(text: &str, budget: usize) -> Vec<&str> {
     let mut rest = text.trim_matches(' ');
     while !rest.is_empty() {
         let hard = rest.floor_char_boundary(budget);
-        let soft = rest.as_bytes().get(..=hard).and_then(|head| head.iter().rposition(|&b| b == b' '));
+        let soft = rest
+            .as_bytes()
+            .get(..=hard)
+            .and_then(|head| head.iter().rposition(|&b| b == b' '));
         let (piece, after) = rest.split_at(soft.unwrap_or(hard));
         pieces.push(piece.trim_end_matches(' '));
         rest = after.trim_start_matches(' ');
@@ -207,7 +241,10 @@ impl Casemapping {
     }
 
     pub fn same(self, a: &str, b: &str) -> bool {
-        a.len() == b.len() && a.chars().zip(b.chars()).all(|(a, b)| a == b || self.lower(a) == self.lower(b))
+        a.len() == b.len()
+            && a.chars()
+                .zip(b.chars())
+                .all(|(a, b)| a == b || self.lower(a) == self.lower(b))
     }
 }
 
@@ -245,7 +282,11 @@ mod tests {
         assert_eq!(whole.len(), 3);
         for i in 0..bytes.len() {
             for j in i..bytes.len() {
-                assert_eq!(feed(&[&bytes[..i], &bytes[i..j], &bytes[j..]]), whole, "{i} {j}");
+                assert_eq!(
+                    feed(&[&bytes[..i], &bytes[i..j], &bytes[j..]]),
+                    whole,
+                    "{i} {j}"
+                );
             }
         }
     }
@@ -257,20 +298,35 @@ mod tests {
             assert_eq!(buffer.feed(&[b'x'; 4096]), []);
             assert!(buffer.0.capacity() <= 2 * LINE_IN);
         }
-        assert_eq!(buffer.feed(b"x\nPING :1\r\n"), [Message::parse("PING 1").unwrap()]);
+        assert_eq!(
+            buffer.feed(b"x\nPING :1\r\n"),
+            [Message::parse("PING 1").unwrap()]
+        );
         let longest = [&[b'x'; LINE_IN], &b"\n"[..]].concat();
-        assert_eq!((buffer.feed(&longest).len(), buffer.feed(&[b"x", &longest[..]].concat()).len()), (1, 0));
+        assert_eq!(
+            (
+                buffer.feed(&longest).len(),
+                buffer.feed(&[b"x", &longest[..]].concat()).len()
+            ),
+            (1, 0)
+        );
     }
 
     #[test]
     fn invalid_utf8_is_read_as_latin_1() {
-        assert_eq!(feed(&[b"PRIVMSG x :gr\xfc\xdfe\n"])[0].params[1], "gr\u{fc}\u{df}e");
+        assert_eq!(
+            feed(&[b"PRIVMSG x :gr\xfc\xdfe\n"])[0].params[1],
+            "gr\u{fc}\u{df}e"
+        );
     }
 
     #[test]
     fn messages_parse() {
         let m = Message::parse("@a=b\\sc;account=joe;+x :n!u@h PRIVMSG #c  :a :b").unwrap();
-        assert_eq!(m.tags().collect::<Vec<_>>(), [("a", "b\\sc"), ("account", "joe"), ("+x", "")]);
+        assert_eq!(
+            m.tags().collect::<Vec<_>>(),
+            [("a", "b\\sc"), ("account", "joe"), ("+x", "")]
+        );
         assert_eq!((m.nick(), m.source.as_str()), ("n", "n!u@h"));
         assert_eq!(m.params, ["#c", "a :b"]);
         let m = Message::parse(":irc.example 353 bot = #x:y :@a +b").unwrap();
@@ -285,7 +341,10 @@ mod tests {
     fn an_outgoing_line_cannot_hold_what_the_wire_forbids() {
         let line = Line::new("PRIVMSG", &["#a b"], Some("x\r\nQUIT :gone\0"));
         assert_eq!(line.bytes(), b"PRIVMSG #a_b :x  QUIT :gone \r\n");
-        assert_eq!(Line::new("JOIN", &["", ":k"], None).bytes(), b"JOIN _ _:k\r\n");
+        assert_eq!(
+            Line::new("JOIN", &["", ":k"], None).bytes(),
+            b"JOIN _ _:k\r\n"
+        );
         let long = Line::new("PRIVMSG", &["#c"], Some(&"\u{e9}".repeat(400))).bytes();
         assert!(long.len() <= LINE_OUT && std::str::from_utf8(&long).is_ok());
     }
@@ -293,7 +352,10 @@ mod tests {
     #[test]
     fn a_secret_line_shows_its_command_only() {
         assert_eq!(Line::secret("PASS", &["hunter2"], None).shown(), "PASS ***");
-        assert_eq!(Line::secret("PASS", &["hunter2"], None).bytes(), b"PASS hunter2\r\n");
+        assert_eq!(
+            Line::secret("PASS", &["hunter2"], None).bytes(),
+            b"PASS hunter2\r\n"
+        );
     }
 
     #[test]
@@ -301,12 +363,24 @@ mod tests {
         for (line, shown) in [
             (":s MODE #c +kl key 5", ":s MODE #c ***"),
             (":s MODE #c +o joe", ":s MODE #c +o joe"),
-            (":a!b@c PRIVMSG bot :Join  #c key more", "PRIVMSG bot Join ***"),
-            (":a!b@c PRIVMSG #x :bot: jo\u{2}in\u{2}\u{a0}#c key", "PRIVMSG #x bot: join ***"),
-            (":a!b@c PRIVMSG #x :bot: status #c", "PRIVMSG #x bot: status #c"),
+            (
+                ":a!b@c PRIVMSG bot :Join  #c key more",
+                "PRIVMSG bot Join ***",
+            ),
+            (
+                ":a!b@c PRIVMSG #x :bot: jo\u{2}in\u{2}\u{a0}#c key",
+                "PRIVMSG #x bot: join ***",
+            ),
+            (
+                ":a!b@c PRIVMSG #x :bot: status #c",
+                "PRIVMSG #x bot: status #c",
+            ),
         ] {
             let shown = shown.trim_start_matches(":s ");
-            assert!(Message::parse(line).unwrap().shown().ends_with(shown), "{line}");
+            assert!(
+                Message::parse(line).unwrap().shown().ends_with(shown),
+                "{line}"
+            );
         }
     }
 
@@ -359,13 +433,22 @@ mod tests {
             assert_eq!(messages, feed(&[bytes]));
             for message in messages {
                 assert!(!message.shown().contains('\n'));
-                let echo = Line::new("PRIVMSG", &[message.nick()], message.params.last().map(String::as_str)).bytes();
+                let echo = Line::new(
+                    "PRIVMSG",
+                    &[message.nick()],
+                    message.params.last().map(String::as_str),
+                )
+                .bytes();
                 assert!(echo.len() <= LINE_OUT);
                 assert!(!echo[..echo.len() - 2].iter().any(|b| b"\r\n\0".contains(b)));
             }
             let text = String::from_utf8_lossy(bytes);
             let budget = random.below(600);
-            assert!(split(&text, budget).iter().all(|piece| !piece.is_empty() && piece.len() <= budget.max(4)));
+            assert!(
+                split(&text, budget)
+                    .iter()
+                    .all(|piece| !piece.is_empty() && piece.len() <= budget.max(4))
+            );
         });
     }
 }

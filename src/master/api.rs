@@ -36,10 +36,12 @@ const STREAM_SILENCE: Duration = Duration::from_secs(30 * 86_400);
 const EVENT: usize = 256 * 1024;
 
 /// Lists with the fields that we read. What is filtered or ordered on must be among them.
-pub const BUILDERS: &str = "/builders?field=builderid&field=name&field=tags&field=masterids&order=name";
+pub const BUILDERS: &str =
+    "/builders?field=builderid&field=name&field=tags&field=masterids&order=name";
 pub const BUILDS: &str = "/builds?field=buildid&field=builderid&field=number&field=buildrequestid\
     &field=started_at&field=complete&field=complete_at&field=results&field=state_string";
-pub const CHANGES: &str = "/changes?field=changeid&field=author&field=revision&field=comments&field=branch";
+pub const CHANGES: &str =
+    "/changes?field=changeid&field=author&field=revision&field=comments&field=branch";
 pub const WORKERS: &str = "/workers?field=workerid&field=name&field=paused&field=connected_to";
 /// Requests that wait for a worker, oldest first.
 const QUEUED: &str = "/buildrequests?field=buildrequestid&field=builderid&field=claimed&field=complete\
@@ -60,7 +62,9 @@ impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         match self {
             Error::Unreachable(why) | Error::Wrong(why) => f.write_str(&complaint(why)),
-            Error::Refused(status, why) => write!(f, "the master refuses: {} ({status})", complaint(why)),
+            Error::Refused(status, why) => {
+                write!(f, "the master refuses: {} ({status})", complaint(why))
+            }
         }
     }
 }
@@ -82,7 +86,12 @@ pub struct Request {
 /// Every answer of the API is an object that holds one list.
 #[derive(Deserialize)]
 struct Envelope<T> {
-    #[serde(alias = "builders", alias = "builds", alias = "buildrequests", alias = "changes")]
+    #[serde(
+        alias = "builders",
+        alias = "builds",
+        alias = "buildrequests",
+        alias = "changes"
+    )]
     #[serde(alias = "forceschedulers", alias = "steps", alias = "workers")]
     items: Vec<T>,
 }
@@ -103,7 +112,11 @@ pub struct Master {
 impl Master {
     /// A master that was not asked anything yet. The errors are the TLS files' (see [`net::connector`]).
     pub fn new(config: &Buildbot) -> Result<Master, String> {
-        let tls = config.url.https.then(|| net::connector(&config.tls)).transpose()?;
+        let tls = config
+            .url
+            .https
+            .then(|| net::connector(&config.tls))
+            .transpose()?;
         let (url, version) = (config.url.to_string(), env!("CARGO_PKG_VERSION"));
         let host = url.split('/').nth(2).unwrap_or("");
         let mut headers = format!("Host: {host}\r\nUser-Agent: buildbot-irc/{version}\r\n");
@@ -112,16 +125,28 @@ impl Master {
             let login = base64(format!("{user}:{}", password.0).as_bytes());
             headers += &format!("Authorization: Basic {login}\r\n");
         }
-        Ok(Master { config: config.clone(), tls, connection: None, headers, cookie: String::new() })
+        Ok(Master {
+            config: config.clone(),
+            tls,
+            connection: None,
+            headers,
+            cookie: String::new(),
+        })
     }
 
     /// The version of Buildbot, and the base of links for people.
     pub fn identity(&mut self) -> Result<(String, String), Error> {
         let config = self.settings()?;
         let mut versions = config["versions"].as_array().into_iter().flatten();
-        let version = versions.find(|v| v[0] == "Buildbot").and_then(|v| v[1].as_str()).unwrap_or_default();
+        let version = versions
+            .find(|v| v[0] == "Buildbot")
+            .and_then(|v| v[1].as_str())
+            .unwrap_or_default();
         let url = config["buildbotURL"].as_str().filter(|url| !url.is_empty());
-        Ok((version.to_owned(), url.map_or_else(|| self.config.url.to_string(), str::to_owned)))
+        Ok((
+            version.to_owned(),
+            url.map_or_else(|| self.config.url.to_string(), str::to_owned),
+        ))
     }
 
     /// What the master says of itself and of our session. Before 3.0 it stands in the front page only.
@@ -131,7 +156,9 @@ impl Master {
             (head, body) = self.exchange("/", "")?;
         }
         let text = String::from_utf8_lossy(&body);
-        let json = text.split_once("constant(\"config\", ").map_or(&*text, |(_, json)| json);
+        let json = text
+            .split_once("constant(\"config\", ")
+            .map_or(&*text, |(_, json)| json);
         // There is more behind it in that page.
         match serde_json::Deserializer::from_str(json).into_iter().next() {
             _ if head.status != 200 => Err(Error::Refused(head.status, refusal(&body))),
@@ -147,7 +174,9 @@ impl Master {
 
     /// The last builds of a builder, highest number first.
     pub fn recent(&mut self, builder: u64) -> Result<Vec<Build>, Error> {
-        self.list(&format!("/builders/{builder}{BUILDS}&order=-number&limit=10"))
+        self.list(&format!(
+            "/builders/{builder}{BUILDS}&order=-number&limit=10"
+        ))
     }
 
     /// The newest changes, highest id first, at most a page.
@@ -172,16 +201,28 @@ impl Master {
             Err(Error::Refused(404, _)) => Vec::new(),
             requests => requests?,
         };
-        let mut builds: Vec<Build> = self.list(&format!("/buildrequests/{id}{BUILDS}&order=-buildid&limit=1"))?;
+        let mut builds: Vec<Build> = self.list(&format!(
+            "/buildrequests/{id}{BUILDS}&order=-buildid&limit=1"
+        ))?;
         Ok((requests.pop(), builds.pop()))
     }
 
     /// A list in pages, up to so many items.
-    pub fn pages<T: DeserializeOwned>(&mut self, path: &str, page: usize, most: usize) -> Result<Vec<T>, Error> {
+    pub fn pages<T: DeserializeOwned>(
+        &mut self,
+        path: &str,
+        page: usize,
+        most: usize,
+    ) -> Result<Vec<T>, Error> {
         let mut all = Vec::new();
         loop {
-            let page = if path == BUILDERS && !all.is_empty() { LONG_PAGE } else { page };
-            let mut more: Vec<T> = self.list(&format!("{path}&limit={page}&offset={}", all.len()))?;
+            let page = if path == BUILDERS && !all.is_empty() {
+                LONG_PAGE
+            } else {
+                page
+            };
+            let mut more: Vec<T> =
+                self.list(&format!("{path}&limit={page}&offset={}", all.len()))?;
             let full = more.len() >= page;
             all.append(&mut more);
             if !full || all.len() >= most {
@@ -192,13 +233,16 @@ impl Master {
 
     /// The list at a path of the API; `limit` is the caller's.
     pub fn list<T: DeserializeOwned>(&mut self, path: &str) -> Result<Vec<T>, Error> {
-        self.object(&format!("/api/v2{path}"), "").map(|envelope: Envelope<T>| envelope.items)
+        self.object(&format!("/api/v2{path}"), "")
+            .map(|envelope: Envelope<T>| envelope.items)
     }
 
     /// JSON-RPC 2.0, as the master wants it. A stop has no result, whatever becomes of it.
     pub fn call(&mut self, path: &str, method: &str, params: &Value) -> Result<Value, Error> {
-        let call = json!({ "jsonrpc": "2.0", "id": 1, "method": method, "params": params }).to_string();
-        self.object(&format!("/api/v2{path}"), &call).map(|answer: Value| answer["result"].clone())
+        let call =
+            json!({ "jsonrpc": "2.0", "id": 1, "method": method, "params": params }).to_string();
+        self.object(&format!("/api/v2{path}"), &call)
+            .map(|answer: Value| answer["result"].clone())
     }
 
     /// What is at a path, as JSON; `json` is what to POST there, or empty for a GET.
@@ -224,9 +268,18 @@ impl Master {
         log!(Info, "logging in to the master");
         let (head, _) = self.exchange("/auth/login", "")?;
         // Two cookies of one name come; the first is an anonymous session.
-        let session = head.all("set-cookie").filter(|c| c.starts_with("TWISTED_")).last();
-        let Some(cookie) = session.and_then(|c| c.split(';').next()).filter(|_| head.status == 302) else {
-            return Err(Error::Refused(head.status, "user and password are not accepted".into()));
+        let session = head
+            .all("set-cookie")
+            .filter(|c| c.starts_with("TWISTED_"))
+            .last();
+        let Some(cookie) = session
+            .and_then(|c| c.split(';').next())
+            .filter(|_| head.status == 302)
+        else {
+            return Err(Error::Refused(
+                head.status,
+                "user and password are not accepted".into(),
+            ));
         };
         self.cookie = format!("Cookie: {cookie}\r\n");
         self.exchange(path, json)
@@ -240,39 +293,64 @@ impl Master {
         let reused = kept.is_some();
         let first = kept.map_or_else(|| self.connect(), Ok).map_err(failed)?;
         let long = path.contains(&format!("&limit={LONG_PAGE}&"));
-        let (why, stalled) = match self.answer(first, path, if long { "close" } else { "keep-alive" }, json) {
-            Ok(answer) => return Ok(answer),
-            Err(error) => error,
-        };
+        let (why, stalled) =
+            match self.answer(first, path, if long { "close" } else { "keep-alive" }, json) {
+                Ok(answer) => return Ok(answer),
+                Err(error) => error,
+            };
         if !json.is_empty() || !(reused || stalled) {
             return Err(failed(why));
         }
         log!(Debug, "GET {path}: {why}; asking again");
         let second = self.connect().map_err(failed)?;
-        self.answer(second, path, "close", json).map_err(|(why, _)| failed(why))
+        self.answer(second, path, "close", json)
+            .map_err(|(why, _)| failed(why))
     }
 
     fn connect(&self) -> Result<Connection, String> {
-        net::connect(&self.config.url.host, self.config.url.port, self.tls.as_ref()).map(Connection::new)
+        net::connect(
+            &self.config.url.host,
+            self.config.url.port,
+            self.tls.as_ref(),
+        )
+        .map(Connection::new)
     }
 
     /// Asks on this connection, and keeps it if that may be. An error tells whether the body failed.
-    fn answer(&mut self, mut on: Connection, path: &str, life: &str, json: &str) -> Result<Answer, (String, bool)> {
+    fn answer(
+        &mut self,
+        mut on: Connection,
+        path: &str,
+        life: &str,
+        json: &str,
+    ) -> Result<Answer, (String, bool)> {
         let more = format!("Accept: application/json\r\nConnection: {life}\r\n");
-        let head = self.send(&mut on, path, &more, json).map_err(|why| (why, false))?;
-        on.stream.set_limits(STALL.min(self.config.timeout), self.config.timeout);
+        let head = self
+            .send(&mut on, path, &more, json)
+            .map_err(|why| (why, false))?;
+        on.stream
+            .set_limits(STALL.min(self.config.timeout), self.config.timeout);
         // What becomes a tree of values takes far more memory than its text.
         let list = head.status == 200 && json.is_empty() && path.starts_with("/api/");
-        let body = on.body(if list { LIST } else { OTHER }).map_err(|why| (why, true))?;
+        let body = on
+            .body(if list { LIST } else { OTHER })
+            .map_err(|why| (why, true))?;
         log!(Debug, "master << {} {} bytes", head.status, body.len());
         self.connection = Some(on).filter(|_| life != "close" && !head.has("connection", "close"));
         Ok((head, body))
     }
 
     /// Sends a request, and reads the head of the answer.
-    fn send(&self, on: &mut Connection, path: &str, more: &str, json: &str) -> Result<Head, String> {
+    fn send(
+        &self,
+        on: &mut Connection,
+        path: &str,
+        more: &str,
+        json: &str,
+    ) -> Result<Head, String> {
         log!(Debug, "master >> {} {path}", method(json));
-        on.stream.set_limits(self.config.timeout, self.config.timeout);
+        on.stream
+            .set_limits(self.config.timeout, self.config.timeout);
         let headers = format!("{}{}{more}", self.headers, self.cookie);
         on.ask(&format!("{}{path}", self.config.url.path), &headers, json)
     }
@@ -283,7 +361,9 @@ impl Master {
         let path = "/sse/listen/builds/*/*";
         let broken = |why: String| unreachable(path, "", &why);
         let mut on = self.connect().map_err(broken)?;
-        let head = self.send(&mut on, path, "Accept: text/event-stream\r\n", "").map_err(broken)?;
+        let head = self
+            .send(&mut on, path, "Accept: text/event-stream\r\n", "")
+            .map_err(broken)?;
         if head.status != 200 {
             return Err(Error::Refused(head.status, "no event stream".into()));
         }
@@ -293,7 +373,9 @@ impl Master {
                 let update = if event == "handshake" {
                     self.subscribe(&data)?;
                     on.stream.set_limits(STREAM_SILENCE, STREAM_SILENCE);
-                    Some(Update::Subscribed(on.stream.socket().map_err(|e| broken(e.to_string()))?))
+                    Some(Update::Subscribed(
+                        on.stream.socket().map_err(|e| broken(e.to_string()))?,
+                    ))
                 } else {
                     Update::parse(&data)
                 };
@@ -307,8 +389,14 @@ impl Master {
 
     /// More than one kind of event needs more than one subscription.
     fn subscribe(&mut self, stream: &str) -> Result<(), Error> {
-        for more in ["builders/*/started", "workers/*/*", "buildrequests/*/*", "changes/*/*"] {
-            let (head, _) = self.exchange(&format!("/sse/add/{}/{more}", percent_encoded(stream)), "")?;
+        for more in [
+            "builders/*/started",
+            "workers/*/*",
+            "buildrequests/*/*",
+            "changes/*/*",
+        ] {
+            let (head, _) =
+                self.exchange(&format!("/sse/add/{}/{more}", percent_encoded(stream)), "")?;
             if head.status != 200 {
                 return Err(Error::Refused(head.status, format!("no events of {more}")));
             }
@@ -320,7 +408,9 @@ impl Master {
 /// RFC 3986: everything but the unreserved characters.
 pub fn percent_encoded(text: &str) -> String {
     let one = |b: u8| match b {
-        b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => char::from(b).to_string(),
+        b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => {
+            char::from(b).to_string()
+        }
         _ => format!("%{b:02X}"),
     };
     text.bytes().map(one).collect()
@@ -328,11 +418,19 @@ pub fn percent_encoded(text: &str) -> String {
 
 /// The error of a request that has no answer; its query is of no interest.
 fn unreachable(path: &str, json: &str, why: &str) -> Error {
-    Error::Unreachable(format!("{} {}: {why}", method(json), path.split('?').next().unwrap_or(path)))
+    Error::Unreachable(format!(
+        "{} {}: {why}",
+        method(json),
+        path.split('?').next().unwrap_or(path)
+    ))
 }
 
 fn strange(path: &str, json: &str, e: &serde_json::Error) -> Error {
-    unreachable(path, json, &format!("the answer is not what it should be: {e}"))
+    unreachable(
+        path,
+        json,
+        &format!("the answer is not what it should be: {e}"),
+    )
 }
 
 /// What a refusal says: `error` in the body is a text, or an object with a `message`, which may hold
@@ -342,11 +440,22 @@ fn refusal(body: &[u8]) -> String {
     let error = &json["error"];
     let one = |(field, why): (&String, &Value)| {
         let why = why.as_str().unwrap_or("wrong");
-        if why.contains(field.as_str()) { why.to_owned() } else { format!("{field}: {why}") }
+        if why.contains(field.as_str()) {
+            why.to_owned()
+        } else {
+            format!("{field}: {why}")
+        }
     };
-    match if error.is_string() { error } else { &error["message"] } {
+    match if error.is_string() {
+        error
+    } else {
+        &error["message"]
+    } {
         Value::Object(fields) => fields.iter().map(one).collect::<Vec<_>>().join("; "),
-        message => message.as_str().unwrap_or("no reason given; is the url right?").to_owned(),
+        message => message
+            .as_str()
+            .unwrap_or("no reason given; is the url right?")
+            .to_owned(),
     }
 }
 
@@ -375,7 +484,10 @@ impl Update {
             "builders" => Some(Update::Builders),
             "workers" => {
                 let worker = Worker::deserialize(message).ok()?;
-                Some(Update::Worker(Worker { missing: key[2] == "missing", ..worker }))
+                Some(Update::Worker(Worker {
+                    missing: key[2] == "missing",
+                    ..worker
+                }))
             }
             _ => None,
         }
@@ -406,7 +518,12 @@ impl EventParser {
                 continue;
             }
             let text = String::from_utf8_lossy(&take(&mut self.bytes)).into_owned();
-            let field = |name| text.lines().filter_map(|l| l.strip_prefix(name)).map(str::trim).collect::<String>();
+            let field = |name| {
+                text.lines()
+                    .filter_map(|l| l.strip_prefix(name))
+                    .map(str::trim)
+                    .collect::<String>()
+            };
             let event = (field("event:"), field("data:"));
             if !take(&mut self.dropping) && !event.1.is_empty() {
                 events.push(event);
@@ -431,8 +548,13 @@ mod tests {
         let whole = EventParser::default().feed(bytes);
         assert_eq!(whole.len(), 2);
         assert_eq!(whole[0], ("handshake".into(), "8ff8".into()));
-        let Some(Update::Build(build)) = Update::parse(&whole[1].1) else { panic!("no build") };
-        assert_eq!((build.id, build.builderid, build.state_string.as_str()), (2, 4, "st\u{e4}rting"));
+        let Some(Update::Build(build)) = Update::parse(&whole[1].1) else {
+            panic!("no build")
+        };
+        assert_eq!(
+            (build.id, build.builderid, build.state_string.as_str()),
+            (2, 4, "st\u{e4}rting")
+        );
         for i in 0..bytes.len() {
             let mut parser = EventParser::default();
             let mut events = parser.feed(&bytes[..i]);
@@ -450,7 +572,11 @@ mod tests {
             assert!(parser.bytes.capacity() <= 4 * EVENT);
         }
         assert!(parser.feed(b"\n\n").is_empty(), "the long one is dropped");
-        assert_eq!(parser.feed(b"data: c\n\n").len(), 1, "the next one is whole again");
+        assert_eq!(
+            parser.feed(b"data: c\n\n").len(),
+            1,
+            "the next one is whole again"
+        );
     }
 
     #[test]
@@ -467,7 +593,11 @@ mod tests {
         }
         let added = Update::parse("{\"key\":[\"builders\",\"7\",\"started\"]}");
         assert!(matches!(added, Some(Update::Builders)));
-        let deep = format!("{{\"key\":[\"builds\"],\"message\":{}1{}}}", "[".repeat(500), "]".repeat(500));
+        let deep = format!(
+            "{{\"key\":[\"builds\"],\"message\":{}1{}}}",
+            "[".repeat(500),
+            "]".repeat(500)
+        );
         assert!(Update::parse(&deep).is_none());
     }
 

@@ -22,11 +22,15 @@ pub struct Head {
 impl Head {
     /// All values of a header, in the order they came.
     pub fn all<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a str> {
-        self.headers.iter().filter(move |(n, _)| n.eq_ignore_ascii_case(name)).map(|(_, v)| v.as_str())
+        self.headers
+            .iter()
+            .filter(move |(n, _)| n.eq_ignore_ascii_case(name))
+            .map(|(_, v)| v.as_str())
     }
 
     pub fn has(&self, name: &str, token: &str) -> bool {
-        self.all(name).any(|v| v.split(',').any(|t| t.trim().eq_ignore_ascii_case(token)))
+        self.all(name)
+            .any(|v| v.split(',').any(|t| t.trim().eq_ignore_ascii_case(token)))
     }
 }
 
@@ -42,7 +46,12 @@ pub struct Connection<S> {
 
 impl<S: Read + Write> Connection<S> {
     pub fn new(stream: S) -> Connection<S> {
-        Connection { stream, bytes: Vec::new(), left: 0, chunked: false }
+        Connection {
+            stream,
+            bytes: Vec::new(),
+            left: 0,
+            chunked: false,
+        }
     }
 
     /// Sends a request and reads the head of its answer. `headers` are whole lines with their ends;
@@ -53,16 +62,30 @@ impl<S: Read + Write> Connection<S> {
             length => format!("Content-Type: application/json\r\nContent-Length: {length}\r\n"),
         };
         // One write: a request in two segments waits for a delayed acknowledgement.
-        let request = format!("{} {target} HTTP/1.1\r\n{headers}{content}\r\n{json}", method(json));
-        self.stream.write_all(request.as_bytes()).and_then(|()| self.stream.flush()).map_err(sentence)?;
+        let request = format!(
+            "{} {target} HTTP/1.1\r\n{headers}{content}\r\n{json}",
+            method(json)
+        );
+        self.stream
+            .write_all(request.as_bytes())
+            .and_then(|()| self.stream.flush())
+            .map_err(sentence)?;
         loop {
             let mut slots = [httparse::EMPTY_HEADER; HEADERS];
             let mut response = httparse::Response::new(&mut slots);
             match response.parse(&self.bytes) {
                 Ok(httparse::Status::Complete(length)) => {
-                    let value = |h: &httparse::Header| String::from_utf8_lossy(h.value).into_owned();
-                    let headers = response.headers.iter().map(|h| (h.name.to_owned(), value(h))).collect();
-                    let head = Head { status: response.code.unwrap_or(0), headers };
+                    let value =
+                        |h: &httparse::Header| String::from_utf8_lossy(h.value).into_owned();
+                    let headers = response
+                        .headers
+                        .iter()
+                        .map(|h| (h.name.to_owned(), value(h)))
+                        .collect();
+                    let head = Head {
+                        status: response.code.unwrap_or(0),
+                        headers,
+                    };
                     self.bytes.drain(..length);
                     (self.left, self.chunked) = framing(&head)?;
                     if head.status >= 200 {
@@ -106,7 +129,10 @@ impl<S: Read + Write> Connection<S> {
     /// The whole body, as [`Connection::piece`] gives it, if it is not longer than that.
     pub fn body(&mut self, most: usize) -> Result<Vec<u8>, String> {
         let mut body = Vec::new();
-        while most.checked_sub(body.len()).is_some_and(|room| self.left <= room) {
+        while most
+            .checked_sub(body.len())
+            .is_some_and(|room| self.left <= room)
+        {
             match self.piece()? {
                 Some(piece) => body.extend(piece),
                 None => return Ok(body),
@@ -205,18 +231,29 @@ mod tests {
     }
 
     const PLAIN: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nSet-Cookie: a=b\r\n\r\nhello";
-    const CHUNKED: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 404 No\r\nTransfer-Encoding: chunked\r\n\r\n\
+    const CHUNKED: &[u8] =
+        b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 404 No\r\nTransfer-Encoding: chunked\r\n\r\n\
                              3;ext=1\r\nhel\r\nA\r\nlo\r\n world\r\n0\r\nX: y\r\n\r\n";
 
     #[test]
     fn any_split_gives_the_same_answer_and_every_prefix_is_an_error() {
-        for (bytes, answer) in [(PLAIN, (200, b"hello".to_vec())), (CHUNKED, (404, b"hello\r\n world".to_vec()))] {
+        for (bytes, answer) in [
+            (PLAIN, (200, b"hello".to_vec())),
+            (CHUNKED, (404, b"hello\r\n world".to_vec())),
+        ] {
             for i in 1..bytes.len() {
                 let (a, b) = bytes.split_at(i);
-                assert_eq!(get(vec![a.to_vec(), b.to_vec()]).unwrap(), answer, "split at {i}");
+                assert_eq!(
+                    get(vec![a.to_vec(), b.to_vec()]).unwrap(),
+                    answer,
+                    "split at {i}"
+                );
                 assert!(get(vec![a.to_vec()]).is_err(), "prefix of {i}");
             }
-            assert_eq!(get(bytes.iter().map(|&b| vec![b]).collect()).unwrap(), answer);
+            assert_eq!(
+                get(bytes.iter().map(|&b| vec![b]).collect()).unwrap(),
+                answer
+            );
         }
     }
 
@@ -236,14 +273,18 @@ mod tests {
         assert_eq!(get(one_header).unwrap_err(), "an endless head");
         let large = b"HTTP/1.1 200 OK\r\nContent-Length: 1000000000\r\n\r\n".to_vec();
         assert_eq!(get(vec![large]).unwrap_err(), "a body above 1024 KiB");
-        let chunk = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nFFFFFFFFFFFFFFFF\r\n".to_vec();
+        let chunk =
+            b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nFFFFFFFFFFFFFFFF\r\n".to_vec();
         assert_eq!(get(vec![chunk]).unwrap_err(), "a broken chunk");
         let mut pieces = vec![b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n".to_vec()];
         pieces.extend((0..300).map(|_| [b"2000\r\n", &[b'a'; 0x2000][..], b"\r\n"].concat()));
         assert_eq!(get(pieces).unwrap_err(), "a body above 1024 KiB");
         let close = b"HTTP/1.0 200 OK\r\n\r\nhello".to_vec();
         assert_eq!(get(vec![close]).unwrap_err(), "a body of unknown length");
-        assert_eq!(get(vec![b":irc 001 bot :hi\r\n".to_vec()]).unwrap_err(), "this is no HTTP");
+        assert_eq!(
+            get(vec![b":irc 001 bot :hi\r\n".to_vec()]).unwrap_err(),
+            "this is no HTTP"
+        );
     }
 
     #[test]
@@ -261,7 +302,10 @@ mod tests {
         fuzz(&[PLAIN, CHUNKED], |bytes, random| {
             let (one, two) = bytes.split_at(random.below(bytes.len()));
             // httparse finds some heads faulty in pieces only, or sooner.
-            if let (Ok(whole), Ok(pieces)) = (get(vec![bytes.to_vec()]), get(vec![one.to_vec(), two.to_vec()])) {
+            if let (Ok(whole), Ok(pieces)) = (
+                get(vec![bytes.to_vec()]),
+                get(vec![one.to_vec(), two.to_vec()]),
+            ) {
                 assert_eq!(whole, pieces);
             }
         });

@@ -93,7 +93,20 @@ impl Poller {
     pub fn new(master: Master, interval: Duration, status: Arc<Mutex<Status>>) -> Poller {
         let (news, told, stream, heard, ended) = (Vec::new(), Known::default(), None, false, 0);
         let (started, listed, synced, failures) = (VecDeque::new(), None, false, 0);
-        Poller { master, status, interval, news, told, stream, heard, ended, started, listed, synced, failures }
+        Poller {
+            master,
+            status,
+            interval,
+            news,
+            told,
+            stream,
+            heard,
+            ended,
+            started,
+            listed,
+            synced,
+            failures,
+        }
     }
 
     /// Polls and takes notes until nobody listens to `emit` any more.
@@ -102,7 +115,11 @@ impl Poller {
         loop {
             lock(&self.status).poller_until = Some(next + STUCK);
             // A poll that is due comes soon, however many notes wait; other work only when none does.
-            let due = if self.started.is_empty() { next } else { Instant::now() };
+            let due = if self.started.is_empty() {
+                next
+            } else {
+                Instant::now()
+            };
             let first = match notes.recv_timeout(due.saturating_duration_since(Instant::now())) {
                 Err(RecvTimeoutError::Disconnected) => return,
                 Err(RecvTimeoutError::Timeout) => {
@@ -127,7 +144,11 @@ impl Poller {
                     }
                     Note::StreamDown => {
                         self.stream = None;
-                        next = if self.failures > 0 { next } else { Instant::now() };
+                        next = if self.failures > 0 {
+                            next
+                        } else {
+                            Instant::now()
+                        };
                         lock(&self.status).changes.clear();
                     }
                     // Before the first poll it is not known what is new; that poll will see all of it.
@@ -137,7 +158,11 @@ impl Poller {
                             log!(Warning, "{e}");
                             // The next poll brings what this could not.
                             let soon = Instant::now() + back_off(0);
-                            next = if self.failures > 0 { next } else { next.min(soon) };
+                            next = if self.failures > 0 {
+                                next
+                            } else {
+                                next.min(soon)
+                            };
                         }
                     }
                     Note::Learned(facts, ask) => {
@@ -169,7 +194,10 @@ impl Poller {
             self.listed = None;
             if let Error::Unreachable(_) = e {
                 self.synced = false;
-                let _ = self.stream.as_ref().map(|socket| socket.shutdown(Shutdown::Both));
+                let _ = self
+                    .stream
+                    .as_ref()
+                    .map(|socket| socket.shutdown(Shutdown::Both));
             }
             return back_off(self.failures - 1).min(self.interval.max(back_off(0)));
         }
@@ -178,10 +206,16 @@ impl Poller {
             log!(Info, "the master answers again");
         }
         let (heard, missed) = (take(&mut self.heard), take(&mut self.ended));
-        let Some(socket) = &self.stream else { return self.interval };
+        let Some(socket) = &self.stream else {
+            return self.interval;
+        };
         // A connection can die without a word: of what this poll has found, it should have said some.
         if missed > 0 && !heard {
-            log!(Warning, "event stream: it missed {}; starting it anew", text::count(missed, "build"));
+            log!(
+                Warning,
+                "event stream: it missed {}; starting it anew",
+                text::count(missed, "build")
+            );
             let _ = socket.shutdown(Shutdown::Both);
         }
         self.interval * RELAXED
@@ -225,20 +259,31 @@ impl Poller {
     }
 
     fn workers(&mut self, more: &str, page: usize) -> Result<(), Error> {
-        let workers: Vec<Worker> = self.master.pages(&format!("{WORKERS}{more}&order=name"), page, LISTED)?;
+        let workers: Vec<Worker> =
+            self.master
+                .pages(&format!("{WORKERS}{more}&order=name"), page, LISTED)?;
         let mut status = lock(&self.status);
-        status.workers.retain(|id, _| workers.iter().any(|w| w.id == *id));
+        status
+            .workers
+            .retain(|id, _| workers.iter().any(|w| w.id == *id));
         if !more.is_empty() {
             status.workers.values_mut().for_each(|w| w.builders.clear());
         }
-        self.news.extend(workers.into_iter().filter_map(|w| status.apply_worker(w, unix_now())));
+        self.news.extend(
+            workers
+                .into_iter()
+                .filter_map(|w| status.apply_worker(w, unix_now())),
+        );
         Ok(())
     }
 
     /// The changes that are asked for most; the stream goes on from there.
     fn last_changes(&mut self) -> Result<(), Error> {
         let changes = self.master.changes(command::CHANGES)?;
-        lock(&self.status).changes = changes.iter().map(|c| (c.id, text::change_line(c))).collect();
+        lock(&self.status).changes = changes
+            .iter()
+            .map(|c| (c.id, text::change_line(c)))
+            .collect();
         Ok(())
     }
 
@@ -247,12 +292,17 @@ impl Poller {
     fn look_back(&mut self) -> Result<(), Error> {
         // Some may have run for long.
         let mut builds = self.master.builds("complete=false&order=buildid")?;
-        let recent: Vec<Build> = self.master.pages(&format!("{BUILDS}&order=-buildid"), PAGE, LOOK_BACK)?;
+        let recent: Vec<Build> =
+            self.master
+                .pages(&format!("{BUILDS}&order=-buildid"), PAGE, LOOK_BACK)?;
         builds.extend(recent.into_iter().rev());
         let newest = builds.last().map_or(0, |b| b.id);
         let mut status = lock(&self.status);
         if status.mark > Some(newest) {
-            log!(Warning, "the master counts its builds anew; forgetting where we were");
+            log!(
+                Warning,
+                "the master counts its builds anew; forgetting where we were"
+            );
             status.start_over();
         }
         let mark = status.mark.unwrap_or(newest);
@@ -287,7 +337,9 @@ impl Poller {
             let builds = self.master.builds(&wanted.join("&"))?;
             let known: Vec<u64> = builds.iter().map(|b| b.id).collect();
             self.apply(builds)?;
-            lock(&self.status).open.retain(|id, _| known.contains(id) || !ids.contains(id));
+            lock(&self.status)
+                .open
+                .retain(|id, _| known.contains(id) || !ids.contains(id));
         }
         Ok(())
     }
@@ -311,8 +363,12 @@ impl Poller {
             let (id, ended) = (build.builderid, build.complete);
             let status = lock(&self.status);
             let mut known = status.builders.contains_key(&id);
-            let fresh = status.mark.is_some_and(|mark| build.id > mark) || status.open.contains_key(&build.id);
-            let watched = status.watches.iter().any(|w| build.buildrequestid == Some(w.request));
+            let fresh = status.mark.is_some_and(|mark| build.id > mark)
+                || status.open.contains_key(&build.id);
+            let watched = status
+                .watches
+                .iter()
+                .any(|w| build.buildrequestid == Some(w.request));
             drop(status);
             self.ended += usize::from(fresh && ended);
             // Not over and over: builders that are gone have left builds, too.
@@ -332,10 +388,15 @@ impl Poller {
             if fresh && lock(&self.status).needs_past(&build) {
                 let recent = self.master.recent(id);
                 let recent = self.unless_refused(recent)?;
-                let facts = |builds| Facts { builds, asked: vec![id], ..Facts::default() };
+                let facts = |builds| Facts {
+                    builds,
+                    asked: vec![id],
+                    ..Facts::default()
+                };
                 self.learn(recent.map(facts).unwrap_or_default());
             }
-            self.news.extend(lock(&self.status).apply(build, unix_now()));
+            self.news
+                .extend(lock(&self.status).apply(build, unix_now()));
         }
         self.listed = self.listed.filter(|_| !outdated);
         Ok(())
@@ -358,8 +419,12 @@ impl Poller {
                 }
             }
             // One that is new is listed, with its builders, by the next poll.
-            Update::Worker(w) if !lock(&self.status).workers.contains_key(&w.id) => self.listed = None,
-            Update::Worker(w) => self.news.extend(lock(&self.status).apply_worker(w, unix_now())),
+            Update::Worker(w) if !lock(&self.status).workers.contains_key(&w.id) => {
+                self.listed = None
+            }
+            Update::Worker(w) => self
+                .news
+                .extend(lock(&self.status).apply_worker(w, unix_now())),
             Update::Change(change) => {
                 let changes = &mut lock(&self.status).changes;
                 changes.insert(change.id, text::change_line(&change));
@@ -388,10 +453,14 @@ impl Poller {
                 Err(e) => return Err(e),
                 Ok((None, None)) => lock(&self.status).watches.retain(|w| w.request != id),
                 Ok((Some(r), build))
-                    if r.complete && build.as_ref().is_none_or(|b| b.outcome() == Some(Outcome::Retry)) =>
+                    if r.complete
+                        && build
+                            .as_ref()
+                            .is_none_or(|b| b.outcome() == Some(Outcome::Retry)) =>
                 {
                     let results = usize::try_from(r.results).ok();
-                    self.news.extend(lock(&self.status).lapse(id, r.builderid, results));
+                    self.news
+                        .extend(lock(&self.status).lapse(id, r.builderid, results));
                 }
                 Ok((_, Some(build))) => self.apply(vec![build])?,
                 Ok(_) => {}
@@ -403,7 +472,13 @@ impl Poller {
     /// Puts what was asked for into the status.
     pub fn learn(&mut self, facts: Facts) {
         let mut status = lock(&self.status);
-        self.news.extend(facts.builds.into_iter().rev().filter_map(|b| status.apply(b, unix_now())));
+        self.news.extend(
+            facts
+                .builds
+                .into_iter()
+                .rev()
+                .filter_map(|b| status.apply(b, unix_now())),
+        );
         for id in facts.asked {
             status.builders.entry(id).and_modify(|b| b.asked = true);
         }
@@ -431,31 +506,64 @@ impl Poller {
 
     /// Authors and revisions, where a target wants to hear them and they are not known yet.
     fn details(&mut self, news: &mut News) -> Result<(), Error> {
-        let bad = news.build.outcome().is_some_and(|outcome| !outcome.is_good());
+        let bad = news
+            .build
+            .outcome()
+            .is_some_and(|outcome| !outcome.is_good());
         let status = lock(&self.status);
-        let hearers = || status.targets.iter().filter(|t| news.targets.contains(&t.name)).map(|t| &t.settings);
-        let (revisions, blame) = (hearers().any(|s| s.revisions), bad && hearers().any(|s| s.blame));
+        let hearers = || {
+            status
+                .targets
+                .iter()
+                .filter(|t| news.targets.contains(&t.name))
+                .map(|t| &t.settings)
+        };
+        let (revisions, blame) = (
+            hearers().any(|s| s.revisions),
+            bad && hearers().any(|s| s.blame),
+        );
         drop(status);
         let build = &mut news.build;
         if build.changes.is_none() && (revisions || blame) {
             build.changes = Some(self.changes(build.id)?);
         }
-        if let Some(Changes { revisions: known, .. }) =
-            build.changes.as_mut().filter(|c| revisions && c.revisions.is_empty())
+        if let Some(Changes {
+            revisions: known, ..
+        }) = build
+            .changes
+            .as_mut()
+            .filter(|c| revisions && c.revisions.is_empty())
         {
             // A build without changes knows what it has checked out.
-            let query = format!("/builds/{}?property=got_revision&property=revision", build.id);
+            let query = format!(
+                "/builds/{}?property=got_revision&property=revision",
+                build.id
+            );
             let builds: Vec<Value> = self.master.list(&query)?;
-            let properties = builds.first().map_or(&Value::Null, |build| &build["properties"]);
-            let values = ["got_revision", "revision"].map(|name| properties[name][0].as_str().unwrap_or(""));
-            known.extend(values.into_iter().find(|value| !value.is_empty()).map(str::to_owned));
+            let properties = builds
+                .first()
+                .map_or(&Value::Null, |build| &build["properties"]);
+            let values =
+                ["got_revision", "revision"].map(|name| properties[name][0].as_str().unwrap_or(""));
+            known.extend(
+                values
+                    .into_iter()
+                    .find(|value| !value.is_empty())
+                    .map(str::to_owned),
+            );
         }
         Ok(())
     }
 
     fn changes(&mut self, build: u64) -> Result<Changes, Error> {
-        let (mut changes, list) = (Changes::default(), format!("/builds/{build}{CHANGES}&limit=50"));
-        for Change { author, revision, .. } in self.master.list::<Change>(&list)? {
+        let (mut changes, list) = (
+            Changes::default(),
+            format!("/builds/{build}{CHANGES}&limit=50"),
+        );
+        for Change {
+            author, revision, ..
+        } in self.master.list::<Change>(&list)?
+        {
             let author = text::author(&author);
             if !author.is_empty() && !changes.authors.contains(&author) {
                 changes.authors.push(author);
@@ -467,9 +575,20 @@ impl Poller {
 
     /// Asks for the changes of a build that runs, so that its end can be told at once.
     fn prepare(&mut self) {
-        let Some(build) = self.started.pop_front().filter(|&id| lock(&self.status).wants_changes(id)) else { return };
+        let Some(build) = self
+            .started
+            .pop_front()
+            .filter(|&id| lock(&self.status).wants_changes(id))
+        else {
+            return;
+        };
         match self.changes(build) {
-            Ok(changes) => drop(lock(&self.status).open.entry(build).and_modify(|b| b.changes = Some(changes))),
+            Ok(changes) => drop(
+                lock(&self.status)
+                    .open
+                    .entry(build)
+                    .and_modify(|b| b.changes = Some(changes)),
+            ),
             Err(e) => log!(Debug, "{e}"),
         }
     }
@@ -490,7 +609,11 @@ pub fn listen(mut master: Master, notes: &SyncSender<Note>) {
             return;
         }
         // One that ends at once, again and again, is no better than none.
-        failures = if stood.is_some_and(|at| at.elapsed() > SETTLED) { 0 } else { failures + 1 };
+        failures = if stood.is_some_and(|at| at.elapsed() > SETTLED) {
+            0
+        } else {
+            failures + 1
+        };
         if failures < 2
             && let Err(e) = &ended
         {

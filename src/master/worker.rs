@@ -74,19 +74,39 @@ pub fn run(job: &Job, master: &mut Master) -> Result<Done, Error> {
     let (line, request) = match job {
         Job::Facts { builders, steps } => return facts(builders, steps, master).map(Done::Facts),
         Job::Changes(count) => {
-            let lines: Vec<String> = master.changes(*count)?.iter().map(text::change_line).collect();
-            return Ok(Done::Lines(if lines.is_empty() { vec!["no changes yet".into()] } else { lines }, None));
+            let lines: Vec<String> = master
+                .changes(*count)?
+                .iter()
+                .map(text::change_line)
+                .collect();
+            return Ok(Done::Lines(
+                if lines.is_empty() {
+                    vec!["no changes yet".into()]
+                } else {
+                    lines
+                },
+                None,
+            ));
         }
-        Job::Stop { builder, name, reason, only } => {
-            (stop(*builder, &clean(name), reason, only.as_deref(), master)?, None)
-        }
+        Job::Stop {
+            builder,
+            name,
+            reason,
+            only,
+        } => (
+            stop(*builder, &clean(name), reason, only.as_deref(), master)?,
+            None,
+        ),
         Job::Force(order) => force(order, master)?,
     };
     Ok(Done::Lines(vec![line], request))
 }
 
 fn facts(builders: &[u64], steps: &[u64], master: &mut Master) -> Result<Facts, Error> {
-    let mut facts = Facts { asked: builders.to_vec(), ..Facts::default() };
+    let mut facts = Facts {
+        asked: builders.to_vec(),
+        ..Facts::default()
+    };
     for &builder in builders {
         facts.builds.extend(master.recent(builder)?);
     }
@@ -94,12 +114,20 @@ fn facts(builders: &[u64], steps: &[u64], master: &mut Master) -> Result<Facts, 
         let query = "field=name&field=number&field=complete&complete=false&order=number&limit=1";
         let steps: Vec<Value> = master.list(&format!("/builds/{build}/steps?{query}"))?;
         let step = steps.first().and_then(|step| step["name"].as_str());
-        facts.steps.extend(step.map(|step| (build, step.to_owned())));
+        facts
+            .steps
+            .extend(step.map(|step| (build, step.to_owned())));
     }
     Ok(facts)
 }
 
-fn stop(builder: u64, name: &str, reason: &str, only: Option<&[u64]>, master: &mut Master) -> Result<String, Error> {
+fn stop(
+    builder: u64,
+    name: &str,
+    reason: &str,
+    only: Option<&[u64]>,
+    master: &mut Master,
+) -> Result<String, Error> {
     let reason = json!({ "reason": reason });
     if only.is_none() {
         let builds = master.builds(&format!("builderid={builder}&complete=false&order=number"))?;
@@ -120,7 +148,10 @@ fn stop(builder: u64, name: &str, reason: &str, only: Option<&[u64]>, master: &m
     Ok(match queued.len() {
         0 if only.is_some() => format!("{name}: your request is not queued any more"),
         0 => format!("{name}: nothing runs and nothing is queued"),
-        n => format!("{name}: {idle}took back {}", text::count(n, "queued request")),
+        n => format!(
+            "{name}: {idle}took back {}",
+            text::count(n, "queued request")
+        ),
     })
 }
 
@@ -128,45 +159,78 @@ fn stop(builder: u64, name: &str, reason: &str, only: Option<&[u64]>, master: &m
 fn force(order: &Order, master: &mut Master) -> Result<(String, Option<u64>), Error> {
     let name = clean(&order.name);
     // The master builds a builder that its scheduler does not list; we do not.
-    let mut schedulers: Vec<Value> = master.list(&format!("/builders/{}/forceschedulers", order.builder))?;
+    let mut schedulers: Vec<Value> =
+        master.list(&format!("/builders/{}/forceschedulers", order.builder))?;
     schedulers.retain(|s| s["enabled"] != false);
-    let mut names: Vec<&str> = schedulers.iter().filter_map(|s| s["name"].as_str()).collect();
+    let mut names: Vec<&str> = schedulers
+        .iter()
+        .filter_map(|s| s["name"].as_str())
+        .collect();
     names.sort_unstable();
     let Some(first) = names.first() else {
-        return Err(Error::Wrong(format!("{name} cannot be forced: no force scheduler of the master lists it")));
+        return Err(Error::Wrong(format!(
+            "{name} cannot be forced: no force scheduler of the master lists it"
+        )));
     };
     let wanted = order.scheduler.as_deref().unwrap_or(first);
     let Some(scheduler) = schedulers.iter().find(|s| s["name"] == wanted) else {
-        return Err(Error::Wrong(format!("no such scheduler for {name}; it has {}", names.join(", "))));
+        return Err(Error::Wrong(format!(
+            "no such scheduler for {name}; it has {}",
+            names.join(", ")
+        )));
     };
     let form = form(order, &leaves(&scheduler["all_fields"])).map_err(Error::Wrong)?;
-    let result = master.call(&format!("/forceschedulers/{}", percent_encoded(wanted)), "force", &form)?;
-    let Some(request) = result[1].as_object().and_then(|requests| requests.values().next()?.as_u64()) else {
+    let result = master.call(
+        &format!("/forceschedulers/{}", percent_encoded(wanted)),
+        "force",
+        &form,
+    )?;
+    let Some(request) = result[1]
+        .as_object()
+        .and_then(|requests| requests.values().next()?.as_u64())
+    else {
         return Err(Error::Wrong("the master has started nothing".into()));
     };
-    let by = if names.len() > 1 { format!(" (scheduler {})", clean(wanted)) } else { String::new() };
+    let by = if names.len() > 1 {
+        format!(" (scheduler {})", clean(wanted))
+    } else {
+        String::new()
+    };
     // Whatever goes wrong now, the build is on its way, and its end will be told.
     let but = |e| (format!("asked for {name}{by}, but: {e}"), Some(request));
     Ok(outcome(order, &by, request, master).unwrap_or_else(but))
 }
 
 /// What has become of a request a moment later; and the request, if it has an end to wait for.
-fn outcome(order: &Order, by: &str, request: u64, master: &mut Master) -> Result<(String, Option<u64>), Error> {
+fn outcome(
+    order: &Order,
+    by: &str,
+    request: u64,
+    master: &mut Master,
+) -> Result<(String, Option<u64>), Error> {
     let (builder, name) = (order.builder, clean(&order.name));
     let end = Instant::now() + START;
     while Instant::now() < end {
         let (asked, build) = master.request(request)?;
         if let Some(build) = build {
             let url = text::url(&clean(&master.identity()?.1), &build);
-            return Ok((format!("forced {name} #{}{by} {url}", build.number), Some(request)));
+            return Ok((
+                format!("forced {name} #{}{by} {url}", build.number),
+                Some(request),
+            ));
         }
         if asked.is_some_and(|r| r.complete) {
             return Ok((format!("{name}: merged with an equal request{by}"), None));
         }
         sleep(START_POLL);
     }
-    let workers: Vec<Worker> = master.list(&format!("/builders/{builder}{WORKERS}&limit={PAGE}"))?;
-    let ahead = master.queued(&format!("&builderid={builder}"))?.iter().filter(|r| r.id < request).count();
+    let workers: Vec<Worker> =
+        master.list(&format!("/builders/{builder}{WORKERS}&limit={PAGE}"))?;
+    let ahead = master
+        .queued(&format!("&builderid={builder}"))?
+        .iter()
+        .filter(|r| r.id < request)
+        .count();
     let why = match ahead {
         _ if !workers.iter().any(|w| w.online) => "no worker is online".to_owned(),
         0 => "the workers are busy".to_owned(),
@@ -202,28 +266,52 @@ fn form(order: &Order, fields: &[(&str, &Value)]) -> Result<Value, String> {
         return Err("--codebase goes with --branch or --revision".into());
     }
     // Who asks and why is not theirs to set.
-    let free = fields.iter().copied().filter(|(name, field)| field["type"] != "username" && *name != "reason");
+    let free = fields
+        .iter()
+        .copied()
+        .filter(|(name, field)| field["type"] != "username" && *name != "reason");
     for (key, value) in &order.source {
-        let full_name = order.codebase.as_ref().map_or(key.clone(), |codebase| format!("{codebase}_{key}"));
+        let full_name = order
+            .codebase
+            .as_ref()
+            .map_or(key.clone(), |codebase| format!("{codebase}_{key}"));
         let named = |field: &Value| order.codebase.is_none() && field["name"] == *key;
-        let mut fits = free.clone().filter(|(name, field)| *name == full_name || named(field));
+        let mut fits = free
+            .clone()
+            .filter(|(name, field)| *name == full_name || named(field));
         match (fits.next(), fits.next()) {
             (Some((name, field)), None) => sent[name] = checked(name, field, value)?,
-            (Some(_), Some(_)) => return Err(format!("--{key}: several codebases have one; add --codebase=NAME")),
-            (None, _) => return Err(format!("--{key}: the scheduler does not ask for {full_name}")),
+            (Some(_), Some(_)) => {
+                return Err(format!(
+                    "--{key}: several codebases have one; add --codebase=NAME"
+                ));
+            }
+            (None, _) => {
+                return Err(format!(
+                    "--{key}: the scheduler does not ask for {full_name}"
+                ));
+            }
         }
     }
     for (key, value) in &order.properties {
-        if let Some((name, field)) = free.clone().find(|(name, field)| name == key || field["name"] == *key) {
+        if let Some((name, field)) = free
+            .clone()
+            .find(|(name, field)| name == key || field["name"] == *key)
+        {
             sent[name] = checked(name, field, value)?;
             continue;
         }
         // A pair of fields for any property: `x_name` and `x_value`, not taken yet.
         let untaken = |name: &str| sent.get(name).is_none() && free.clone().any(|(n, _)| n == name);
-        let mut stems = free.clone().filter_map(|(name, _)| name.strip_suffix("_name"));
+        let mut stems = free
+            .clone()
+            .filter_map(|(name, _)| name.strip_suffix("_name"));
         let Some(stem) = stems.find(|stem| untaken(&format!("{stem}_value"))) else {
             let known: Vec<&str> = free.map(|(name, _)| name).collect();
-            return Err(format!("--props: no property {key}; there are {}", known.join(" ")));
+            return Err(format!(
+                "--props: no property {key}; there are {}",
+                known.join(" ")
+            ));
         };
         sent[format!("{stem}_name")] = key.as_str().into();
         sent[format!("{stem}_value")] = value.as_str().into();
@@ -234,9 +322,13 @@ fn form(order: &Order, fields: &[(&str, &Value)]) -> Result<Value, String> {
 /// A value as the field's type wants it. The master says what is wrong with most of them; but to it
 /// any word for a boolean is false, and another value for what is fixed is none.
 fn checked(name: &str, field: &Value, value: &str) -> Result<Value, String> {
-    let fixed = field["default"].as_str().map_or_else(|| field["default"].to_string(), str::to_owned);
+    let fixed = field["default"]
+        .as_str()
+        .map_or_else(|| field["default"].to_string(), str::to_owned);
     match field["type"].as_str() {
-        Some("bool") => boolean(value).map(Value::from).map_err(|e| format!("{name}: {e}")),
+        Some("bool") => boolean(value)
+            .map(Value::from)
+            .map_err(|e| format!("{name}: {e}")),
         Some("fixed") if value != fixed => Err(format!("{name} is fixed to {fixed}")),
         _ => Ok(value.into()),
     }
@@ -257,7 +349,10 @@ mod tests {
             field("username", "username", false, "".into()),
             field("reason", "text", true, "because".into()),
             nested(&[field("app_branch", "text", false, "".into())]),
-            nested(&[field("lib_branch", "text", false, "".into()), field("lib_revision", "text", false, "".into())]),
+            nested(&[
+                field("lib_branch", "text", false, "".into()),
+                field("lib_revision", "text", false, "".into())
+            ]),
             field("level", "int", true, 3.into()),
             field("clean", "bool", false, false.into()),
             field("mode", "list", false, "quick".into()),
@@ -269,8 +364,17 @@ mod tests {
         ])
     }
 
-    fn sent(codebase: Option<&str>, source: &[(&str, &str)], properties: &[(&str, &str)]) -> Result<String, String> {
-        let own = |pairs: &[(&str, &str)]| pairs.iter().map(|(k, v)| (k.to_string(), v.to_string())).collect();
+    fn sent(
+        codebase: Option<&str>,
+        source: &[(&str, &str)],
+        properties: &[(&str, &str)],
+    ) -> Result<String, String> {
+        let own = |pairs: &[(&str, &str)]| {
+            pairs
+                .iter()
+                .map(|(k, v)| (k.to_string(), v.to_string()))
+                .collect()
+        };
         let order = Order {
             builder: 7,
             codebase: codebase.map(str::to_owned),
@@ -288,7 +392,10 @@ mod tests {
         let forged = [("username", "boss <boss@corp>"), ("reason", "not me")];
         for one in forged {
             let sent = sent(None, &[], &[one]).unwrap();
-            assert!(sent.contains(r#""username":"joe <joe@irc.invalid>""#), "{sent}");
+            assert!(
+                sent.contains(r#""username":"joe <joe@irc.invalid>""#),
+                "{sent}"
+            );
             assert!(sent.contains(r#""reason":"r""#), "{sent}");
         }
     }
@@ -297,13 +404,42 @@ mod tests {
     fn forms_are_filled_in() {
         let least = r#"{"builderid":7,"level":3,"reason":"r","username":"joe <joe@irc.invalid>"}"#;
         assert_eq!(sent(None, &[], &[]).unwrap(), least);
-        let all = [("level", "5"), ("clean", "yes"), ("mode", "full"), ("fix", "f"), ("free", "x")];
+        let all = [
+            ("level", "5"),
+            ("clean", "yes"),
+            ("mode", "full"),
+            ("fix", "f"),
+            ("free", "x"),
+        ];
         let full = r#"{"builderid":7,"clean":true,"extra_name":"free","extra_value":"x","fix":"f","level":"5","lib_branch":"main","lib_revision":"abc","mode":"full","reason":"r","username":"joe <joe@irc.invalid>"}"#;
-        assert_eq!(sent(Some("lib"), &[("branch", "main"), ("revision", "abc")], &all).unwrap(), full);
+        assert_eq!(
+            sent(
+                Some("lib"),
+                &[("branch", "main"), ("revision", "abc")],
+                &all
+            )
+            .unwrap(),
+            full
+        );
         for (codebase, source, properties, error) in [
-            (None, vec![("branch", "x")], vec![], "--branch: several codebases have one; add --codebase=NAME"),
-            (Some("app"), vec![("revision", "x")], vec![], "--revision: the scheduler does not ask for app_revision"),
-            (None, vec![], vec![("clean", "x")], "clean: `x` is neither yes nor no"),
+            (
+                None,
+                vec![("branch", "x")],
+                vec![],
+                "--branch: several codebases have one; add --codebase=NAME",
+            ),
+            (
+                Some("app"),
+                vec![("revision", "x")],
+                vec![],
+                "--revision: the scheduler does not ask for app_revision",
+            ),
+            (
+                None,
+                vec![],
+                vec![("clean", "x")],
+                "clean: `x` is neither yes nor no",
+            ),
             (None, vec![], vec![("fix", "x")], "fix is fixed to f"),
             (
                 None,

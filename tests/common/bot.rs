@@ -41,16 +41,26 @@ impl Bot {
     /// In a mount namespace of its own, which these lines of shell prepare in its working directory.
     #[track_caller]
     pub fn start_within(setup: &str, binary: &str, config: &str) -> Bot {
-        let tried = Command::new("unshare").args(["--map-root-user", "--mount", "true"]).output();
+        let tried = Command::new("unshare")
+            .args(["--map-root-user", "--mount", "true"])
+            .output();
         let may = tried.is_ok_and(|out| out.status.success());
-        assert!(may, "`unshare --map-root-user --mount true` fails: run this test as root, or allow user namespaces");
+        assert!(
+            may,
+            "`unshare --map-root-user --mount true` fails: run this test as root, or allow user namespaces"
+        );
         Bot::launch(scratch("bot"), binary, setup, config)
     }
 
     fn launch(dir: PathBuf, binary: &str, setup: &str, config: &str) -> Bot {
         configure(&dir, config);
         let process = launch(&dir, binary, setup);
-        Bot { dir, binary: binary.to_string(), setup: setup.to_string(), process }
+        Bot {
+            dir,
+            binary: binary.to_string(),
+            setup: setup.to_string(),
+            process,
+        }
     }
 
     /// Starts it again after it has ended, or ends it first: same directory, same configuration, new log.
@@ -79,8 +89,9 @@ impl Bot {
     #[track_caller]
     pub fn expect_log_times(&mut self, text: &str, times: usize) {
         let what = format!("{text:?}, {times} times, in the log");
-        self.process
-            .wait_for(&what, TIMEOUT, |process| (process.output().matches(text).count() >= times).then_some(()));
+        self.process.wait_for(&what, TIMEOUT, |process| {
+            (process.output().matches(text).count() >= times).then_some(())
+        });
     }
 
     pub fn pid(&self) -> u32 {
@@ -117,10 +128,21 @@ impl Bot {
     #[track_caller]
     pub fn run(dir: &Path, binary: &str, args: &[&str], input: &str) -> Finished {
         let mut command = guarded(binary);
-        command.args(args).current_dir(dir).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command
+            .args(args)
+            .current_dir(dir)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
         let mut child = spawn(command);
-        let (stdout, stderr) = (Arc::<Mutex<String>>::default(), Arc::<Mutex<String>>::default());
-        let readers = [collect(child.stdout.take().unwrap(), &stdout), collect(child.stderr.take().unwrap(), &stderr)];
+        let (stdout, stderr) = (
+            Arc::<Mutex<String>>::default(),
+            Arc::<Mutex<String>>::default(),
+        );
+        let readers = [
+            collect(child.stdout.take().unwrap(), &stdout),
+            collect(child.stderr.take().unwrap(), &stderr),
+        ];
         let _ = child.stdin.take().unwrap().write_all(input.as_bytes()); // it may have no use for it
         let end = std::time::Instant::now() + 3 * TIMEOUT;
         let status = loop {
@@ -129,14 +151,23 @@ impl Bot {
                 None if std::time::Instant::now() > end => {
                     let _ = child.kill();
                     let _ = child.wait();
-                    panic!("{binary} {args:?} does not end; it wrote:\n{}", stderr.lock().unwrap());
+                    panic!(
+                        "{binary} {args:?} does not end; it wrote:\n{}",
+                        stderr.lock().unwrap()
+                    );
                 }
                 None => std::thread::sleep(std::time::Duration::from_millis(5)),
             }
         };
-        readers.into_iter().for_each(|reader| reader.join().unwrap());
+        readers
+            .into_iter()
+            .for_each(|reader| reader.join().unwrap());
         let take = |text: &Mutex<String>| std::mem::take(&mut *text.lock().unwrap());
-        Finished { code: status.code().unwrap_or(-1), stdout: take(&stdout), stderr: take(&stderr) }
+        Finished {
+            code: status.code().unwrap_or(-1),
+            stdout: take(&stdout),
+            stderr: take(&stderr),
+        }
     }
 }
 
@@ -150,7 +181,15 @@ fn launch(dir: &Path, binary: &str, setup: &str) -> Process {
     let mut command = guarded(if setup.is_empty() { binary } else { "unshare" });
     if !setup.is_empty() {
         let script = format!("set -e; {setup}; exec \"$@\"");
-        command.args(["--map-root-user", "--mount", "sh", "-c", &script, "sh", binary]);
+        command.args([
+            "--map-root-user",
+            "--mount",
+            "sh",
+            "-c",
+            &script,
+            "sh",
+            binary,
+        ]);
     }
     command.args(["-c", "bot.conf", "-v"]).current_dir(dir);
     Process::start("bot", command)

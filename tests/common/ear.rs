@@ -14,7 +14,11 @@ pub struct Ear<'a> {
 impl<'a> Ear<'a> {
     pub fn new(client: &'a Client, place: &str) -> Ear<'a> {
         let heard = Cell::new(client.lines(place).len());
-        Ear { client, place: place.to_string(), heard }
+        Ear {
+            client,
+            place: place.to_string(),
+            heard,
+        }
     }
 
     /// The next line: `<nick> text`, or `-nick- text` for a NOTICE.
@@ -24,7 +28,12 @@ impl<'a> Ear<'a> {
         let line = wait_for("a line", 2 * TIMEOUT, || {
             let line = self.client.lines(&self.place).get(at).cloned();
             let late = line.is_none() && Instant::now() > end;
-            assert!(!late, "no line in {}:\n  {}", self.place, self.client.conversation());
+            assert!(
+                !late,
+                "no line in {}:\n  {}",
+                self.place,
+                self.client.conversation()
+            );
             line
         });
         self.heard.set(at + 1);
@@ -36,7 +45,11 @@ impl<'a> Ear<'a> {
     pub fn hear(&self, wanted: &str) {
         for wanted in wanted.lines() {
             let line = self.next();
-            assert!(like(wanted, &line), "in {}: wanted\n  {wanted}\nbut heard\n  {line}", self.place);
+            assert!(
+                like(wanted, &line),
+                "in {}: wanted\n  {wanted}\nbut heard\n  {line}",
+                self.place
+            );
         }
     }
 

@@ -57,16 +57,28 @@ impl FakeIrc {
     pub fn start_at(address: &str, certificate: Option<&str>) -> FakeIrc {
         let listener = TcpListener::bind(address).unwrap_or_else(|e| panic!("{address}: {e}"));
         listener.set_nonblocking(true).unwrap();
-        FakeIrc { port: listener.local_addr().unwrap().port(), listener, acceptor: acceptor(certificate) }
+        FakeIrc {
+            port: listener.local_addr().unwrap().port(),
+            listener,
+            acceptor: acceptor(certificate),
+        }
     }
 
     /// The next connection; `None` if its TLS hand-shake failed.
     #[track_caller]
     pub fn try_accept(&self) -> Option<FakePeer> {
-        let tcp = wait_for("a connection to the fake IRC server", TIMEOUT, || self.listener.accept().ok()).0;
+        let tcp = wait_for("a connection to the fake IRC server", TIMEOUT, || {
+            self.listener.accept().ok()
+        })
+        .0;
         tcp.set_nonblocking(false).unwrap();
         let stream = secure(tcp, self.acceptor.as_ref())?;
-        Some(FakePeer { stream, bytes: Vec::new(), talk: Vec::new(), tokens: 0 })
+        Some(FakePeer {
+            stream,
+            bytes: Vec::new(),
+            talk: Vec::new(),
+            tokens: 0,
+        })
     }
 
     #[track_caller]
@@ -94,8 +106,12 @@ impl FakePeer {
     }
 
     pub fn send_bytes(&mut self, bytes: &[u8]) {
-        self.talk.push(format!(">> {}", String::from_utf8_lossy(bytes).trim_end()));
-        let _ = self.stream.write_all(bytes).and_then(|()| self.stream.flush()); // a closed one shows in the next expect
+        self.talk
+            .push(format!(">> {}", String::from_utf8_lossy(bytes).trim_end()));
+        let _ = self
+            .stream
+            .write_all(bytes)
+            .and_then(|()| self.stream.flush()); // a closed one shows in the next expect
     }
 
     /// The next line without its end, `None` when the peer has closed or `limit` is over.
@@ -104,7 +120,9 @@ impl FakePeer {
         loop {
             if let Some(at) = self.bytes.iter().position(|byte| *byte == b'\n') {
                 let line: Vec<u8> = self.bytes.drain(..=at).collect();
-                let line = String::from_utf8_lossy(&line).trim_end_matches(['\r', '\n']).to_string();
+                let line = String::from_utf8_lossy(&line)
+                    .trim_end_matches(['\r', '\n'])
+                    .to_string();
                 self.talk.push(format!("<< {line}"));
                 return Some(line);
             }
@@ -123,14 +141,18 @@ impl FakePeer {
                 self.bytes.extend(&chunk[..count]);
                 true
             }
-            Err(e) => matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut | ErrorKind::Interrupted),
+            Err(e) => matches!(
+                e.kind(),
+                ErrorKind::WouldBlock | ErrorKind::TimedOut | ErrorKind::Interrupted
+            ),
         }
     }
 
     /// The very next line.
     #[track_caller]
     pub fn line(&mut self) -> String {
-        self.line_within(TIMEOUT).unwrap_or_else(|| panic!("no line; the conversation:\n  {}", self.talk.join("\n  ")))
+        self.line_within(TIMEOUT)
+            .unwrap_or_else(|| panic!("no line; the conversation:\n  {}", self.talk.join("\n  ")))
     }
 
     /// The next line that begins so; those before it are passed over.
@@ -142,7 +164,10 @@ impl FakePeer {
                 return line;
             }
         }
-        panic!("no line begins with {start:?}; the conversation:\n  {}", self.talk.join("\n  "));
+        panic!(
+            "no line begins with {start:?}; the conversation:\n  {}",
+            self.talk.join("\n  ")
+        );
     }
 
     /// PING and its PONG: the bot has dealt with all we sent. Returns the lines that came before the PONG.
@@ -163,9 +188,14 @@ impl FakePeer {
 
     /// Numerics 001, 005 and 422.
     pub fn welcome(&mut self, nick: &str) {
-        self.send(&format!(":fake.test 001 {nick} :Welcome to the lab {nick}!bot@127.0.0.1"));
-        let support = "CASEMAPPING=rfc1459 CHANTYPES=# NICKLEN=30 PREFIX=(ov)@+ CHANMODES=b,k,l,imnpst";
-        self.send(&format!(":fake.test 005 {nick} {support} :are supported by this server"));
+        self.send(&format!(
+            ":fake.test 001 {nick} :Welcome to the lab {nick}!bot@127.0.0.1"
+        ));
+        let support =
+            "CASEMAPPING=rfc1459 CHANTYPES=# NICKLEN=30 PREFIX=(ov)@+ CHANMODES=b,k,l,imnpst";
+        self.send(&format!(
+            ":fake.test 005 {nick} {support} :are supported by this server"
+        ));
         self.send(&format!(":fake.test 422 {nick} :No MOTD"));
     }
 
@@ -192,7 +222,11 @@ impl FakePeer {
     pub fn expect_closed(&mut self) -> Vec<String> {
         let end = Instant::now() + TIMEOUT;
         while self.fill() {
-            assert!(Instant::now() < end, "not closed; the conversation:\n  {}", self.talk.join("\n  "));
+            assert!(
+                Instant::now() < end,
+                "not closed; the conversation:\n  {}",
+                self.talk.join("\n  ")
+            );
         }
         std::iter::from_fn(|| self.line_within(Duration::ZERO)).collect()
     }
@@ -280,7 +314,9 @@ impl FakeHttp {
         let requests = Arc::<Mutex<Vec<Request>>>::default();
         let (seen, tls) = (requests.clone(), acceptor(certificate));
         let listener = Listener::start(move |tcp, stop| {
-            let Some(mut stream) = secure(tcp, tls.as_ref()) else { return };
+            let Some(mut stream) = secure(tcp, tls.as_ref()) else {
+                return;
+            };
             while let Some(request) = read_request(&mut *stream, stop) {
                 seen.lock().unwrap().push(request.clone());
                 if !give(&mut *stream, answer(&request), stop) {
@@ -288,8 +324,17 @@ impl FakeHttp {
                 }
             }
         });
-        let scheme = if certificate.is_some() { "https" } else { "http" };
-        FakeHttp { port: listener.port, scheme, requests, _listener: listener }
+        let scheme = if certificate.is_some() {
+            "https"
+        } else {
+            "http"
+        };
+        FakeHttp {
+            port: listener.port,
+            scheme,
+            requests,
+            _listener: listener,
+        }
     }
 
     pub fn url(&self) -> String {
@@ -305,7 +350,9 @@ impl FakeHttp {
     #[track_caller]
     pub fn expect(&self, path: &str) -> Request {
         wait_for(&format!("a request of {path}"), TIMEOUT, || {
-            self.requests().into_iter().find(|request| request.path.starts_with(path))
+            self.requests()
+                .into_iter()
+                .find(|request| request.path.starts_with(path))
         })
     }
 }
@@ -339,20 +386,30 @@ fn read_request(stream: &mut dyn Stream, stop: &AtomicBool) -> Option<Request> {
     let (first, head) = head.split_once("\r\n").unwrap_or((&head, ""));
     let length = head.lines().find_map(|line| {
         let (name, value) = line.split_once(':')?;
-        name.eq_ignore_ascii_case("content-length").then(|| value.trim().parse::<usize>().ok())?
+        name.eq_ignore_ascii_case("content-length")
+            .then(|| value.trim().parse::<usize>().ok())?
     });
     while bytes.len() < end + 4 + length.unwrap_or(0) {
         more(stream, &mut bytes, stop).then_some(())?;
     }
     let body = String::from_utf8_lossy(&bytes[end + 4..]).to_string();
     let mut words = first.split(' ').map(str::to_string);
-    Some(Request { method: words.next()?, path: words.next()?, head: head.to_string(), body })
+    Some(Request {
+        method: words.next()?,
+        path: words.next()?,
+        head: head.to_string(),
+        body,
+    })
 }
 
 /// Sends an answer; true if the connection is to be kept.
 fn give(stream: &mut dyn Stream, answer: Answer, stop: &AtomicBool) -> bool {
     let (status, head, body) = match answer {
-        Answer::Json(body) => ("200 OK", "Content-Type: application/json\r\n".to_string(), body),
+        Answer::Json(body) => (
+            "200 OK",
+            "Content-Type: application/json\r\n".to_string(),
+            body,
+        ),
         Answer::Status(status, head, body) => (status, head, body),
         Answer::Raw(bytes) => {
             let _ = stream.write_all(&bytes).and_then(|()| stream.flush());
@@ -371,8 +428,14 @@ fn give(stream: &mut dyn Stream, answer: Answer, stop: &AtomicBool) -> bool {
             return false;
         }
     };
-    let text = format!("HTTP/1.1 {status}\r\n{head}Content-Length: {}\r\n\r\n{body}", body.len());
-    stream.write_all(text.as_bytes()).and_then(|()| stream.flush()).is_ok()
+    let text = format!(
+        "HTTP/1.1 {status}\r\n{head}Content-Length: {}\r\n\r\n{body}",
+        body.len()
+    );
+    stream
+        .write_all(text.as_bytes())
+        .and_then(|()| stream.flush())
+        .is_ok()
 }
 
 #[derive(Default)]
@@ -399,7 +462,9 @@ impl Proxy {
             if shared.0.lock().unwrap().refusing {
                 return;
             }
-            let Ok(far) = TcpStream::connect(("127.0.0.1", to)) else { return };
+            let Ok(far) = TcpStream::connect(("127.0.0.1", to)) else {
+                return;
+            };
             let clone = |stream: &TcpStream| stream.try_clone().unwrap();
             let mut traffic = shared.0.lock().unwrap();
             traffic.connections += 1;
@@ -409,7 +474,11 @@ impl Proxy {
             thread::spawn(move || pump(from, into, &back, false));
             pump(near, far, &shared, true);
         });
-        Proxy { port: listener.port, traffic, _listener: listener }
+        Proxy {
+            port: listener.port,
+            traffic,
+            _listener: listener,
+        }
     }
 
     fn with<T>(&self, change: impl FnOnce(&mut Traffic) -> T) -> T {
@@ -420,7 +489,12 @@ impl Proxy {
 
     /// Closes every connection there is; new ones are served.
     pub fn cut(&self) {
-        self.with(|traffic| traffic.open.drain(..).for_each(|stream| drop(stream.shutdown(Shutdown::Both))));
+        self.with(|traffic| {
+            traffic
+                .open
+                .drain(..)
+                .for_each(|stream| drop(stream.shutdown(Shutdown::Both)))
+        });
     }
 
     /// From now on new connections are closed at once (true) or served again (false).
@@ -471,16 +545,23 @@ impl Tunnel {
         certificate.map(|name| builder.identity(Certificates::get().identity(name)));
         let connector = builder.build().unwrap();
         let listener = Listener::start(move |mut near, stop| {
-            let far =
-                TcpStream::connect(("127.0.0.1", to)).ok().and_then(|tcp| connector.connect("127.0.0.1", tcp).ok());
+            let far = TcpStream::connect(("127.0.0.1", to))
+                .ok()
+                .and_then(|tcp| connector.connect("127.0.0.1", tcp).ok());
             let Some(mut far) = far else { return };
             // One thread for both ways, since a TLS stream cannot be shared: each is heard in turn.
             let turn = Some(Duration::from_millis(5));
             near.set_read_timeout(turn).unwrap();
             far.get_ref().set_read_timeout(turn).unwrap();
-            while !stop.load(Ordering::SeqCst) && pass(&mut near, &mut far) && pass(&mut far, &mut near) {}
+            while !stop.load(Ordering::SeqCst)
+                && pass(&mut near, &mut far)
+                && pass(&mut far, &mut near)
+            {}
         });
-        Tunnel { port: listener.port, _listener: listener }
+        Tunnel {
+            port: listener.port,
+            _listener: listener,
+        }
     }
 }
 
@@ -489,8 +570,14 @@ fn pass(from: &mut impl Read, into: &mut impl Write) -> bool {
     let mut chunk = [0; 8192];
     match from.read(&mut chunk) {
         Ok(0) => false,
-        Ok(size) => into.write_all(&chunk[..size]).and_then(|()| into.flush()).is_ok(),
-        Err(e) => matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut | ErrorKind::Interrupted),
+        Ok(size) => into
+            .write_all(&chunk[..size])
+            .and_then(|()| into.flush())
+            .is_ok(),
+        Err(e) => matches!(
+            e.kind(),
+            ErrorKind::WouldBlock | ErrorKind::TimedOut | ErrorKind::Interrupted
+        ),
     }
 }
 
@@ -505,7 +592,9 @@ fn pump(mut from: TcpStream, mut into: TcpStream, shared: &(Mutex<Traffic>, Cond
             for byte in &chunk[..size] {
                 match byte {
                     b'\n' if line.ends_with(b" HTTP/1.1\r") || line.ends_with(b" HTTP/1.0\r") => {
-                        traffic.requests.push(String::from_utf8_lossy(&line).trim_end().to_string());
+                        traffic
+                            .requests
+                            .push(String::from_utf8_lossy(&line).trim_end().to_string());
                         line.clear();
                     }
                     b'\n' => line.clear(),

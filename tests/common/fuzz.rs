@@ -9,7 +9,8 @@ const ROUNDS: u64 = 20_000;
 const POOL: usize = 64;
 const LONGEST: usize = 4096;
 /// Bytes that mean something to one of the parsers.
-const TELLING: &[u8] = b"\r\n\0 :;,=@#!*?\\\"'[]{}()\t\x01\x02\x03\x0f\x1b\x7f\x80\xbf\xc3\xe2\xf0\xff0159afx-+%/";
+const TELLING: &[u8] =
+    b"\r\n\0 :;,=@#!*?\\\"'[]{}()\t\x01\x02\x03\x0f\x1b\x7f\x80\xbf\xc3\xe2\xf0\xff0159afx-+%/";
 
 /// Shows the input that the target has panicked on.
 struct Shown<'a>(&'a [u8]);
@@ -36,10 +37,14 @@ impl Random {
 
 /// Calls the target with mutations of good input, which are mutated on.
 pub fn fuzz(seeds: &[&[u8]], mut target: impl FnMut(&[u8], &mut Random)) {
-    let seconds = std::env::var("FUZZ_SECONDS").ok().and_then(|s| s.parse().ok());
+    let seconds = std::env::var("FUZZ_SECONDS")
+        .ok()
+        .and_then(|s| s.parse().ok());
     let (start, mut random, mut rounds) = (Instant::now(), Random(0x2545_f491_4f6c_dd1d), 0);
     let mut pool: Vec<Vec<u8>> = seeds.iter().map(|s| s.to_vec()).collect();
-    while seconds.map_or(rounds < ROUNDS, |s| start.elapsed() < Duration::from_secs(s)) {
+    while seconds.map_or(rounds < ROUNDS, |s| {
+        start.elapsed() < Duration::from_secs(s)
+    }) {
         rounds += 1;
         let mut input = pool[random.below(pool.len())].clone();
         for _ in 0..=random.below(6) {

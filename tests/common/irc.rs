@@ -35,21 +35,37 @@ impl Ngircd {
     #[track_caller]
     pub fn start(options: NgircdOptions) -> Ngircd {
         let dir = scratch("ngircd");
-        let mut server = Ngircd { port: free_port(), tls_port: 0, dir, process: None };
+        let mut server = Ngircd {
+            port: free_port(),
+            tls_port: 0,
+            dir,
+            process: None,
+        };
         let mut text = format!(
             "[Global]\nName = irc.lab.test\nInfo = ngIRCd under test\nAdminInfo1 = lab\nListen = 127.0.0.1\n\
              Ports = {}\nMotdPhrase = lab\n{}\n[Limits]\nMaxConnectionsIP = 0\nMaxJoins = 0\nMaxNickLength = 16\n\
              MaxPenaltyTime = {}\n[Options]\nDNS = no\nIdent = no\nPAM = no\nOperCanUseMode = yes\n",
             server.port,
-            options.password.map(|password| format!("Password = {password}")).unwrap_or_default(),
+            options
+                .password
+                .map(|password| format!("Password = {password}"))
+                .unwrap_or_default(),
             if options.penalties { -1 } else { 0 },
         );
         if let Some(name) = options.certificate {
             let file = |name: &str| Certificates::get().path(name);
             server.tls_port = free_port();
-            text += &format!("[SSL]\nPorts = {}\nCertFile = {}\n", server.tls_port, file(&format!("{name}.pem")));
+            text += &format!(
+                "[SSL]\nPorts = {}\nCertFile = {}\n",
+                server.tls_port,
+                file(&format!("{name}.pem"))
+            );
             // Without DH parameters it computes some, for a second or ten.
-            text += &format!("KeyFile = {}\nDHFile = {}\n", file(&format!("{name}.key")), file("dh.pem"));
+            text += &format!(
+                "KeyFile = {}\nDHFile = {}\n",
+                file(&format!("{name}.key")),
+                file("dh.pem")
+            );
         }
         fs::write(server.dir.join("ngircd.conf"), text + options.extra).unwrap();
         server.start_again();
@@ -60,9 +76,13 @@ impl Ngircd {
     #[track_caller]
     pub fn start_again(&mut self) {
         let mut command = daemon("ngircd");
-        command.args(["--nodaemon", "--config"]).arg(self.dir.join("ngircd.conf"));
+        command
+            .args(["--nodaemon", "--config"])
+            .arg(self.dir.join("ngircd.conf"));
         let mut process = Process::start("ngircd", command);
-        process.wait_for("the server to be ready", START, |process| process.output().contains(" ready.").then_some(()));
+        process.wait_for("the server to be ready", START, |process| {
+            process.output().contains(" ready.").then_some(())
+        });
         self.process = Some(process);
     }
 
@@ -108,13 +128,24 @@ pub struct InspircdOptions<'a> {
 impl Inspircd {
     #[track_caller]
     pub fn start(services: bool) -> Inspircd {
-        Inspircd::start_with(InspircdOptions { services, ..Default::default() })
+        Inspircd::start_with(InspircdOptions {
+            services,
+            ..Default::default()
+        })
     }
 
     #[track_caller]
     pub fn start_with(options: InspircdOptions) -> Inspircd {
         let (port, easy, link, dir) = (free_port(), free_port(), free_port(), scratch("inspircd"));
-        let mut irc = Inspircd { port, easy, tls_port: 0, dir, link, server: None, services: None };
+        let mut irc = Inspircd {
+            port,
+            easy,
+            tls_port: 0,
+            dir,
+            link,
+            server: None,
+            services: None,
+        };
         let mut template = include_str!("inspircd.conf").to_string() + options.extra;
         if let Some(name) = options.certificate {
             irc.tls_port = free_port();
@@ -130,9 +161,18 @@ impl Inspircd {
         }
         let (p, e, l) = (port.to_string(), easy.to_string(), link.to_string());
         let dir = irc.dir.to_str().unwrap();
-        let values = [("PORT", p.as_str()), ("EASY", &e), ("LINK", &l), ("DIR", dir)];
+        let values = [
+            ("PORT", p.as_str()),
+            ("EASY", &e),
+            ("LINK", &l),
+            ("DIR", dir),
+        ];
         fill(&irc.dir.join("inspircd.conf"), &template, &values);
-        fill(&irc.dir.join("services.conf"), include_str!("anope.conf"), &values);
+        fill(
+            &irc.dir.join("services.conf"),
+            include_str!("anope.conf"),
+            &values,
+        );
         fs::write(irc.dir.join("motd.txt"), "lab\n").unwrap();
         irc.start_server();
         if options.services {
@@ -144,7 +184,9 @@ impl Inspircd {
     #[track_caller]
     fn start_server(&mut self) {
         let mut command = daemon("inspircd");
-        command.args(["--nofork", "--runasroot", "--config"]).arg(self.dir.join("inspircd.conf"));
+        command
+            .args(["--nofork", "--runasroot", "--config"])
+            .arg(self.dir.join("inspircd.conf"));
         let mut process = Process::start("inspircd", command);
         process.wait_port(self.easy);
         self.server = Some(process);
@@ -154,7 +196,11 @@ impl Inspircd {
     #[track_caller]
     pub fn start_services(&mut self) {
         let mut command = daemon("anope");
-        command.args(["--nofork", "--localedir=/usr/share/anope/locale", "--modulesdir=/usr/lib/anope"]);
+        command.args([
+            "--nofork",
+            "--localedir=/usr/share/anope/locale",
+            "--modulesdir=/usr/lib/anope",
+        ]);
         for option in ["--confdir", "--dbdir", "--logdir"] {
             command.arg(format!("{option}={}", self.dir.display()));
         }
@@ -212,12 +258,19 @@ impl Client {
     /// Sends some lines (PASS …) before NICK and USER.
     #[track_caller]
     pub fn connect_with(port: u16, nick: &str, first: &[&str]) -> Client {
-        let stream = TcpStream::connect(("127.0.0.1", port)).unwrap_or_else(|e| panic!("{nick}: {e}"));
+        let stream =
+            TcpStream::connect(("127.0.0.1", port)).unwrap_or_else(|e| panic!("{nick}: {e}"));
         stream.set_write_timeout(Some(TIMEOUT)).unwrap();
         let shared = Arc::<(Mutex<Conversation>, Condvar)>::default();
         let (reader, listener) = (BufReader::new(stream.try_clone().unwrap()), shared.clone());
         std::thread::spawn(move || listen(reader, &listener));
-        let client = Client { nick: nick.to_string(), stream, shared, next: Cell::new(0), tokens: Cell::new(0) };
+        let client = Client {
+            nick: nick.to_string(),
+            stream,
+            shared,
+            next: Cell::new(0),
+            tokens: Cell::new(0),
+        };
         first.iter().for_each(|line| client.send(line));
         client.send(&format!("NICK {nick}"));
         client.send(&format!("USER {nick} 0 * :{nick} of the lab"));
@@ -227,7 +280,12 @@ impl Client {
 
     /// Sends a line as it is.
     pub fn send(&self, line: &str) {
-        self.shared.0.lock().unwrap().both.push(format!(">> {line}"));
+        self.shared
+            .0
+            .lock()
+            .unwrap()
+            .both
+            .push(format!(">> {line}"));
         let _ = (&self.stream).write_all(format!("{line}\r\n").as_bytes()); // a closed one shows in the next expect
     }
 
@@ -278,10 +336,17 @@ impl Client {
             }
             let left = end.saturating_duration_since(Instant::now());
             if talk.closed || left.is_zero() {
-                let why = if talk.closed { "the connection was closed" } else { "time is up" };
+                let why = if talk.closed {
+                    "the connection was closed"
+                } else {
+                    "time is up"
+                };
                 let all = talk.both.join("\n  ");
                 drop(talk); // or the panic would poison it for those who report
-                panic!("{} waited for {what}, but {why}; the conversation:\n  {all}", self.nick);
+                panic!(
+                    "{} waited for {what}, but {why}; the conversation:\n  {all}",
+                    self.nick
+                );
             }
             talk = changed.wait_timeout(talk, left).unwrap().0;
         }
@@ -297,7 +362,14 @@ impl Client {
         let before = self.next.get();
         self.expect(|line| line.contains(" PONG ") && line.ends_with(&token));
         self.next.replace(before);
-        self.shared.0.lock().unwrap().lines.iter().position(|line| line.ends_with(&token)).unwrap()
+        self.shared
+            .0
+            .lock()
+            .unwrap()
+            .lines
+            .iter()
+            .position(|line| line.ends_with(&token))
+            .unwrap()
     }
 
     /// Forgets what came until now.
@@ -313,9 +385,17 @@ impl Client {
     pub fn expect_none(&self, text: &str) {
         let until = self.barrier();
         let talk = self.shared.0.lock().unwrap();
-        let found = talk.lines[self.next.get().min(until)..until].iter().find(|line| line.contains(text)).cloned();
+        let found = talk.lines[self.next.get().min(until)..until]
+            .iter()
+            .find(|line| line.contains(text))
+            .cloned();
         drop(talk);
-        assert!(found.is_none(), "{} did not want {text:?}; the conversation:\n  {}", self.nick, self.conversation());
+        assert!(
+            found.is_none(),
+            "{} did not want {text:?}; the conversation:\n  {}",
+            self.nick,
+            self.conversation()
+        );
     }
 
     /// Both directions, for a message.
@@ -325,13 +405,23 @@ impl Client {
 
     /// What was said to a channel (or to our nick) so far: `<nick> text` for a PRIVMSG, `-nick- text` for a NOTICE.
     pub fn lines(&self, target: &str) -> Vec<String> {
-        self.shared.0.lock().unwrap().lines.iter().filter_map(|line| said(line, target)).collect()
+        self.shared
+            .0
+            .lock()
+            .unwrap()
+            .lines
+            .iter()
+            .filter_map(|line| said(line, target))
+            .collect()
     }
 
     /// Registers our nick with NickServ, which logs us in as well.
     #[track_caller]
     pub fn register(&self, password: &str) {
-        self.say("NickServ", &format!("REGISTER {password} {}@example.org", self.nick));
+        self.say(
+            "NickServ",
+            &format!("REGISTER {password} {}@example.org", self.nick),
+        );
         self.expect(|line| line.contains(" 900 ") || line.contains("registered"));
     }
 
@@ -359,10 +449,14 @@ impl Drop for Client {
 fn listen(mut reader: BufReader<TcpStream>, shared: &(Mutex<Conversation>, Condvar)) {
     let mut bytes = Vec::new();
     while reader.read_until(b'\n', &mut bytes).is_ok_and(|n| n > 0) {
-        let line = String::from_utf8_lossy(&bytes).trim_end_matches(['\r', '\n']).to_string();
+        let line = String::from_utf8_lossy(&bytes)
+            .trim_end_matches(['\r', '\n'])
+            .to_string();
         bytes.clear();
         if let Some(token) = line.strip_prefix("PING ") {
-            let _ = reader.get_ref().write_all(format!("PONG {token}\r\n").as_bytes());
+            let _ = reader
+                .get_ref()
+                .write_all(format!("PONG {token}\r\n").as_bytes());
         }
         let mut talk = shared.0.lock().unwrap();
         talk.both.push(format!("<< {line}"));
@@ -374,7 +468,11 @@ fn listen(mut reader: BufReader<TcpStream>, shared: &(Mutex<Conversation>, Condv
 }
 
 fn said(line: &str, target: &str) -> Option<String> {
-    let line = if line.starts_with('@') { line.split_once(' ')?.1 } else { line };
+    let line = if line.starts_with('@') {
+        line.split_once(' ')?.1
+    } else {
+        line
+    };
     let (prefix, rest) = line.strip_prefix(':')?.split_once(' ')?;
     let (command, rest) = rest.split_once(' ')?;
     let (to, text) = rest.split_once(' ')?;

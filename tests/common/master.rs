@@ -46,7 +46,13 @@ impl Master {
     fn launch(name: &str, config: &str, certificates: Option<&'static Certificates>) -> Master {
         let dir = scratch(&format!("master-{name}"));
         let (port, worker_port) = (super::free_port(), super::free_port());
-        let mut master = Master { port, dir, worker_port, certificates, process: None };
+        let mut master = Master {
+            port,
+            dir,
+            worker_port,
+            certificates,
+            process: None,
+        };
         fs::copy(empty_database(), master.dir.join("state.sqlite")).unwrap();
         master.configure(config);
         let tac = "from twisted.application import service\nfrom buildbot.master import BuildMaster\n\
@@ -60,7 +66,8 @@ impl Master {
     /// Replaces the test's part of the configuration; the master reads it on HUP or when started again.
     pub fn configure(&self, config: &str) {
         // Buildbot refuses a builder that no scheduler drives.
-        let rest = "if not c['schedulers']:\n    force('force', [one.name for one in c['builders']])\n";
+        let rest =
+            "if not c['schedulers']:\n    force('force', [one.name for one in c['builders']])\n";
         let text = format!("{}{config}\n{rest}", include_str!("master.cfg"));
         fs::write(self.dir.join("master.cfg"), text).unwrap();
     }
@@ -70,7 +77,9 @@ impl Master {
     pub fn start_again(&mut self) {
         assert!(self.process.is_none(), "the master runs already");
         let mut command = twistd(&self.dir);
-        command.env("MASTER_DIR", &self.dir).env("MASTER_PORT", self.port.to_string());
+        command
+            .env("MASTER_DIR", &self.dir)
+            .env("MASTER_PORT", self.port.to_string());
         command.env("WORKER_PORT", self.worker_port.to_string());
         if let Some(certificates) = self.certificates {
             command.env("MASTER_TLS", &certificates.dir);
@@ -85,7 +94,10 @@ impl Master {
 
     /// SIGTERM, and waits for the end; a running build ends as cancelled.
     pub fn stop(&mut self) {
-        self.process.take().expect("the master does not run").terminate();
+        self.process
+            .take()
+            .expect("the master does not run")
+            .terminate();
     }
 
     /// SIGKILL.
@@ -106,13 +118,19 @@ impl Master {
 
     /// As the bot is to be told, with the slash at the end.
     pub fn url(&self) -> String {
-        format!("http{}://127.0.0.1:{}/", if self.certificates.is_some() { "s" } else { "" }, self.port)
+        format!(
+            "http{}://127.0.0.1:{}/",
+            if self.certificates.is_some() { "s" } else { "" },
+            self.port
+        )
     }
 
     /// GET of a path such as `/api/v2/builds`.
     #[track_caller]
     pub fn get(&self, path: &str) -> Value {
-        let (status, body) = self.request("GET", path, "", "").unwrap_or_else(|e| panic!("GET {path}: {e}"));
+        let (status, body) = self
+            .request("GET", path, "", "")
+            .unwrap_or_else(|e| panic!("GET {path}: {e}"));
         assert_eq!(status, 200, "GET {path}: {body}");
         serde_json::from_str(&body).unwrap_or_else(|e| panic!("GET {path}: {e}: {body}"))
     }
@@ -120,7 +138,8 @@ impl Master {
     /// Calls a method of the control API and returns its `result`.
     #[track_caller]
     pub fn post(&self, path: &str, method: &str, params: Value) -> Value {
-        let call = json!({"jsonrpc": "2.0", "id": 1, "method": method, "params": params}).to_string();
+        let call =
+            json!({"jsonrpc": "2.0", "id": 1, "method": method, "params": params}).to_string();
         let answer = self.request("POST", path, "application/json", &call);
         let (status, body) = answer.unwrap_or_else(|e| panic!("POST {path}: {e}"));
         assert_eq!(status, 200, "POST {path} {call}: {body}");
@@ -130,8 +149,14 @@ impl Master {
     #[track_caller]
     pub fn builder_id(&self, name: &str) -> i64 {
         let all = self.get("/api/v2/builders"); // masters before 4 refuse to look for a name that is no identifier
-        let mut found = all["builders"].as_array().into_iter().flatten().filter(|builder| builder["name"] == name);
-        let id = found.next().and_then(|builder| builder["builderid"].as_i64());
+        let mut found = all["builders"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .filter(|builder| builder["name"] == name);
+        let id = found
+            .next()
+            .and_then(|builder| builder["builderid"].as_i64());
         id.unwrap_or_else(|| panic!("no builder {name}: {all}"))
     }
 
@@ -143,22 +168,43 @@ impl Master {
         let name = schedulers["forceschedulers"][0]["name"].as_str();
         let name = name.unwrap_or_else(|| panic!("no force scheduler lists {builder}"));
         let mut params = json!({"builderid": id});
-        fields.iter().for_each(|(key, value)| params[*key] = json!(value));
-        let result = self.post(&format!("/api/v2/forceschedulers/{}", percent(name)), "force", params);
-        result[1][id.to_string()].as_i64().unwrap_or_else(|| panic!("force {builder}: {result}"))
+        fields
+            .iter()
+            .for_each(|(key, value)| params[*key] = json!(value));
+        let result = self.post(
+            &format!("/api/v2/forceschedulers/{}", percent(name)),
+            "force",
+            params,
+        );
+        result[1][id.to_string()]
+            .as_i64()
+            .unwrap_or_else(|| panic!("force {builder}: {result}"))
     }
 
     /// A change on branch main, as a version control hook would send it.
     #[track_caller]
     pub fn change(&self, author: &str, revision: &str, comments: &str) {
-        self.change_with(&[("author", author), ("revision", revision), ("comments", comments), ("branch", "main")]);
+        self.change_with(&[
+            ("author", author),
+            ("revision", revision),
+            ("comments", comments),
+            ("branch", "main"),
+        ]);
     }
 
     /// A change with any of the fields of Buildbot's `base` hook.
     #[track_caller]
     pub fn change_with(&self, fields: &[(&str, &str)]) {
-        let form: Vec<String> = fields.iter().map(|(key, value)| format!("{key}={}", percent(value))).collect();
-        let answer = self.request("POST", "/change_hook/base", "application/x-www-form-urlencoded", &form.join("&"));
+        let form: Vec<String> = fields
+            .iter()
+            .map(|(key, value)| format!("{key}={}", percent(value)))
+            .collect();
+        let answer = self.request(
+            "POST",
+            "/change_hook/base",
+            "application/x-www-form-urlencoded",
+            &form.join("&"),
+        );
         let (status, body) = answer.unwrap_or_else(|e| panic!("change: {e}"));
         assert_eq!(status, 200, "change: {body}");
     }
@@ -178,8 +224,17 @@ impl Master {
     }
 
     #[track_caller]
-    fn build_when(&self, builder: &str, number: i64, what: &str, done: impl Fn(&Value) -> bool) -> Value {
-        let path = format!("/api/v2/builders/{}/builds?number={number}", self.builder_id(builder));
+    fn build_when(
+        &self,
+        builder: &str,
+        number: i64,
+        what: &str,
+        done: impl Fn(&Value) -> bool,
+    ) -> Value {
+        let path = format!(
+            "/api/v2/builders/{}/builds?number={number}",
+            self.builder_id(builder)
+        );
         wait_for(&format!("{builder} #{number} {what}"), TIMEOUT, || {
             let build = self.get(&path).pointer_mut("/builds/0")?.take();
             done(&build).then_some(build)
@@ -199,27 +254,45 @@ impl Master {
     #[track_caller]
     pub fn online(&self, worker: &str) -> bool {
         let found = self.get(&format!("/api/v2/workers?name={}", percent(worker)));
-        found["workers"][0]["connected_to"].as_array().is_some_and(|masters| !masters.is_empty())
+        found["workers"][0]["connected_to"]
+            .as_array()
+            .is_some_and(|masters| !masters.is_empty())
     }
 
     /// Lets the running build of a `gated` builder, or the next one, end with this result.
     #[track_caller]
     pub fn release(&self, builder: &str, result: i64) {
         let name: String = builder.bytes().map(|byte| format!("{byte:02x}")).collect();
-        let (gate, new) = (self.dir.join(format!("gate-{name}")), self.dir.join(format!("new-{name}")));
-        wait_for("the release before this one to be used", TIMEOUT, || (!gate.exists()).then_some(()));
+        let (gate, new) = (
+            self.dir.join(format!("gate-{name}")),
+            self.dir.join(format!("new-{name}")),
+        );
+        wait_for("the release before this one to be used", TIMEOUT, || {
+            (!gate.exists()).then_some(())
+        });
         fs::write(&new, result.to_string()).unwrap();
         fs::rename(new, gate).unwrap(); // the step must not read half a file
     }
 
     /// One request on a connection of its own. HTTP/1.0 spares us the chunks.
-    pub fn request(&self, method: &str, path: &str, content: &str, body: &str) -> std::io::Result<(u16, String)> {
+    pub fn request(
+        &self,
+        method: &str,
+        path: &str,
+        content: &str,
+        body: &str,
+    ) -> std::io::Result<(u16, String)> {
         let tcp = TcpStream::connect(("127.0.0.1", self.port))?;
         tcp.set_read_timeout(Some(TIMEOUT))?;
-        let mut head =
-            format!("{method} {path} HTTP/1.0\r\nHost: 127.0.0.1:{}\r\nAccept: application/json\r\n", self.port);
+        let mut head = format!(
+            "{method} {path} HTTP/1.0\r\nHost: 127.0.0.1:{}\r\nAccept: application/json\r\n",
+            self.port
+        );
         if !content.is_empty() {
-            head += &format!("Content-Type: {content}\r\nContent-Length: {}\r\n", body.len());
+            head += &format!(
+                "Content-Type: {content}\r\nContent-Length: {}\r\n",
+                body.len()
+            );
         }
         let message = format!("{head}\r\n{body}");
         let mut answer = Vec::new();
@@ -227,19 +300,36 @@ impl Master {
             None => exchange(tcp, &message, &mut answer)?,
             Some(certificates) => {
                 let ca = native_tls::Certificate::from_pem(&fs::read(certificates.path("ca.pem"))?);
-                let tls = native_tls::TlsConnector::builder().add_root_certificate(ca.unwrap()).build().unwrap();
-                exchange(tls.connect("127.0.0.1", tcp).map_err(std::io::Error::other)?, &message, &mut answer)?;
+                let tls = native_tls::TlsConnector::builder()
+                    .add_root_certificate(ca.unwrap())
+                    .build()
+                    .unwrap();
+                exchange(
+                    tls.connect("127.0.0.1", tcp)
+                        .map_err(std::io::Error::other)?,
+                    &message,
+                    &mut answer,
+                )?;
             }
         }
         let answer = String::from_utf8_lossy(&answer);
-        let (head, body) = answer.split_once("\r\n\r\n").ok_or(std::io::ErrorKind::UnexpectedEof)?;
-        let status =
-            head.split(' ').nth(1).and_then(|code| code.parse().ok()).ok_or(std::io::ErrorKind::InvalidData)?;
+        let (head, body) = answer
+            .split_once("\r\n\r\n")
+            .ok_or(std::io::ErrorKind::UnexpectedEof)?;
+        let status = head
+            .split(' ')
+            .nth(1)
+            .and_then(|code| code.parse().ok())
+            .ok_or(std::io::ErrorKind::InvalidData)?;
         Ok((status, body.to_string()))
     }
 }
 
-fn exchange(mut stream: impl Read + Write, message: &str, answer: &mut Vec<u8>) -> std::io::Result<()> {
+fn exchange(
+    mut stream: impl Read + Write,
+    message: &str,
+    answer: &mut Vec<u8>,
+) -> std::io::Result<()> {
     stream.write_all(message.as_bytes())?;
     stream.read_to_end(answer).map(drop)
 }
@@ -272,21 +362,35 @@ impl Worker {
         fs::write(dir.join("buildbot.tac"), tac).unwrap();
         let mut process = Process::start(&format!("worker {name}"), twistd(&dir));
         // Not as soon as it is `online`: a master whose worker ends while it is still being attached keeps it for good.
-        process.wait_for("its master", START, |worker| worker.output().contains("worker is ready").then_some(()));
-        Worker { name: name.to_string(), process }
+        process.wait_for("its master", START, |worker| {
+            worker.output().contains("worker is ready").then_some(())
+        });
+        Worker {
+            name: name.to_string(),
+            process,
+        }
     }
 
     /// Ends it and waits until the master has noticed. A build that it was running ends as `retry`.
     #[track_caller]
     pub fn stop(mut self, master: &Master) {
         self.process.terminate();
-        wait_for("the worker to be offline", TIMEOUT, || (!master.online(&self.name)).then_some(()));
+        wait_for("the worker to be offline", TIMEOUT, || {
+            (!master.online(&self.name)).then_some(())
+        });
     }
 }
 
 fn twistd(dir: &Path) -> Command {
     let mut command = guarded(venv("twistd"));
-    command.args(["--nodaemon", "--no_save", "--pidfile=", "--python=buildbot.tac"]).current_dir(dir);
+    command
+        .args([
+            "--nodaemon",
+            "--no_save",
+            "--pidfile=",
+            "--python=buildbot.tac",
+        ])
+        .current_dir(dir);
     command
 }
 
@@ -295,12 +399,22 @@ fn empty_database() -> &'static Path {
     static ONCE: OnceLock<PathBuf> = OnceLock::new();
     ONCE.get_or_init(|| {
         let mut hash = DefaultHasher::new();
-        fs::read(venv("../requirements.txt")).expect("setup.sh writes it").hash(&mut hash);
+        fs::read(venv("../requirements.txt"))
+            .expect("setup.sh writes it")
+            .hash(&mut hash);
         let cached = root().join(format!("target/lab/state-{:016x}.sqlite", hash.finish()));
         if !cached.exists() {
             let dir = scratch("create-master");
-            let out = guarded(venv("buildbot")).args(["create-master", "-r", "."]).current_dir(&dir).output().unwrap();
-            assert!(out.status.success(), "create-master: {}", String::from_utf8_lossy(&out.stderr));
+            let out = guarded(venv("buildbot"))
+                .args(["create-master", "-r", "."])
+                .current_dir(&dir)
+                .output()
+                .unwrap();
+            assert!(
+                out.status.success(),
+                "create-master: {}",
+                String::from_utf8_lossy(&out.stderr)
+            );
             fs::rename(dir.join("state.sqlite"), &cached).unwrap(); // at once, for others may be making it too
         }
         cached
@@ -309,5 +423,13 @@ fn empty_database() -> &'static Path {
 
 fn percent(text: &str) -> String {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte);
-    text.bytes().map(|byte| if plain(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") }).collect()
+    text.bytes()
+        .map(|byte| {
+            if plain(byte) {
+                char::from(byte).to_string()
+            } else {
+                format!("%{byte:02X}")
+            }
+        })
+        .collect()
 }

@@ -16,7 +16,9 @@ pub use bot::{Bot, Finished};
 pub use ear::{Ear, like};
 pub use fake::{Answer, FakeHttp, FakeIrc, FakePeer, Proxy, Request, Tunnel};
 pub use irc::{Client, Inspircd, InspircdOptions, Ngircd, NgircdOptions};
-pub use master::{CANCELLED, EXCEPTION, FAILURE, Master, RETRY, SKIPPED, SUCCESS, WARNINGS, Worker};
+pub use master::{
+    CANCELLED, EXCEPTION, FAILURE, Master, RETRY, SKIPPED, SUCCESS, WARNINGS, Worker,
+};
 pub use world::World;
 
 use std::ffi::OsStr;
@@ -61,7 +63,10 @@ pub fn free_port() -> u16 {
     static NEXT: AtomicU16 = AtomicU16::new(0);
     let start = (std::process::id() % u32::from(COUNT)) as u16;
     for _ in 0..COUNT {
-        let offset = start.wrapping_mul(61).wrapping_add(NEXT.fetch_add(1, Ordering::Relaxed)) % COUNT;
+        let offset = start
+            .wrapping_mul(61)
+            .wrapping_add(NEXT.fetch_add(1, Ordering::Relaxed))
+            % COUNT;
         if TcpListener::bind(("127.0.0.1", FIRST + offset)).is_ok() {
             return FIRST + offset;
         }
@@ -97,8 +102,13 @@ impl Pause {
 /// The path of a program that the tests need; its absence is a failure, not a reason to skip.
 pub fn tool(name: &str) -> PathBuf {
     let path = std::env::var("PATH").unwrap_or_default() + ":/usr/sbin:/sbin:/usr/local/sbin";
-    let found = path.split(':').map(|dir| Path::new(dir).join(name)).find(|file| file.is_file());
-    found.unwrap_or_else(|| panic!("{name} is not installed; `sh tests/common/setup.sh` installs what the tests need"))
+    let found = path
+        .split(':')
+        .map(|dir| Path::new(dir).join(name))
+        .find(|file| file.is_file());
+    found.unwrap_or_else(|| {
+        panic!("{name} is not installed; `sh tests/common/setup.sh` installs what the tests need")
+    })
 }
 
 /// The release of Buildbot that `make test-masters` names; empty is the one of tests/requirements.txt.
@@ -109,9 +119,17 @@ pub fn buildbot() -> String {
 /// A program of the Python environment with that Buildbot.
 pub fn venv(name: &str) -> PathBuf {
     let version = buildbot();
-    let dir = if version.is_empty() { "target/venv".to_string() } else { format!("target/venv-{version}") };
+    let dir = if version.is_empty() {
+        "target/venv".to_string()
+    } else {
+        format!("target/venv-{version}")
+    };
     let file = root().join(dir).join("bin").join(name);
-    assert!(file.exists(), "{} is not there; `sh tests/common/setup.sh {version}` makes it", file.display());
+    assert!(
+        file.exists(),
+        "{} is not there; `sh tests/common/setup.sh {version}` makes it",
+        file.display()
+    );
     file
 }
 
@@ -119,7 +137,9 @@ pub fn venv(name: &str) -> PathBuf {
 pub fn guarded(program: impl AsRef<OsStr>) -> Command {
     let mut command = Command::new(tool("setpriv"));
     // InspIRCd leaves a core file wherever it ends badly.
-    command.args(["--pdeathsig", "KILL", "--", "prlimit", "--core=0", "--"]).arg(program);
+    command
+        .args(["--pdeathsig", "KILL", "--", "prlimit", "--core=0", "--"])
+        .arg(program);
     command
 }
 
@@ -128,7 +148,9 @@ pub fn guarded(program: impl AsRef<OsStr>) -> Command {
 pub fn daemon(name: &str) -> Command {
     static NAMESPACE: OnceLock<bool> = OnceLock::new();
     let namespace = *NAMESPACE.get_or_init(|| {
-        let id = Command::new("unshare").args(["--user", "--", "id", "-u"]).output();
+        let id = Command::new("unshare")
+            .args(["--user", "--", "id", "-u"])
+            .output();
         is_root() && id.is_ok_and(|out| out.status.success())
     });
     if !namespace {
@@ -151,13 +173,19 @@ fn spawn(command: Command) -> Child {
     static SPAWNER: OnceLock<Sender<Job>> = OnceLock::new();
     let spawner = SPAWNER.get_or_init(|| {
         let (jobs, work) = channel::<Job>();
-        thread::spawn(move || work.into_iter().for_each(|(mut command, reply)| drop(reply.send(command.spawn()))));
+        thread::spawn(move || {
+            work.into_iter()
+                .for_each(|(mut command, reply)| drop(reply.send(command.spawn())))
+        });
         jobs
     });
     let text = format!("{command:?}");
     let (reply, answer) = channel();
     spawner.send((command, reply)).unwrap();
-    answer.recv().unwrap().unwrap_or_else(|e| panic!("{text}: {e}"))
+    answer
+        .recv()
+        .unwrap()
+        .unwrap_or_else(|e| panic!("{text}: {e}"))
 }
 
 /// A child process whose output is kept; dropped, it is ended and reaped.
@@ -171,12 +199,20 @@ pub struct Process {
 impl Process {
     /// Runs a command made by [`guarded`] or [`daemon`].
     pub fn start(name: &str, mut command: Command) -> Process {
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
         let mut child = spawn(command);
         let output = Arc::default();
         let (stdout, stderr) = (child.stdout.take().unwrap(), child.stderr.take().unwrap());
         let readers = [collect(stdout, &output), collect(stderr, &output)];
-        Process { name: name.to_string(), child, output, readers }
+        Process {
+            name: name.to_string(),
+            child,
+            output,
+            readers,
+        }
     }
 
     pub fn pid(&self) -> u32 {
@@ -229,7 +265,12 @@ impl Process {
 
     /// Polls until the closure has a value; fails early, with the output, if the process ends before.
     #[track_caller]
-    pub fn wait_for<T>(&mut self, what: &str, limit: Duration, mut poll: impl FnMut(&mut Process) -> Option<T>) -> T {
+    pub fn wait_for<T>(
+        &mut self,
+        what: &str,
+        limit: Duration,
+        mut poll: impl FnMut(&mut Process) -> Option<T>,
+    ) -> T {
         let end = Instant::now() + limit;
         let mut pause = Pause::default();
         loop {
@@ -239,7 +280,10 @@ impl Process {
             }
             if ended.is_some() || Instant::now() > end {
                 let name = &self.name;
-                panic!("{name}: waited for {what}; exit status {ended:?}; its output:\n{}", self.output());
+                panic!(
+                    "{name}: waited for {what}; exit status {ended:?}; its output:\n{}",
+                    self.output()
+                );
             }
             pause.take();
         }
@@ -248,7 +292,9 @@ impl Process {
     /// Waits until somebody listens on a port of 127.0.0.1.
     #[track_caller]
     pub fn wait_port(&mut self, port: u16) {
-        self.wait_for(&format!("port {port}"), START, |_| TcpStream::connect(("127.0.0.1", port)).ok());
+        self.wait_for(&format!("port {port}"), START, |_| {
+            TcpStream::connect(("127.0.0.1", port)).ok()
+        });
     }
 }
 
@@ -265,13 +311,19 @@ impl Drop for Process {
 }
 
 /// Copies a stream to the shared text, line by line, until it ends.
-pub fn collect(stream: impl Read + Send + 'static, output: &Arc<Mutex<String>>) -> thread::JoinHandle<()> {
+pub fn collect(
+    stream: impl Read + Send + 'static,
+    output: &Arc<Mutex<String>>,
+) -> thread::JoinHandle<()> {
     let output = output.clone();
     thread::spawn(move || {
         let mut reader = BufReader::new(stream);
         let mut line = Vec::new();
         while reader.read_until(b'\n', &mut line).is_ok_and(|n| n > 0) {
-            output.lock().unwrap().push_str(&String::from_utf8_lossy(&line));
+            output
+                .lock()
+                .unwrap()
+                .push_str(&String::from_utf8_lossy(&line));
             line.clear();
         }
     })
@@ -279,7 +331,11 @@ pub fn collect(stream: impl Read + Send + 'static, output: &Arc<Mutex<String>>) 
 
 /// Writes one of the configuration files beside this one, its `@KEY@`s replaced.
 fn fill(file: &Path, template: &str, values: &[(&str, &str)]) {
-    let text = values.iter().fold(template.to_string(), |text, (key, value)| text.replace(&format!("@{key}@"), value));
+    let text = values
+        .iter()
+        .fold(template.to_string(), |text, (key, value)| {
+            text.replace(&format!("@{key}@"), value)
+        });
     fs::write(file, text).unwrap();
 }
 
@@ -317,7 +373,11 @@ impl Certificates {
             dir.display()
         );
         let out = Command::new("sh").args(["-c", &script]).output().unwrap();
-        assert!(out.status.success(), "openssl: {}", String::from_utf8_lossy(&out.stderr));
+        assert!(
+            out.status.success(),
+            "openssl: {}",
+            String::from_utf8_lossy(&out.stderr)
+        );
         Certificates { dir }
     }
 
@@ -335,8 +395,15 @@ impl Certificates {
     /// SHA-256 in lower-case hexadecimal, as NickServ shows it.
     pub fn fingerprint(&self, name: &str) -> String {
         let file = self.path(&format!("{name}.pem"));
-        let out = Command::new("openssl").args(["x509", "-noout", "-fingerprint", "-sha256", "-in", &file]).output();
+        let out = Command::new("openssl")
+            .args(["x509", "-noout", "-fingerprint", "-sha256", "-in", &file])
+            .output();
         let text = String::from_utf8(out.unwrap().stdout).unwrap();
-        text.trim().rsplit('=').next().unwrap().replace(':', "").to_lowercase()
+        text.trim()
+            .rsplit('=')
+            .next()
+            .unwrap()
+            .replace(':', "")
+            .to_lowercase()
     }
 }

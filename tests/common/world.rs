@@ -16,7 +16,10 @@ pub struct World {
 
 impl World {
     pub fn new(builders: usize) -> World {
-        World { builders, ..World::default() }
+        World {
+            builders,
+            ..World::default()
+        }
     }
 
     /// Builds are numbered in one row, one a builder.
@@ -30,13 +33,15 @@ impl World {
     /// (seconds since the epoch). No poll sees only some of them.
     pub fn end(&self, ends: impl IntoIterator<Item = (usize, i64)>, at: i64) {
         let mut builds = self.builds.lock().unwrap();
-        ends.into_iter().for_each(|(builder, result)| drop(add(&mut builds, builder, Some((result, at)))));
+        ends.into_iter()
+            .for_each(|(builder, result)| drop(add(&mut builds, builder, Some((result, at)))));
     }
 
     /// A build that runs ends well.
     pub fn finish(&self, id: usize) {
         let build = &mut self.builds.lock().unwrap()[id - 1];
-        (build["complete"], build["complete_at"], build["results"]) = (true.into(), 1_795_361_893.into(), 0.into());
+        (build["complete"], build["complete_at"], build["results"]) =
+            (true.into(), 1_795_361_893.into(), 0.into());
     }
 
     /// Another database: no build was ever.
@@ -59,12 +64,18 @@ impl World {
     pub fn answer(&self, request: &Request) -> Answer {
         let (path, query) = request.path.split_once('?').unwrap_or((&request.path, ""));
         let all = |key: &str| -> Vec<usize> {
-            let values = query.split('&').filter_map(|pair| pair.strip_prefix(key)?.strip_prefix('='));
+            let values = query
+                .split('&')
+                .filter_map(|pair| pair.strip_prefix(key)?.strip_prefix('='));
             values.filter_map(|value| value.parse().ok()).collect()
         };
         let one = |key: &str, usual: usize| all(key).first().copied().unwrap_or(usual);
         let page = |items: Vec<Value>, name: &str| {
-            let items: Vec<_> = items.into_iter().skip(one("offset", 0)).take(one("limit", 1000)).collect();
+            let items: Vec<_> = items
+                .into_iter()
+                .skip(one("offset", 0))
+                .take(one("limit", 1000))
+                .collect();
             Answer::Json(json!({ name: items }).to_string())
         };
         let stay = self.builders - self.removed.load(Ordering::SeqCst);
@@ -73,23 +84,27 @@ impl World {
             json!({"builderid": id, "name": format!("b{id}"), "tags": [], "masterids": masters})
         };
         match path {
-            "/config" => {
-                Answer::Json(json!({"versions": [["Buildbot", "4.3.0"]], "buildbotURL": "http://m/"}).to_string())
-            }
+            "/config" => Answer::Json(
+                json!({"versions": [["Buildbot", "4.3.0"]], "buildbotURL": "http://m/"})
+                    .to_string(),
+            ),
             "/api/v2/builders" => page((1..=self.builders).map(builder).collect(), "builders"),
             "/api/v2/builds" => {
                 let (ids, mark) = (all("buildid"), one("buildid__ge", 0));
                 let mut found = self.builds.lock().unwrap().clone();
                 let id = |build: &Value| build["buildid"].as_u64().unwrap() as usize;
-                found.retain(|build| id(build) >= mark && (ids.is_empty() || ids.contains(&id(build))));
+                found.retain(|build| {
+                    id(build) >= mark && (ids.is_empty() || ids.contains(&id(build)))
+                });
                 if query.contains("order=-buildid") {
                     found.reverse();
                 }
                 page(found, "builds")
             }
-            "/api/v2/workers" => {
-                page(vec![json!({"workerid": 1, "name": "w1", "connected_to": [{"masterid": 1}]})], "workers")
-            }
+            "/api/v2/workers" => page(
+                vec![json!({"workerid": 1, "name": "w1", "connected_to": [{"masterid": 1}]})],
+                "workers",
+            ),
             _ if let Some(Ok(id)) = path.strip_prefix("/api/v2/builders/").map(str::parse) => {
                 page(vec![builder(id)], "builders")
             }

@@ -44,9 +44,27 @@ struct Row {
 }
 
 impl Row {
-    fn new(group: &'static str, what: &str, size: usize, unit: &'static str, values: Vec<f64>) -> Row {
-        let (what, reporter, aim, note) = (what.to_string(), Vec::new(), String::new(), String::new());
-        Row { group, what, size, unit, values, reporter, aim, met: None, note, more_is_better: false }
+    fn new(
+        group: &'static str,
+        what: &str,
+        size: usize,
+        unit: &'static str,
+        values: Vec<f64>,
+    ) -> Row {
+        let (what, reporter, aim, note) =
+            (what.to_string(), Vec::new(), String::new(), String::new());
+        Row {
+            group,
+            what,
+            size,
+            unit,
+            values,
+            reporter,
+            aim,
+            met: None,
+            note,
+            more_is_better: false,
+        }
     }
 
     fn beside(mut self, reporter: Vec<f64>) -> Row {
@@ -83,29 +101,55 @@ impl Row {
     /// How many times better than the reporter's our median is.
     fn ratio(&self) -> f64 {
         let ratio = quantile(&self.reporter, 0.5) / self.median();
-        if self.more_is_better { 1.0 / ratio } else { ratio }
+        if self.more_is_better {
+            1.0 / ratio
+        } else {
+            ratio
+        }
     }
 
     fn shown(&self) -> String {
-        let size = if self.size == 0 { String::new() } else { self.size.to_string() };
+        let size = if self.size == 0 {
+            String::new()
+        } else {
+            self.size.to_string()
+        };
         let verdict = match self.met {
             _ if self.values.is_empty() => "NOT MEASURED",
             Some(true) => "ok",
             Some(false) => "MISSED",
             None => "",
         };
-        let ratio = if self.ratio().is_finite() { format!("{}x", number(self.ratio())) } else { String::new() };
-        let note = if self.note.is_empty() { String::new() } else { format!("  ({})", self.note) };
+        let ratio = if self.ratio().is_finite() {
+            format!("{}x", number(self.ratio()))
+        } else {
+            String::new()
+        };
+        let note = if self.note.is_empty() {
+            String::new()
+        } else {
+            format!("  ({})", self.note)
+        };
         let (median, p95, beside) = (self.median(), self.p95(), quantile(&self.reporter, 0.5));
-        let figures =
-            format!("{:>9} {:>9} {:<7} {:>9} {ratio:>8}", number(median), number(p95), self.unit, number(beside));
-        format!("{:<46} {size:>6} {figures}  {:<16} {verdict}{note}", self.what, self.aim)
+        let figures = format!(
+            "{:>9} {:>9} {:<7} {:>9} {ratio:>8}",
+            number(median),
+            number(p95),
+            self.unit,
+            number(beside)
+        );
+        format!(
+            "{:<46} {size:>6} {figures}  {:<16} {verdict}{note}",
+            self.what, self.aim
+        )
     }
 
     fn json(&self) -> Value {
         let figures = |values: &[f64]| match values.is_empty() {
             true => Value::Null,
-            false => json!({"n": values.len(), "median": quantile(values, 0.5), "p95": quantile(values, 0.95)}),
+            false => {
+                json!({"n": values.len(), "median": quantile(values, 0.5), "p95": quantile(values, 0.95)})
+            }
         };
         let ratio = Some(self.ratio()).filter(|ratio| ratio.is_finite());
         json!({
@@ -121,7 +165,10 @@ fn quantile(values: &[f64], q: f64) -> f64 {
     let mut sorted = values.to_vec();
     sorted.sort_by(f64::total_cmp);
     let rank = (q * sorted.len() as f64).ceil() as usize;
-    sorted.get(rank.saturating_sub(1)).copied().unwrap_or(f64::NAN)
+    sorted
+        .get(rank.saturating_sub(1))
+        .copied()
+        .unwrap_or(f64::NAN)
 }
 
 /// Three digits that mean something.
@@ -136,9 +183,15 @@ fn number(value: f64) -> String {
 
 /// Writes what there is so far: a later row that ends in a panic must not cost the earlier ones.
 fn write(rows: &[Row]) {
-    let ask = |program: &str, args: &[&str]| lab::output(Command::new(program).args(args)).unwrap_or_default();
+    let ask = |program: &str, args: &[&str]| {
+        lab::output(Command::new(program).args(args)).unwrap_or_default()
+    };
     let cpu = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let cpu = cpu.lines().find_map(|line| line.strip_prefix("model name")).unwrap_or("").trim_matches([' ', '\t', ':']);
+    let cpu = cpu
+        .lines()
+        .find_map(|line| line.strip_prefix("model name"))
+        .unwrap_or("")
+        .trim_matches([' ', '\t', ':']);
     let machine = json!({
         "cpu": cpu, "cores": std::thread::available_parallelism().map_or(0, |cores| cores.get()),
         "kernel": ask("uname", &["-sr"]), "load": fs::read_to_string("/proc/loadavg").unwrap_or_default().trim(),
@@ -146,19 +199,30 @@ fn write(rows: &[Row]) {
     let all: Vec<Value> = rows.iter().map(Row::json).collect();
     let report = json!({"commit": ask("git", &["describe", "--always", "--dirty"]), "machine": machine, "rows": all});
     let text = serde_json::to_string_pretty(&report).expect("plain values");
-    fs::write(common::root().join("target/bench.json"), text + "\n").expect("target can be written");
+    fs::write(common::root().join("target/bench.json"), text + "\n")
+        .expect("target can be written");
 }
 
 fn main() -> ExitCode {
     let wanted = std::env::var("ROWS").unwrap_or_default();
-    let wanted: Vec<&str> = wanted.split([',', ' ']).filter(|name| !name.is_empty()).collect();
-    if let Some(wrong) = wanted.iter().find(|name| rows::GROUPS.iter().all(|group| group.0 != **name)) {
+    let wanted: Vec<&str> = wanted
+        .split([',', ' '])
+        .filter(|name| !name.is_empty())
+        .collect();
+    if let Some(wrong) = wanted
+        .iter()
+        .find(|name| rows::GROUPS.iter().all(|group| group.0 != **name))
+    {
         let known: Vec<&str> = rows::GROUPS.iter().map(|group| group.0).collect();
         eprintln!("bench: no rows {wrong}; there are {}", known.join(","));
         return ExitCode::from(64);
     }
-    let [size, median, p95, unit, reporter, ratio] = ["size", "median", "p95", "", "reporter", "ratio"];
-    println!("{:<48} {size:>6} {median:>9} {p95:>9} {unit:<7} {reporter:>9} {ratio:>8}  aim", "");
+    let [size, median, p95, unit, reporter, ratio] =
+        ["size", "median", "p95", "", "reporter", "ratio"];
+    println!(
+        "{:<48} {size:>6} {median:>9} {p95:>9} {unit:<7} {reporter:>9} {ratio:>8}  aim",
+        ""
+    );
     let (mut stage, from) = (rows::Stage::new(), Instant::now());
     let mut all: Vec<Row> = Vec::new();
     for (name, measure) in rows::GROUPS {
@@ -170,9 +234,15 @@ fn main() -> ExitCode {
             write(&all);
         }
     }
-    let missed = all.iter().filter(|row| row.met == Some(false) && !row.values.is_empty()).count();
+    let missed = all
+        .iter()
+        .filter(|row| row.met == Some(false) && !row.values.is_empty())
+        .count();
     let unmeasured = all.iter().filter(|row| row.values.is_empty()).count();
     let took = from.elapsed().as_secs();
-    println!("\n{} rows in {took} s, {missed} missed, {unmeasured} not measured; also in target/bench.json", all.len());
+    println!(
+        "\n{} rows in {took} s, {missed} missed, {unmeasured} not measured; also in target/bench.json",
+        all.len()
+    );
     ExitCode::from(u8::from(unmeasured > 0))
 }

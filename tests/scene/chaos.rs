@@ -4,7 +4,9 @@
 //! is up to the machine.
 
 use super::BOT;
-use crate::common::{Bot, Client, Master, Ngircd, NgircdOptions, Process, TIMEOUT, Worker, wait_for};
+use crate::common::{
+    Bot, Client, Master, Ngircd, NgircdOptions, Process, TIMEOUT, Worker, wait_for,
+};
 use serde_json::json;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -99,9 +101,15 @@ impl Traffic {
         for line in lines.lines() {
             if let Some(text) = line.strip_prefix("PRIVMSG #lab :") {
                 let (at, text, confirmed) = (Instant::now(), text.to_string(), None);
-                self.said.push(Said { at, connection, text, confirmed });
+                self.said.push(Said {
+                    at,
+                    connection,
+                    text,
+                    confirmed,
+                });
             } else if let Some(token) = line.strip_prefix("PING :") {
-                self.pings.push((connection, token.to_string(), self.said.len()));
+                self.pings
+                    .push((connection, token.to_string(), self.said.len()));
             }
         }
     }
@@ -109,10 +117,15 @@ impl Traffic {
     /// How many lines were said before the PING that this answers. What comes while lines are damaged counts for
     /// nothing: who knows what the bot made of it?
     fn confirms(&self, connection: usize, line: &str) -> usize {
-        let token =
-            line.trim_end().rsplit(':').next().filter(|_| line.contains(" PONG ") && self.mood != Mood::Damaged);
+        let token = line
+            .trim_end()
+            .rsplit(':')
+            .next()
+            .filter(|_| line.contains(" PONG ") && self.mood != Mood::Damaged);
         let mut pings = self.pings.iter().rev();
-        pings.find(|ping| ping.0 == connection && Some(ping.1.as_str()) == token).map_or(0, |ping| ping.2)
+        pings
+            .find(|ping| ping.0 == connection && Some(ping.1.as_str()) == token)
+            .map_or(0, |ping| ping.2)
     }
 }
 
@@ -127,10 +140,25 @@ struct Wire {
 impl Wire {
     fn start(to: u16, irc: bool, random: Random) -> Wire {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let traffic = Arc::new((Mutex::new(Traffic { random, ..Default::default() }), Condvar::new()));
-        let wire = Wire { port: listener.local_addr().unwrap().port(), irc, traffic };
+        let traffic = Arc::new((
+            Mutex::new(Traffic {
+                random,
+                ..Default::default()
+            }),
+            Condvar::new(),
+        ));
+        let wire = Wire {
+            port: listener.local_addr().unwrap().port(),
+            irc,
+            traffic,
+        };
         let shared = wire.clone();
-        thread::spawn(move || listener.incoming().flatten().for_each(|near| shared.connect(near, to)));
+        thread::spawn(move || {
+            listener
+                .incoming()
+                .flatten()
+                .for_each(|near| shared.connect(near, to))
+        });
         wire
     }
 
@@ -144,7 +172,9 @@ impl Wire {
         if self.with(|traffic| traffic.mood == Mood::Refusing) {
             return;
         }
-        let Ok(far) = TcpStream::connect(("127.0.0.1", to)) else { return };
+        let Ok(far) = TcpStream::connect(("127.0.0.1", to)) else {
+            return;
+        };
         let clone = |stream: &TcpStream| stream.try_clone().unwrap();
         near.set_write_timeout(Some(TIMEOUT)).unwrap();
         let connection = self.with(|traffic| {
@@ -161,7 +191,14 @@ impl Wire {
     }
 
     /// Copies from the bot to the server, or down to the bot what becomes of the server's answers.
-    fn pump(&self, n: usize, mut from: TcpStream, mut into: TcpStream, down: bool, stream: &AtomicBool) {
+    fn pump(
+        &self,
+        n: usize,
+        mut from: TcpStream,
+        mut into: TcpStream,
+        down: bool,
+        stream: &AtomicBool,
+    ) {
         let (mut chunk, mut bytes) = ([0; 8192], Vec::new());
         while let Ok(size @ 1..) = from.read(&mut chunk) {
             bytes.extend(&chunk[..size]);
@@ -170,15 +207,27 @@ impl Wire {
             }
             let (mut out, mut confirmed) = (Vec::new(), 0);
             if !down {
-                let end = bytes.iter().rposition(|b| *b == b'\n' || !self.irc).map_or(0, |at| at + 1);
+                let end = bytes
+                    .iter()
+                    .rposition(|b| *b == b'\n' || !self.irc)
+                    .map_or(0, |at| at + 1);
                 out.extend(bytes.drain(..end));
                 self.with(|traffic| traffic.take_down(n, &String::from_utf8_lossy(&out)));
             }
             let traffic = self.traffic.0.lock().unwrap();
-            drop(self.traffic.1.wait_while(traffic, |traffic| traffic.mood == Mood::Frozen).unwrap());
-            while let Some(piece) = piece(&mut bytes, self.irc, stream.load(Ordering::SeqCst)).filter(|_| down) {
+            drop(
+                self.traffic
+                    .1
+                    .wait_while(traffic, |traffic| traffic.mood == Mood::Frozen)
+                    .unwrap(),
+            );
+            while let Some(piece) =
+                piece(&mut bytes, self.irc, stream.load(Ordering::SeqCst)).filter(|_| down)
+            {
                 self.with(|traffic| {
-                    confirmed = traffic.confirms(n, &String::from_utf8_lossy(&piece)).max(confirmed);
+                    confirmed = traffic
+                        .confirms(n, &String::from_utf8_lossy(&piece))
+                        .max(confirmed);
                     out.extend(garbled(traffic, self.irc, &piece));
                 });
             }
@@ -186,7 +235,9 @@ impl Wire {
                 break;
             }
             self.with(|traffic| {
-                let told = traffic.said[..confirmed].iter_mut().filter(|said| said.connection == n);
+                let told = traffic.said[..confirmed]
+                    .iter_mut()
+                    .filter(|said| said.connection == n);
                 told.for_each(|said| said.confirmed = said.confirmed.or(Some(Instant::now())));
             });
         }
@@ -198,7 +249,14 @@ impl Wire {
 
 /// Takes the next whole piece: a line of IRC, the head or a chunk of an event stream, else whatever there is.
 fn piece(bytes: &mut Vec<u8>, irc: bool, stream: bool) -> Option<Vec<u8>> {
-    let after = |what: &[u8]| Some(bytes.windows(what.len()).position(|window| window == what)? + what.len());
+    let after = |what: &[u8]| {
+        Some(
+            bytes
+                .windows(what.len())
+                .position(|window| window == what)?
+                + what.len(),
+        )
+    };
     let end = match (irc, stream) {
         (true, _) => after(b"\n")?,
         (_, false) => Some(bytes.len()).filter(|size| *size > 0)?,
@@ -217,10 +275,16 @@ fn garbled(traffic: &mut Traffic, irc: bool, piece: &[u8]) -> Vec<u8> {
     match traffic.mood {
         Mood::Junk => {
             let junk = match dice {
-                0 => (0..300).map(|_| traffic.random.below(256) as u8).filter(|b| *b != b'\n').collect(),
+                0 => (0..300)
+                    .map(|_| traffic.random.below(256) as u8)
+                    .filter(|b| *b != b'\n')
+                    .collect(),
                 1 => b":joe!j@h PRIVMSG #lab :bot: \xff\xfe\xc3 \xf0\x9f".to_vec(),
                 2 => vec![b'x'; 1 << 20],
-                3 => b"\r\n\n\0\0\n:\r\n: \r\n@a :b\r\n433\r\nCAP\r\n353 *\r\nKICK\r\nNICK :\r\nPING".to_vec(),
+                3 => {
+                    b"\r\n\n\0\0\n:\r\n: \r\n@a :b\r\n433\r\nCAP\r\n353 *\r\nKICK\r\nNICK :\r\nPING"
+                        .to_vec()
+                }
                 _ => return piece.to_vec(),
             };
             [&junk, &b"\r\n"[..], piece].concat()
@@ -229,7 +293,11 @@ fn garbled(traffic: &mut Traffic, irc: bool, piece: &[u8]) -> Vec<u8> {
             // Bytes that are no text: what is left cannot be taken for another number or name.
             let mut damaged = piece.to_vec();
             let at = traffic.random.below(piece.len());
-            damaged.iter_mut().skip(at).take(24).for_each(|byte| *byte = 0xff);
+            damaged
+                .iter_mut()
+                .skip(at)
+                .take(24)
+                .for_each(|byte| *byte = 0xff);
             // Now and then half of it is all that comes; a line then runs into the next.
             damaged.truncate(if dice == 0 { at } else { piece.len() });
             damaged
@@ -258,7 +326,10 @@ struct Scene {
 
 impl Scene {
     fn at(&self, time: Instant) -> String {
-        format!("{:7.2}", time.saturating_duration_since(self.start).as_secs_f64())
+        format!(
+            "{:7.2}",
+            time.saturating_duration_since(self.start).as_secs_f64()
+        )
     }
 
     fn note(&self, text: &str) {
@@ -274,12 +345,20 @@ impl Scene {
 
     /// Holds a wire in some mood for a while.
     fn hold(&self, name: &str, wire: &Wire, mood: Mood, time: Duration) {
-        self.note(&format!("{name} link: {mood:?} for {:.1} s", time.as_secs_f64()));
+        self.note(&format!(
+            "{name} link: {mood:?} for {:.1} s",
+            time.as_secs_f64()
+        ));
         wire.with(|traffic| traffic.mood = mood);
         let end = Instant::now() + time;
         while self.pause(Duration::from_millis(200), 0) && Instant::now() < end {
             // Only what the server says can be garbled, so somebody makes it talk.
-            self.listeners.lock().unwrap().last().unwrap().say("#lab", "hm");
+            self.listeners
+                .lock()
+                .unwrap()
+                .last()
+                .unwrap()
+                .say("#lab", "hm");
         }
         if wire.irc && mood == Mood::Damaged {
             self.cut(name, wire); // no bot can know what it did not get to read
@@ -292,7 +371,10 @@ impl Scene {
         self.note(&format!("{name} link: cut"));
         wire.with(|traffic| {
             traffic.end(0..traffic.ended.len(), "cut", CRASH);
-            traffic.open.drain(..).for_each(|stream| drop(stream.shutdown(Shutdown::Both)));
+            traffic
+                .open
+                .drain(..)
+                .for_each(|stream| drop(stream.shutdown(Shutdown::Both)));
         });
     }
 
@@ -321,7 +403,11 @@ impl Scene {
                 6 => self.freeze("irc server", irc.process(), random.seconds(1, 14)),
                 _ => {
                     let kill = random.below(2) == 0;
-                    self.note(if kill { "irc server killed" } else { "irc server asked to end" });
+                    self.note(if kill {
+                        "irc server killed"
+                    } else {
+                        "irc server asked to end"
+                    });
                     self.irc.with(|traffic| traffic.mood = Mood::Refusing);
                     self.deaths.lock().unwrap().push(Instant::now());
                     let _ = kill && !irc.process().kill().success();
@@ -339,7 +425,14 @@ impl Scene {
 
     fn link_actor(&self, mut random: Random) {
         while self.pause(random.seconds(2, 8), 0) {
-            let moods = [Mood::Frozen, Mood::Refusing, Mood::Damaged, Mood::Damaged, Mood::Uneven, Mood::Uneven];
+            let moods = [
+                Mood::Frozen,
+                Mood::Refusing,
+                Mood::Damaged,
+                Mood::Damaged,
+                Mood::Uneven,
+                Mood::Uneven,
+            ];
             match random.below(7) {
                 6 => self.cut("master", &self.http),
                 kind => self.hold("master", &self.http, moods[kind], random.seconds(1, 8)),
@@ -349,17 +442,33 @@ impl Scene {
 
     /// Keeps builds coming, and the master going.
     fn master_actor(&self, master: &mut Master, worker: &mut Option<Worker>, mut random: Random) {
-        let ids: Vec<i64> = BUILDERS.iter().map(|name| master.builder_id(name)).collect();
+        let ids: Vec<i64> = BUILDERS
+            .iter()
+            .map(|name| master.builder_id(name))
+            .collect();
         while self.pause(random.seconds(0, 1), 0) {
             for _ in 0..if random.below(20) == 0 { 12 } else { 1 } {
                 let params = json!({"builderid": ids[random.below(ids.len() - 1)]});
-                let call = json!({"jsonrpc": "2.0", "id": 1, "method": "force", "params": params}).to_string();
-                let answer = master.request("POST", "/api/v2/forceschedulers/force", "application/json", &call);
-                answer.map_or_else(|e| self.note(&format!("a build could not be forced: {e}")), drop);
+                let call = json!({"jsonrpc": "2.0", "id": 1, "method": "force", "params": params})
+                    .to_string();
+                let answer = master.request(
+                    "POST",
+                    "/api/v2/forceschedulers/force",
+                    "application/json",
+                    &call,
+                );
+                answer.map_or_else(
+                    |e| self.note(&format!("a build could not be forced: {e}")),
+                    drop,
+                );
             }
             let dice = random.below(160);
             if dice < 2 {
-                self.note(if dice == 0 { "master killed" } else { "master asked to end" });
+                self.note(if dice == 0 {
+                    "master killed"
+                } else {
+                    "master asked to end"
+                });
                 [Master::kill, Master::stop][dice](master);
                 self.pause(random.seconds(0, 3), 0);
                 master.start_again();
@@ -377,14 +486,27 @@ impl Scene {
             // The last one has time to get through what the others do, from a fresh back-off.
             let last = !self.pause(random.seconds(5, 25), 25);
             let stat = fs::read_to_string(format!("/proc/{}/stat", bot.pid())).unwrap_or_default();
-            let (ended, kill) = (stat.is_empty() || stat.contains(") Z "), random.below(3) > 0);
-            self.note(&format!("bot {life} {}", if kill { "killed" } else { "asked to end" }));
+            let (ended, kill) = (
+                stat.is_empty() || stat.contains(") Z "),
+                random.below(3) > 0,
+            );
+            self.note(&format!(
+                "bot {life} {}",
+                if kill { "killed" } else { "asked to end" }
+            ));
             let code = if kill { -1 } else { bot.terminate() };
             bot.kill9();
-            let (how, grace) = if kill { ("killed", CRASH) } else { ("asked to end", FAREWELL) };
-            self.irc.with(|traffic| traffic.end(0..traffic.ended.len(), how, grace));
+            let (how, grace) = if kill {
+                ("killed", CRASH)
+            } else {
+                ("asked to end", FAREWELL)
+            };
+            self.irc
+                .with(|traffic| traffic.end(0..traffic.ended.len(), how, grace));
             if ended || !kill && code != 0 {
-                self.faults.lock().unwrap().push(format!("bot {life} has ended by itself, or with {code} and not 0"));
+                self.faults.lock().unwrap().push(format!(
+                    "bot {life} has ended by itself, or with {code} and not 0"
+                ));
             }
             fs::write(bot.dir.join(format!("log.{life}")), bot.log()).unwrap();
             let _ = !last && self.pause(random.seconds(0, 6), 0);
@@ -400,10 +522,19 @@ impl Scene {
     /// The builds of these that the channel has not heard of from the bot, whatever nick it had; and how many a summary
     /// has only counted.
     fn unheard(&self, done: &BTreeSet<Label>) -> (Vec<Label>, usize) {
-        let heard: Vec<String> = self.listeners.lock().unwrap().iter().flat_map(|one| one.lines("#lab")).collect();
+        let heard: Vec<String> = self
+            .listeners
+            .lock()
+            .unwrap()
+            .iter()
+            .flat_map(|one| one.lines("#lab"))
+            .collect();
         let heard = || heard.iter().filter(|line| line.starts_with("<bot"));
         let named: BTreeSet<Label> = heard().flat_map(|line| labels(line)).collect();
-        (done.difference(&named).copied().collect(), heard().map(|line| more(line)).sum())
+        (
+            done.difference(&named).copied().collect(),
+            heard().map(|line| more(line)).sum(),
+        )
     }
 
     /// What is wrong, and a summary.
@@ -413,22 +544,34 @@ impl Scene {
         let traffic = self.irc.traffic.0.lock().unwrap();
         let mut told = BTreeMap::<Label, Vec<&Said>>::new();
         for said in &traffic.said {
-            labels(&said.text).into_iter().for_each(|label| told.entry(label).or_default().push(said));
+            labels(&said.text)
+                .into_iter()
+                .for_each(|label| told.entry(label).or_default().push(said));
         }
         let mut fault = |what: &str, label: &Label| {
             let mut text = format!("{what}: {} #{}", label.0, label.1);
             for said in told.get(label).into_iter().flatten() {
-                let (at, n, confirmed) = (self.at(said.at), said.connection, said.confirmed.map(|at| self.at(at)));
+                let (at, n, confirmed) = (
+                    self.at(said.at),
+                    said.connection,
+                    said.confirmed.map(|at| self.at(at)),
+                );
                 let ended = traffic.ended[n].map_or("stands", |end| end.0);
-                text += &format!("\n    {at} on connection {n} ({ended}), confirmed {confirmed:?}: {:.99}", said.text);
+                text += &format!(
+                    "\n    {at} on connection {n} ({ended}), confirmed {confirmed:?}: {:.99}",
+                    said.text
+                );
             }
             faults.push(text);
         };
         // The bot cannot have known for certain that this line had arrived.
-        let uncertain =
-            |said: &Said| traffic.ended[said.connection].is_some_and(|end| said.confirmed.is_none_or(|at| at > end.1));
+        let uncertain = |said: &Said| {
+            traffic.ended[said.connection]
+                .is_some_and(|end| said.confirmed.is_none_or(|at| at > end.1))
+        };
         for (label, lines) in &told {
-            let doubled = |pair: &[&Said]| pair[0].connection == pair[1].connection || !uncertain(pair[0]);
+            let doubled =
+                |pair: &[&Said]| pair[0].connection == pair[1].connection || !uncertain(pair[0]);
             if lines.windows(2).any(doubled) {
                 fault("doubled", label);
             }
@@ -439,20 +582,40 @@ impl Scene {
         }
         // The server had it, and died with it.
         let drowned = |label: &&Label| {
-            let mut lines = told.get(*label).into_iter().flatten().filter(|said| said.confirmed.is_some());
-            lines.any(|said| deaths.iter().any(|&death| said.at < death && said.at + IN_FLIGHT > death))
+            let mut lines = told
+                .get(*label)
+                .into_iter()
+                .flatten()
+                .filter(|said| said.confirmed.is_some());
+            lines.any(|said| {
+                deaths
+                    .iter()
+                    .any(|&death| said.at < death && said.at + IN_FLIGHT > death)
+            })
         };
         let (drowned, lost): (Vec<&Label>, Vec<&Label>) = unheard.iter().partition(drowned);
         if lost.len() > counted {
             lost.iter().for_each(|label| fault("lost", label));
         }
         // What was named, but not for certain, may be counted later; and a line that counts may be said again.
-        let named = told.values().filter(|lines| lines.iter().all(|said| uncertain(said))).count();
-        let again: usize = traffic.said.iter().filter(|said| uncertain(said)).map(|said| more(&said.text)).sum();
+        let named = told
+            .values()
+            .filter(|lines| lines.iter().all(|said| uncertain(said)))
+            .count();
+        let again: usize = traffic
+            .said
+            .iter()
+            .filter(|said| uncertain(said))
+            .map(|said| more(&said.text))
+            .sum();
         if counted > lost.len() + named + again {
-            faults.push(format!("summaries have counted {counted} builds, but {} were not named", lost.len()));
+            faults.push(format!(
+                "summaries have counted {counted} builds, but {} were not named",
+                lost.len()
+            ));
         }
-        let (lines, connections, drowned) = (traffic.said.len(), traffic.ended.len(), drowned.len());
+        let (lines, connections, drowned) =
+            (traffic.said.len(), traffic.ended.len(), drowned.len());
         let summary = format!(
             "{} builds in {lines} lines on {connections} connections; {repeats} repeated, {counted} only counted, \
              {drowned} drowned with an IRC server; {} faults",
@@ -470,7 +633,9 @@ fn labels(text: &str) -> BTreeSet<Label> {
     let mut found = BTreeSet::new();
     for name in BUILDERS {
         for (at, sign) in text.match_indices(&format!("{name} #")) {
-            let digits = text[at + sign.len()..].split(|c: char| !c.is_ascii_digit()).next();
+            let digits = text[at + sign.len()..]
+                .split(|c: char| !c.is_ascii_digit())
+                .next();
             found.extend(digits.and_then(|digits| Some((name, digits.parse().ok()?))));
         }
     }
@@ -479,26 +644,49 @@ fn labels(text: &str) -> BTreeSet<Label> {
 
 /// The number in `and N more`.
 fn more(text: &str) -> usize {
-    text.strip_suffix(" more").and_then(|text| text.rsplit(' ').next()?.parse().ok()).unwrap_or(0)
+    text.strip_suffix(" more")
+        .and_then(|text| text.rsplit(' ').next()?.parse().ok())
+        .unwrap_or(0)
 }
 
 /// A large answer of a busy master may come without its head or its tail.
 fn ask(master: &Master, path: &str) -> serde_json::Value {
-    wait_for(path, SETTLE, || serde_json::from_str(&master.request("GET", path, "", "").ok()?.1).ok())
+    wait_for(path, SETTLE, || {
+        serde_json::from_str(&master.request("GET", path, "", "").ok()?.1).ok()
+    })
 }
 
 /// Every build that the master knows to be over.
 fn over(master: &Master) -> BTreeSet<Label> {
-    let names: BTreeMap<i64, &str> = BUILDERS.iter().map(|name| (master.builder_id(name), *name)).collect();
-    let builds = ask(master, "/api/v2/builds?complete=true&field=complete&field=builderid&field=number");
-    let label =
-        |build: &serde_json::Value| (names[&build["builderid"].as_i64().unwrap()], build["number"].as_i64().unwrap());
-    builds["builds"].as_array().unwrap().iter().map(label).collect()
+    let names: BTreeMap<i64, &str> = BUILDERS
+        .iter()
+        .map(|name| (master.builder_id(name), *name))
+        .collect();
+    let builds = ask(
+        master,
+        "/api/v2/builds?complete=true&field=complete&field=builderid&field=number",
+    );
+    let label = |build: &serde_json::Value| {
+        (
+            names[&build["builderid"].as_i64().unwrap()],
+            build["number"].as_i64().unwrap(),
+        )
+    };
+    builds["builds"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(label)
+        .collect()
 }
 
 fn number(name: &str, usual: u64) -> u64 {
     let value = std::env::var(name).ok().filter(|value| !value.is_empty());
-    value.map_or(usual, |value| value.parse().unwrap_or_else(|_| panic!("{name}={value} is no number")))
+    value.map_or(usual, |value| {
+        value
+            .parse()
+            .unwrap_or_else(|_| panic!("{name}={value} is no number"))
+    })
 }
 
 #[test]
@@ -507,7 +695,10 @@ fn chaos_loses_nothing_and_doubles_nothing() {
     let mut master = Master::start("chaos", CONFIG);
     let mut worker = Some(Worker::start(&master, "w1"));
     // With the penalties that ngIRCd has out of the box.
-    let mut irc = Ngircd::start(NgircdOptions { penalties: true, ..Default::default() });
+    let mut irc = Ngircd::start(NgircdOptions {
+        penalties: true,
+        ..Default::default()
+    });
     let wire = Wire::start(irc.port, true, Random::new(seed, 1));
     let http = Wire::start(master.port, false, Random::new(seed, 2));
     let mut bot = Bot::start(
@@ -524,7 +715,16 @@ fn chaos_loses_nothing_and_doubles_nothing() {
     let start = Instant::now();
     let end = start + Duration::from_secs(60 * minutes);
     let (diary, faults, listeners, deaths) = Default::default();
-    let scene = Scene { start, end, irc: wire, http, diary, faults, listeners, deaths };
+    let scene = Scene {
+        start,
+        end,
+        irc: wire,
+        http,
+        diary,
+        faults,
+        listeners,
+        deaths,
+    };
     scene.listen(irc.port);
     thread::scope(|scope| {
         scope.spawn(|| scene.irc_actor(&mut irc, Random::new(seed, 3)));
@@ -551,26 +751,42 @@ fn chaos_loses_nothing_and_doubles_nothing() {
     // A build that has lost its worker at the wrong moment never ends, so some may stay.
     let quiet = Instant::now() + Duration::from_secs(15);
     wait_for("what was forced to be built", SETTLE, || {
-        let open = ask(&master, "/api/v2/buildrequests?complete=false&field=complete&field=buildrequestid");
+        let open = ask(
+            &master,
+            "/api/v2/buildrequests?complete=false&field=complete&field=buildrequestid",
+        );
         (open["buildrequests"] == json!([]) || Instant::now() > quiet).then_some(())
     });
     let limit = Instant::now() + SETTLE;
     let wait = |what: &str, done: &dyn Fn() -> bool| {
-        wait_for(what, 3 * SETTLE, || (done() || Instant::now() > limit).then_some(())); // the judge says what is missing
+        wait_for(what, 3 * SETTLE, || {
+            (done() || Instant::now() > limit).then_some(())
+        }); // the judge says what is missing
     };
-    wait("all to be told", &|| matches!(scene.unheard(&over(&master)), (unheard, counted) if unheard.len() <= counted));
+    wait(
+        "all to be told",
+        &|| matches!(scene.unheard(&over(&master)), (unheard, counted) if unheard.len() <= counted),
+    );
     // Whatever else there was to say would be said before this.
     master.force("last", &[]);
     master.wait_build("last", 1);
-    wait("the last build to be told", &|| scene.unheard(&[("last", 1)].into()).0.is_empty());
+    wait("the last build to be told", &|| {
+        scene.unheard(&[("last", 1)].into()).0.is_empty()
+    });
     scene.note("the end");
 
     let (faults, summary) = scene.judge(&over(&master));
     fs::write(bot.dir.join("log.last"), bot.log()).unwrap();
     let (dir, database) = (bot.dir.display(), master.dir.display());
-    let summary = format!("SEED={seed} MINUTES={minutes}: {summary}; the bot's logs: {dir}, the master: {database}");
+    let summary = format!(
+        "SEED={seed} MINUTES={minutes}: {summary}; the bot's logs: {dir}, the master: {database}"
+    );
     println!("{summary}");
-    let report = format!("{}\n{}\n{summary}", scene.diary.lock().unwrap(), faults.join("\n"));
+    let report = format!(
+        "{}\n{}\n{summary}",
+        scene.diary.lock().unwrap(),
+        faults.join("\n")
+    );
     fs::write(bot.dir.join("diary"), &report).unwrap();
     assert!(faults.is_empty(), "{report}");
 }

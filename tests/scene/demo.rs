@@ -63,8 +63,19 @@ impl Scene {
 
 /// The colours of IRC as those of the terminal.
 fn ansi(line: &str) -> String {
-    let mut line = line.replacen('<', "\x1b[35m<", 1).replacen('>', ">\x1b[0m", 1).replace('\u{f}', "\x1b[0m");
-    for (irc, terminal) in [("03", 32), ("07", 33), ("04", 31), ("14", 90), ("06", 35), ("02", 34), ("13", 95)] {
+    let mut line = line
+        .replacen('<', "\x1b[35m<", 1)
+        .replacen('>', ">\x1b[0m", 1)
+        .replace('\u{f}', "\x1b[0m");
+    for (irc, terminal) in [
+        ("03", 32),
+        ("07", 33),
+        ("04", 31),
+        ("14", 90),
+        ("06", 35),
+        ("02", 34),
+        ("13", 95),
+    ] {
         line = line.replace(&format!("\u{3}{irc}"), &format!("\x1b[1;{terminal}m"));
     }
     line
@@ -90,26 +101,47 @@ fn main() {
     let mut bot = Bot::start(binary.to_str().expect("a path in UTF-8"), &config);
     joe.expect_contains("JOIN");
     bot.expect_log("event stream: subscribed");
-    let mut scene = Scene { joe, shown: 0, paced };
+    let mut scene = Scene {
+        joe,
+        shown: 0,
+        paced,
+    };
 
-    scene.tell("Ann commits a change. Everything builds; the channel wants to hear of problems only.");
-    master.change("Ann Author <ann@example.org>", "3f786850e387550fdab836ed7e6dc881de23001b", "Add the frob");
+    scene.tell(
+        "Ann commits a change. Everything builds; the channel wants to hear of problems only.",
+    );
+    master.change(
+        "Ann Author <ann@example.org>",
+        "3f786850e387550fdab836ed7e6dc881de23001b",
+        "Add the frob",
+    );
     master.wait_build("app", 1);
     scene.say("demobot: status", "docs: idle");
 
     scene.tell("Bob commits a change that breaks the build.");
     let broken = master.dir.join("broken");
     fs::write(&broken, "").expect("a file in the scene's own folder");
-    master.change("Bob Builder <bob@example.org>", "89e6c98d92887913cadf06b2adb97f26cde4849b", "Tune the frob");
+    master.change(
+        "Bob Builder <bob@example.org>",
+        "89e6c98d92887913cadf06b2adb97f26cde4849b",
+        "Tune the frob",
+    );
     master.wait_started("app", 2);
     scene.say("demobot: status app", "app: building #2");
     scene.hear("app #2 \u{3}04failure\u{f} (was success)");
     scene.say("demobot: last app", "app: #2");
-    scene.say("demobot: notify on recovery", "notify is on for problem recovery");
+    scene.say(
+        "demobot: notify on recovery",
+        "notify is on for problem recovery",
+    );
 
     scene.tell("Bob mends it.");
     fs::remove_file(&broken).expect("the file made above");
-    master.change("Bob Builder <bob@example.org>", "f1d2d2f924e986ac86fdf7b36c94bcdf32beec15", "Fix the frob");
+    master.change(
+        "Bob Builder <bob@example.org>",
+        "f1d2d2f924e986ac86fdf7b36c94bcdf32beec15",
+        "Fix the frob",
+    );
     scene.hear("app #3 \u{3}03success\u{f} (fixed)");
     scene.say("demobot: list changes", "Fix the frob");
     scene.say("demobot: help", "commands: ");
@@ -119,7 +151,10 @@ fn main() {
         return println!("\nThe scene went as it should.");
     }
     println!("\nIt is your turn. The bot and its servers stay until you press Ctrl-C:");
-    println!("    an IRC client: 127.0.0.1 port {}, no TLS, channel {CHANNEL}", irc.port);
+    println!(
+        "    an IRC client: 127.0.0.1 port {}, no TLS, channel {CHANNEL}",
+        irc.port
+    );
     println!("    a browser:     {}", master.url());
     loop {
         std::thread::park();

@@ -57,7 +57,11 @@ impl Hall {
 
     /// The lines since a mark that the closure likes.
     pub fn since(&self, mark: usize, like: impl Fn(&Said) -> bool) -> Vec<Said> {
-        self.shared.0.lock().unwrap().said[mark..].iter().filter(|said| like(said)).cloned().collect()
+        self.shared.0.lock().unwrap().said[mark..]
+            .iter()
+            .filter(|said| like(said))
+            .cloned()
+            .collect()
     }
 
     /// The first line since a mark that the closure likes; none within the limit is none.
@@ -75,12 +79,21 @@ impl Hall {
     }
 
     pub fn joined(&self, mark: usize, nick: &str, limit: Duration) -> Option<Said> {
-        self.wait(mark, limit, |said| said.command == "JOIN" && said.nick == nick)
+        self.wait(mark, limit, |said| {
+            said.command == "JOIN" && said.nick == nick
+        })
     }
 
     /// Sends a line to one bot; the time is that before it was written.
     pub fn send(&self, nick: &str, line: &str) -> Instant {
-        let seat = self.shared.0.lock().unwrap().seats.get(nick).and_then(|seat| seat.try_clone().ok());
+        let seat = self
+            .shared
+            .0
+            .lock()
+            .unwrap()
+            .seats
+            .get(nick)
+            .and_then(|seat| seat.try_clone().ok());
         let at = Instant::now();
         // A bot that has gone is noticed by its silence.
         let _ = seat.map(|mut seat| seat.write_all(format!("{line}\r\n").as_bytes()));
@@ -89,14 +102,19 @@ impl Hall {
 
     /// Says a command to a bot in the channel: when it was said.
     pub fn say(&self, nick: &str, text: &str) -> Instant {
-        self.send(nick, &format!(":joe!joe@lab PRIVMSG #bench :{nick}: {text}"))
+        self.send(
+            nick,
+            &format!(":joe!joe@lab PRIVMSG #bench :{nick}: {text}"),
+        )
     }
 
     /// The same: the milliseconds until the first line of the answer came, and that line.
     pub fn ask(&self, nick: &str, text: &str, limit: Duration) -> Option<(f64, String)> {
         let mark = self.mark();
         let asked = self.say(nick, text);
-        let said = self.wait(mark, limit, |said| said.nick == nick && said.command == "PRIVMSG")?;
+        let said = self.wait(mark, limit, |said| {
+            said.nick == nick && said.command == "PRIVMSG"
+        })?;
         Some((super::ms(said.at - asked), said.text))
     }
 
@@ -111,34 +129,54 @@ impl Hall {
     /// From when on a bot that keeps to RFC 1459, section 8.10, need not wait before its next line. Commands are
     /// asked after that: their row is about speed, not about good manners.
     pub fn rested(&self, nick: &str) -> Instant {
-        self.shared.0.lock().unwrap().penalties.get(nick).copied().unwrap_or_else(Instant::now)
+        self.shared
+            .0
+            .lock()
+            .unwrap()
+            .penalties
+            .get(nick)
+            .copied()
+            .unwrap_or_else(Instant::now)
     }
 }
 
 fn serve(stream: TcpStream, shared: &(Mutex<State>, Condvar)) {
     let _ = stream.set_nodelay(true);
-    let Ok(mut out) = stream.try_clone() else { return };
+    let Ok(mut out) = stream.try_clone() else {
+        return;
+    };
     let (mut nick, mut reader, mut bytes) = (String::new(), BufReader::new(stream), Vec::new());
-    while reader.read_until(b'\n', &mut bytes).is_ok_and(|size| size > 0) {
+    while reader
+        .read_until(b'\n', &mut bytes)
+        .is_ok_and(|size| size > 0)
+    {
         let (at, wall) = (Instant::now(), SystemTime::now());
-        let line = String::from_utf8_lossy(&bytes).trim_end_matches(['\r', '\n']).to_string();
+        let line = String::from_utf8_lossy(&bytes)
+            .trim_end_matches(['\r', '\n'])
+            .to_string();
         let cost = Duration::from_millis((1000 + 10 * bytes.len() as u64).max(2000));
         bytes.clear();
         let (command, rest) = line.split_once(' ').unwrap_or((&line, ""));
         let (target, text) = rest.split_once(' ').unwrap_or((rest, ""));
-        let (target, text) = (target.trim_start_matches(':'), text.strip_prefix(':').unwrap_or(text));
+        let (target, text) = (
+            target.trim_start_matches(':'),
+            text.strip_prefix(':').unwrap_or(text),
+        );
         let mut state = shared.0.lock().unwrap();
         let answer = match command {
             "CAP" if target == "LS" => ":hall CAP * LS :".to_string(),
             "NICK" => {
                 nick = target.to_string();
-                out.try_clone().into_iter().for_each(|seat| drop(state.seats.insert(nick.clone(), seat)));
+                out.try_clone()
+                    .into_iter()
+                    .for_each(|seat| drop(state.seats.insert(nick.clone(), seat)));
                 String::new()
             }
             "USER" => format!(":hall 001 {nick} :Welcome\r\n:hall 422 {nick} :No MOTD"),
             "JOIN" => {
                 let channels = target.split(',');
-                let joined = channels.map(|name| format!(":{nick}!bot@lab JOIN {name}\r\n{}", names(&nick, name)));
+                let joined = channels
+                    .map(|name| format!(":{nick}!bot@lab JOIN {name}\r\n{}", names(&nick, name)));
                 joined.collect::<Vec<_>>().join("\r\n")
             }
             "NAMES" => names(&nick, target),
@@ -154,8 +192,16 @@ fn serve(stream: TcpStream, shared: &(Mutex<State>, Condvar)) {
         if ["PRIVMSG", "NOTICE", "JOIN", "PONG"].contains(&command) && !text.starts_with('\u{1}') {
             let (nick, command, text) = (&nick, command.to_string(), text.to_string());
             let said = |target: &str| {
-                let (nick, command, target, text) = (nick.clone(), command.clone(), target.into(), text.clone());
-                Said { nick, command, target, text, at, wall }
+                let (nick, command, target, text) =
+                    (nick.clone(), command.clone(), target.into(), text.clone());
+                Said {
+                    nick,
+                    command,
+                    target,
+                    text,
+                    at,
+                    wall,
+                }
             };
             state.said.extend(target.split(',').map(said));
             shared.1.notify_all();
@@ -164,5 +210,7 @@ fn serve(stream: TcpStream, shared: &(Mutex<State>, Condvar)) {
 }
 
 fn names(nick: &str, channel: &str) -> String {
-    format!(":hall 353 {nick} = {channel} :@joe {nick}\r\n:hall 366 {nick} {channel} :End of /NAMES list.")
+    format!(
+        ":hall 353 {nick} = {channel} :@joe {nick}\r\n:hall 366 {nick} {channel} :End of /NAMES list."
+    )
 }
