@@ -3,24 +3,15 @@
 mod common;
 
 use common::{
-    Answer, Bot, CANCELLED, Client, FAILURE, FakeHttp, Finished, Inspircd, Master, Ngircd,
-    NgircdOptions, Proxy, SUCCESS, TIMEOUT, Worker, buildbot, like, scratch, venv, wait_for,
+    Answer, Bot, CANCELLED, Client, FAILURE, FakeHttp, Finished, Lab, Listener, Master, Proxy,
+    SUCCESS, TIMEOUT, buildbot, config_dir, matches, venv, wait_for,
 };
 use serde_json::{Value, json};
-use std::cell::Cell;
 use std::process::Command;
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
-const BINARY: &str = env!("CARGO_BIN_EXE_buildbot-irc");
-
-/// A master without logins; each test has builders of its own.
-struct Lab {
-    master: Master,
-    irc: Ngircd,
-    _workers: [Worker; 2],
-}
-
+/// The master that most tests share; each test has builders of its own.
 const MASTER: &str = r#"
 for name in ["told", "whispered", "merge", "late"]:
     gated(name)
@@ -55,107 +46,84 @@ force("form", ["form"],
     ])
 "#;
 
-fn lab() -> &'static Lab {
+/// A master without logins, and ngIRCd.
+fn shared_lab() -> &'static Lab {
     static LAB: OnceLock<Lab> = OnceLock::new();
     LAB.get_or_init(|| {
-        let master = Master::start("authority", MASTER);
-        let off =
-            master.get("/api/v2/schedulers?name=A_off")["schedulers"][0]["schedulerid"].clone();
-        master.post(
-            &format!("/api/v2/schedulers/{off}"),
-            "enable",
-            json!({"enabled": false}),
-        );
-        let workers = ["w1", "w3"].map(|name| Worker::start(&master, name));
-        Lab {
-            master,
-            irc: Ngircd::start(NgircdOptions::default()),
-            _workers: workers,
-        }
+        let lab = Lab::new()
+            .with_master("authority", MASTER)
+            .with_worker("w1")
+            .with_worker("w3")
+            .with_ngircd();
+        let master = lab.master();
+        let schedulers = master.get("/api/v2/schedulers?name=A_off");
+        let id = &schedulers["schedulers"][0]["schedulerid"];
+        let path = format!("/api/v2/schedulers/{id}");
+        master.post(&path, "enable", json!({"enabled": false}));
+        lab
     })
 }
 
 const EVERYONE: &str = "[authorization]\nforce = everyone\nstop = everyone";
 
-/// A bot of this nick in `#nick`, for which `buildbot` ends the section of that name and `irc` the whole.
+/// Starts a bot of this nick in `#nick`; `buildbot` ends the section of that name and `irc` the configuration.
 #[track_caller]
-fn start(url: &str, buildbot: &str, port: u16, nick: &str, irc: &str) -> Bot {
-    let master = format!("[buildbot]\nurl = {url}\n{buildbot}\n[channel #{nick}]\n");
-    let mut bot = Bot::start(
-        BINARY,
-        &format!("{master}[irc]\nhost = 127.0.0.1\nport = {port}\nnick = {nick}\n{irc}\n"),
-    );
-    bot.expect_log(&format!("joined #{nick}"));
-    bot.expect_log("event stream: subscribed");
+fn start(lab: &Lab, nick: &str, buildbot: &str, irc: &str) -> Bot {
+    // The channel comes first: `irc` may end with any section.
+    let config = lab.config(nick, buildbot, irc);
+    let mut bot = Bot::start(&format!("[channel #{nick}]\n{config}"));
+    bot.wait_ready();
     bot
 }
 
-/// A person with a bot of the shared lab to talk to.
-struct Talk<'a> {
-    lab: &'a Lab,
+/// A person and a bot of the shared lab, who talk in a channel of their own and in private.
+struct Talk {
+    lab: &'static Lab,
     joe: Client,
-    nick: &'a str,
-    channel: String,
     bot: Bot,
-    heard: [Cell<usize>; 2],
+    nick: &'static str,
+    channel: Listener,
+    private: Listener,
 }
 
-impl<'a> Talk<'a> {
+impl Talk {
     #[track_caller]
-    fn new(nick: &'a str, irc: &str) -> Talk<'a> {
-        let (lab, channel) = (lab(), format!("#{nick}"));
-        let joe = Client::connect(lab.irc.port, &format!("{nick}-j"));
-        joe.join(&channel);
-        let bot = start(&lab.master.url(), "", lab.irc.port, nick, irc);
+    fn new(nick: &'static str, irc: &str) -> Talk {
+        let lab = shared_lab();
+        let channel = format!("#{nick}");
+        let joe = lab.person(&format!("{nick}-j"), &[&channel]);
         Talk {
             lab,
-            joe,
+            bot: start(lab, nick, "", irc),
             nick,
-            channel,
-            bot,
-            heard: Default::default(),
+            channel: Listener::new(&joe, &channel),
+            private: Listener::new(&joe, &joe.nick),
+            joe,
         }
     }
 
-    /// The next line here or in private is this; `*` stands for anything. No line is skipped.
-    #[track_caller]
-    fn next(&self, place: &str, heard: &Cell<usize>, wanted: &str) {
-        let (at, end) = (heard.get(), Instant::now() + TIMEOUT);
-        let line = wait_for("a line", 2 * TIMEOUT, || {
-            let line = self.joe.lines(place).get(at).cloned();
-            let late = line.is_none() && Instant::now() > end;
-            assert!(
-                !late,
-                "no line like {wanted:?} in {place}:\n  {}",
-                self.joe.conversation()
-            );
-            line
-        });
-        heard.set(at + 1);
-        let wanted = format!(
-            "<{}> {}",
-            self.nick,
-            wanted.replace("URL", &self.lab.master.url())
-        );
-        assert!(
-            like(&wanted, &line),
-            "in {place}: wanted\n  {wanted}\nbut heard\n  {line}"
-        );
+    /// What the bot is to say; `URL` stands for the master's address.
+    fn line(&self, text: &str) -> String {
+        let text = text.replace("URL", &self.lab.master_url);
+        format!("<{}> {text}", self.nick)
     }
 
+    /// The next line in the channel is this; `*` stands for anything.
     #[track_caller]
-    fn hear(&self, wanted: &str) {
-        self.next(&self.channel, &self.heard[0], wanted);
+    fn hear(&self, text: &str) {
+        self.channel.hear(&self.line(text));
     }
 
+    /// The next line in private is this.
     #[track_caller]
-    fn whisper(&self, wanted: &str) {
-        self.next(&self.joe.nick, &self.heard[1], wanted);
+    fn hear_private(&self, text: &str) {
+        self.private.hear(&self.line(text));
     }
 
+    /// Says it to the bot in the channel.
     fn say(&self, text: &str) {
-        self.joe
-            .say(&self.channel, &format!("{}: {text}", self.nick));
+        let text = format!("{}: {text}", self.nick);
+        self.joe.say(&self.channel.target, &text);
     }
 
     #[track_caller]
@@ -164,112 +132,107 @@ impl<'a> Talk<'a> {
         self.hear(answer);
     }
 
-    /// Nothing was said here that was not heard.
     #[track_caller]
-    fn no_more(&self) {
+    fn ask_private(&self, text: &str, answer: &str) {
+        self.joe.say(self.nick, text);
+        self.hear_private(answer);
+    }
+
+    /// The bot has said nothing in the channel that was not heard.
+    #[track_caller]
+    fn expect_no_more(&self) {
         self.ask("source", "Buildbot: *");
     }
 }
 
 /// A build has these properties.
 #[track_caller]
-fn assert_properties(master: &Master, build: &Value, wanted: Value) {
-    let all = master.get(&format!("/api/v2/builds/{}/properties", build["buildid"]))["properties"]
-        [0]
-    .take();
-    wanted
-        .as_object()
-        .unwrap()
-        .iter()
-        .for_each(|(name, value)| assert_eq!(all[name][0], *value, "{name}: {all}"));
+fn assert_properties(master: &Master, build: &Value, expected: Value) {
+    let path = format!("/api/v2/builds/{}/properties", build["buildid"]);
+    let answer = master.get(&path);
+    let all = &answer["properties"][0];
+    for (name, value) in expected.as_object().unwrap() {
+        assert_eq!(all[name][0], *value, "{name}: {all}");
+    }
 }
 
 /// The build set that a build comes from: its reason and its source stamps.
+#[track_caller]
 fn buildset(master: &Master, build: &Value) -> Value {
-    let request = master.get(&format!(
-        "/api/v2/buildrequests/{}",
-        build["buildrequestid"]
-    ));
-    master.get(&format!(
-        "/api/v2/buildsets/{}",
-        request["buildrequests"][0]["buildsetid"]
-    ))["buildsets"][0]
-        .take()
+    let request = &build["buildrequestid"];
+    let requests = master.get(&format!("/api/v2/buildrequests/{request}"));
+    let set = &requests["buildrequests"][0]["buildsetid"];
+    let mut sets = master.get(&format!("/api/v2/buildsets/{set}"));
+    sets["buildsets"][0].take()
 }
 
-/// Waits until so many requests of a builder wait for a worker; returns the last one's id.
+/// The reason of a build set.
+#[track_caller]
+fn reason(set: &Value) -> &str {
+    set["reason"].as_str().unwrap()
+}
+
+/// Waits until this many requests of a builder wait for a worker; returns the last one's id.
 #[track_caller]
 fn wait_queued(master: &Master, builder: &str, count: usize) -> Value {
-    let path = format!(
-        "/api/v2/builders/{}/buildrequests?complete=false&claimed=false",
-        master.builder_id(builder)
-    );
+    let id = master.builder_id(builder);
+    let path = format!("/api/v2/builders/{id}/buildrequests?complete=false&claimed=false");
     wait_for(&format!("{count} requests of {builder}"), TIMEOUT, || {
-        let requests = master.get(&path)["buildrequests"]
-            .as_array()
-            .unwrap()
-            .clone();
-        (requests.len() == count).then(|| requests[count - 1]["buildrequestid"].clone())
+        let mut answer = master.get(&path);
+        let requests = answer["buildrequests"].as_array_mut().unwrap();
+        (requests.len() == count).then(|| requests[count - 1]["buildrequestid"].take())
     })
 }
 
 #[test]
-fn a_forced_build_is_told_once_where_it_was_asked_for() {
-    let talk = Talk::new(
-        "teller",
-        &format!("notify_events = finished\nbuilders = told\n{EVERYONE}"),
-    );
-    let master = &talk.lab.master;
-    let reason = "it's \"quo'ted\" größe ☃ \u{2}bold\u{2} \u{7}bell 100% <b> \\n";
+fn the_end_of_a_forced_build_is_told_once_where_it_was_asked_for() {
+    let irc = format!("notify_events = finished\nbuilders = told\n{EVERYONE}");
+    let talk = Talk::new("teller", &irc);
+    let master = talk.lab.master();
+    let text = "it's \"quo'ted\" größe ☃ \u{2}bold\u{2} \u{7}bell 100% <b> \\n";
     let kept = "it's \"quo'ted\" größe ☃ bold bell 100% <b> \\n";
     talk.ask(
-        &format!("force build told {reason}"),
+        &format!("force build told {text}"),
         "forced told #1 URL#/builders/*/builds/1",
     );
     let set = buildset(master, &master.wait_started("told", 1));
     let signed = format!("{kept} (teller-j in #teller)");
-    assert!(set["reason"].as_str().unwrap().ends_with(&signed), "{set}");
+    assert!(reason(&set).ends_with(&signed), "{set}");
     master.release("told", SUCCESS);
     talk.hear("told #1 success, took * URL#/builders/*/builds/1");
-    talk.no_more();
+    talk.expect_no_more();
 
-    talk.joe.say("teller", "force build whispered in private");
-    talk.whisper("forced whispered #1 URL#/builders/*/builds/1");
-    let set = buildset(master, &master.wait_started("whispered", 1));
-    assert!(
-        set["reason"]
-            .as_str()
-            .unwrap()
-            .ends_with("in private (teller-j)"),
-        "{set}"
+    talk.ask_private(
+        "force build whispered in private",
+        "forced whispered #1 URL#/builders/*/builds/1",
     );
+    let set = buildset(master, &master.wait_started("whispered", 1));
+    assert!(reason(&set).ends_with("in private (teller-j)"), "{set}");
     master.release("whispered", FAILURE);
-    talk.whisper("whispered #1 failure: *");
-    talk.joe.say("teller", "source");
-    talk.whisper("Buildbot: *");
-    talk.no_more();
+    talk.hear_private("whispered #1 failure: *");
+    talk.ask_private("source", "Buildbot: *");
+    talk.expect_no_more();
 }
 
 #[test]
 fn a_long_reason_is_kept_whole() {
     let talk = Talk::new("longer", EVERYONE);
-    let master = &talk.lab.master;
+    let master = talk.lab.master();
     let reason = format!("{}the end", "word ".repeat(40));
     talk.ask(&format!("force build long {reason}"), "forced long #1 *");
     let build = master.wait_started("long", 1);
     talk.ask(&format!("stop build long {reason}"), "stopping long #1");
     talk.hear("long #1 cancelled*");
-    let (set, end) = (buildset(master, &build), master.wait_build("long", 1));
-    let kept =
-        [&set["reason"], &end["state_string"]].map(|text| text.as_str().unwrap().contains(&reason));
+    let set = buildset(master, &build);
+    assert!(set["reason"].as_str().unwrap().contains(&reason), "{set}");
+    let end = master.wait_build("long", 1);
+    let state = end["state_string"].as_str().unwrap();
     // A 2.x master does not say why a build was stopped.
-    assert_eq!(
-        kept,
-        [true, !buildbot().starts_with("2.")],
-        "forced: {set}\nstopped: {end}"
-    );
+    let has_reason = !buildbot().starts_with("2.");
+    assert_eq!(state.contains(&reason), has_reason, "{end}");
 }
 
+/// Options that do not fit the force scheduler, and the answers.
 const WRONG: &[(&str, &str)] = &[
     (
         "--props=level=x",
@@ -310,19 +273,15 @@ const WRONG: &[(&str, &str)] = &[
 ];
 
 #[test]
-fn fields_of_each_type_right_and_wrong() {
+fn fields_of_each_type_are_checked_and_sent() {
     let talks = ["form0", "form1", "form2"].map(|nick| Talk::new(nick, EVERYONE));
     for ((options, answer), talk) in WRONG.iter().zip(talks.iter().cycle()) {
         talk.ask(&format!("force build {options} form why"), answer);
     }
-    let ([talk, other, _], master) = (&talks, &lab().master);
-    assert_eq!(
-        master.get(&format!(
-            "/api/v2/builders/{}/builds",
-            master.builder_id("form")
-        ))["builds"],
-        json!([])
-    );
+    let [talk, other, _] = &talks;
+    let master = talk.lab.master();
+    let path = format!("/api/v2/builders/{}/builds", master.builder_id("form"));
+    assert_eq!(master.get(&path)["builds"], json!([]));
     // A nick may hold what no mail address may.
     other.joe.send("NICK [j|{o}^e`");
     other.joe.expect_contains(" NICK ");
@@ -336,40 +295,32 @@ fn fields_of_each_type_right_and_wrong() {
     let nested = json!({"nest": {"inner": "deep"}, "free": "4.2", "scheduler": "form"});
     assert_properties(master, &build, nested);
     let owner = "form0-j <form0-j@irc.invalid>";
-    assert_properties(
-        master,
-        &build,
-        json!({"level": 5, "clean": true, "mode": "full", "fix": "f", "owner": owner}),
-    );
-    let stamps = buildset(master, &build)["sourcestamps"].clone();
-    let of = |name| {
-        stamps
-            .as_array()
-            .unwrap()
-            .iter()
-            .find(|s| s["codebase"] == name)
-            .unwrap()
-            .clone()
-    };
-    assert_eq!(
-        (&of("lib")["branch"], &of("lib")["revision"]),
-        (&json!("topic"), &json!("abc"))
-    );
-    assert_ne!(of("app")["branch"], "topic", "{stamps}");
+    let plain = json!({"level": 5, "clean": true, "mode": "full", "fix": "f", "owner": owner});
+    assert_properties(master, &build, plain);
+    let set = buildset(master, &build);
+    let lib = source_stamp(&set, "lib");
+    assert_eq!(lib["branch"], "topic", "{set}");
+    assert_eq!(lib["revision"], "abc", "{set}");
+    assert_ne!(source_stamp(&set, "app")["branch"], "topic", "{set}");
 
     other.ask("force build form nothing else", "forced form #2 URL#*");
     let build = master.wait_build("form", 2);
-    assert_properties(
-        master,
-        &build,
-        json!({"level": 3, "clean": false, "mode": "quick", "fix": "f"}),
-    );
+    let defaults = json!({"level": 3, "clean": false, "mode": "quick", "fix": "f"});
+    assert_properties(master, &build, defaults);
+}
+
+/// The source stamp of a build set for a codebase.
+fn source_stamp<'a>(set: &'a Value, codebase: &str) -> &'a Value {
+    let mut stamps = set["sourcestamps"].as_array().unwrap().iter();
+    let found = stamps.find(|stamp| stamp["codebase"] == codebase);
+    found.unwrap_or_else(|| panic!("no source stamp for {codebase}: {set}"))
 }
 
 #[test]
-fn the_scheduler_that_lists_the_builder() {
+fn a_build_is_forced_by_a_scheduler_that_lists_its_builder() {
     let talks = ["sched", "names", "wrong"].map(|nick| Talk::new(nick, EVERYONE));
-    let ([sched, names, wrong], master) = (&talks, &lab().master);
+    let [sched, names, wrong] = &talks;
+    let master = sched.lab.master();
     for (number, option, scheduler) in
         [(1, "", "a_first"), (2, "--scheduler=b_second ", "b_second")]
     {
@@ -378,11 +329,8 @@ fn the_scheduler_that_lists_the_builder() {
         );
         sched.ask(&format!("force build {option}many why"), &forced);
         sched.hear(&format!("many #{number} success*"));
-        assert_properties(
-            master,
-            &master.wait_build("many", number),
-            json!({"scheduler": scheduler}),
-        );
+        let build = master.wait_build("many", number);
+        assert_properties(master, &build, json!({"scheduler": scheduler}));
     }
     for other in ["A_off", "form", "nosuch"] {
         wrong.ask(
@@ -409,8 +357,9 @@ fn the_scheduler_that_lists_the_builder() {
 
 #[test]
 fn what_has_to_wait_says_why() {
-    let (talk, far) = (Talk::new("queue", EVERYONE), Talk::new("away", EVERYONE));
-    let master = &talk.lab.master;
+    let talk = Talk::new("queue", EVERYONE);
+    let far = Talk::new("away", EVERYONE);
+    let master = talk.lab.master();
     far.say("force build far why");
     for builder in ["line", "merge"] {
         master.force(builder, &[]);
@@ -421,13 +370,10 @@ fn what_has_to_wait_says_why() {
     // Questions do not wait for it.
     talk.ask("status line", "line: building #1*");
     talk.hear("queued line: the workers are busy");
-    assert!(
-        asked.elapsed() < Duration::from_secs(15),
-        "the answer took {:?}",
-        asked.elapsed()
-    );
+    let took = asked.elapsed();
+    assert!(took < Duration::from_secs(15), "the answer took {took:?}");
     talk.ask("force build line second", "queued line: behind 1 other*");
-    // Requests for the same are one to the master: only the last of them leads to a build.
+    // The master merges equal requests: only the last of them leads to a build.
     talk.say("force build merge twice");
     wait_queued(master, "merge", 1);
     master.force("merge", &[]);
@@ -438,37 +384,34 @@ fn what_has_to_wait_says_why() {
     }
     talk.hear("line #2 success*");
     talk.hear("line #3 success*");
-    talk.no_more();
+    talk.expect_no_more();
 
     far.hear("queued far: no worker is online");
     let request = wait_queued(master, "far", 1);
     far.say("stop build far not today");
-    // The news of it may come before the answer to it.
+    // The end of the request may be told before the answer to `stop`.
     far.joe
         .expect_contains("far: nothing runs; took back 1 queued request");
-    // The master answers before it has written that down.
+    // The master answers before its database has it.
     wait_for("the cancellation", TIMEOUT, || {
         let request = master.get(&format!("/api/v2/buildrequests/{request}"));
         (request["buildrequests"][0]["results"] == CANCELLED).then_some(())
     });
 }
 
-/// Who was told "queued" is told when that comes to nothing, too.
 #[test]
 fn a_request_that_ends_without_a_build_is_told() {
-    let (gone, merged) = (Talk::new("gone", EVERYONE), Talk::new("merged", EVERYONE));
-    let master = &gone.lab.master;
+    let gone = Talk::new("gone", EVERYONE);
+    let merged = Talk::new("merged", EVERYONE);
+    let master = gone.lab.master();
     master.force("late", &[]);
     master.wait_started("late", 1);
     gone.say("force build lost why");
     merged.ask("force build late why", "queued late: the workers are busy");
     gone.hear("queued lost: no worker is online");
     let request = wait_queued(master, "lost", 1);
-    master.post(
-        &format!("/api/v2/buildrequests/{request}"),
-        "cancel",
-        json!({"reason": "over"}),
-    );
+    let path = format!("/api/v2/buildrequests/{request}");
+    master.post(&path, "cancel", json!({"reason": "over"}));
     master.force("late", &[]);
     gone.hear("lost*cancelled*");
     merged.hear("late*merged*");
@@ -477,39 +420,33 @@ fn a_request_that_ends_without_a_build_is_told() {
 #[test]
 fn two_users_at_once_each_hear_of_their_own() {
     let talk = Talk::new("both", EVERYONE);
-    let (master, ann) = (
-        &talk.lab.master,
-        Client::connect(talk.lab.irc.port, "both-a"),
-    );
+    let master = talk.lab.master();
+    let ann = talk.lab.person("both-a", &[]);
     ann.say("both", "force build pair for ann");
     talk.say("force build pair for joe");
-    let first = ann
-        .expect_contains(" PRIVMSG both-a :forced pair #")
-        .contains(" pair #1 ");
-    let (of_ann, of_joe) = if first { (1, 2) } else { (2, 1) };
+    let answer = ann.expect_contains(" PRIVMSG both-a :forced pair #");
+    let ann_is_first = answer.contains(" pair #1 ");
+    let (of_ann, of_joe) = if ann_is_first { (1, 2) } else { (2, 1) };
     talk.hear(&format!("forced pair #{of_joe} URL#*"));
-    for (build, who) in [
+    for (number, owner) in [
         (of_ann, "for ann (both-a)"),
         (of_joe, "for joe (both-j in #both)"),
     ] {
-        let set = buildset(master, &master.wait_started("pair", build));
-        assert!(
-            set["reason"].as_str().unwrap().contains(who),
-            "#{build} of {who}: {set}"
-        );
+        let set = buildset(master, &master.wait_started("pair", number));
+        assert!(reason(&set).contains(owner), "#{number} {owner}: {set}");
     }
     master.release("pair", SUCCESS);
     master.release("pair", SUCCESS);
     ann.expect_contains(&format!(" PRIVMSG both-a :pair #{of_ann} success"));
     talk.hear(&format!("pair #{of_joe} success*"));
-    talk.no_more();
+    talk.expect_no_more();
     ann.expect_none("pair");
 }
 
 #[test]
 fn stop_ends_all_builds_and_says_which() {
     let talk = Talk::new("stopper", EVERYONE);
-    let master = &talk.lab.master;
+    let master = talk.lab.master();
     for number in 1..=2 {
         master.force("halt", &[]);
         master.wait_started("halt", number);
@@ -520,17 +457,14 @@ fn stop_ends_all_builds_and_says_which() {
     );
     for number in 1..=2 {
         let build = master.wait_build("halt", number);
-        let state = "cancelled (it's \"broken\", größe (stopper-j in #stopper)) *";
-        let state = if buildbot().starts_with("2.") {
+        let expected = if buildbot().starts_with("2.") {
             "cancelled *"
         } else {
-            state
+            "cancelled (it's \"broken\", größe (stopper-j in #stopper)) *"
         };
         assert_eq!(build["results"], CANCELLED);
-        assert!(
-            like(state, build["state_string"].as_str().unwrap()),
-            "{build}"
-        );
+        let state = build["state_string"].as_str().unwrap();
+        assert!(matches(expected, state), "{build}");
     }
     talk.ask(
         "stop build halt again",
@@ -539,39 +473,51 @@ fn stop_ends_all_builds_and_says_which() {
     talk.ask("stop build halt", "usage: stop build BUILDER REASON");
 }
 
-/// One's own request may be taken back by who may not stop; nobody else's.
 #[test]
-fn own_requests_can_be_taken_back() {
+fn those_who_may_not_stop_can_take_back_their_own_requests_only() {
     let talk = Talk::new("own", "[authorization]\nforce = everyone\nstop = nobody");
-    let ann = Client::connect(talk.lab.irc.port, "own-a");
+    let ann = talk.lab.person("own-a", &[]);
     talk.ask("force build mine why", "queued mine: no worker is online");
     ann.say("own", "stop build mine for fun");
     ann.expect_contains(" PRIVMSG own-a :sorry, own-a, `stop` is not for you");
     talk.say("stop build mine changed my mind");
-    // The news of it may come before the answer to it.
+    // The end of the request may be told before the answer to `stop`.
     talk.joe.expect_contains("mine: took back 1 queued request");
 }
 
-/// The lines of the log that tell of an attempt.
-fn attempts(bot: &Bot, command: &str) -> Vec<String> {
-    let told = |line: &&str| {
-        line.contains(&format!(": `{command}")) && !line.contains("<<") && !line.contains(">>")
+/// The lines of the log about attempts of a command, which must be this many.
+#[track_caller]
+fn attempts(bot: &Bot, command: &str, count: usize) -> Vec<String> {
+    let attempts = || {
+        let mut found = Vec::new();
+        for line in bot.log().lines() {
+            let is_traffic = line.contains("<<") || line.contains(">>");
+            if line.contains(&format!(": `{command}")) && !is_traffic {
+                found.push(line.to_string());
+            }
+        }
+        found
     };
-    bot.log().lines().filter(told).map(str::to_owned).collect()
+    wait_for("an attempt in the log", TIMEOUT, || {
+        (attempts().len() >= count).then_some(())
+    });
+    let found = attempts();
+    assert_eq!(found.len(), count, "{}", bot.log());
+    found
 }
 
 #[test]
 fn a_refusal_says_nothing_else_and_every_attempt_is_logged() {
-    let (lab, irc) = (lab(), Inspircd::start(true));
-    let ann = Client::connect(irc.easy, "ann");
+    let mut lab = Lab::new().with_services();
+    lab.master_url = shared_lab().master_url.clone();
+    let ann = lab.person("ann", &[]);
     ann.register("tulip");
     ann.send("NICK anna");
     ann.expect_contains(" NICK ");
     ann.join("#door");
-    let eve = Client::connect(irc.easy, "eve");
-    eve.join("#door");
+    let eve = lab.person("eve", &["#door"]);
     let rules = "[authorization]\nforce = account:ann\nstop = nobody";
-    let bot = start(&lab.master.url(), "", irc.port, "door", rules);
+    let bot = start(&lab, "door", "", rules);
     for text in [
         "force build ours x",
         "force build nosuch x",
@@ -580,45 +526,34 @@ fn a_refusal_says_nothing_else_and_every_attempt_is_logged() {
     ] {
         eve.say("#door", &format!("door: {text}"));
         let line = eve.expect_contains(" PRIVMSG #door :");
-        assert!(
-            line.ends_with("PRIVMSG #door :sorry, eve, `force` is not for you"),
-            "{text}: {line}"
-        );
+        let refusal = "PRIVMSG #door :sorry, eve, `force` is not for you";
+        assert!(line.ends_with(refusal), "{text}: {line}");
     }
     ann.say("#door", "door: force build ours x");
     ann.expect_contains(" PRIVMSG #door :forced ours #1 ");
     ann.say("door", "stop build ours x");
     ann.expect_contains(" PRIVMSG anna :sorry, anna, `stop` is not for you");
-    let log = attempts(&bot, "force");
-    assert_eq!(log.len(), 5, "{log:?}");
-    assert!(
-        log.iter()
-            .take(4)
-            .all(|line| line.contains("eve!eve@") && line.ends_with("refused")),
-        "{log:?}"
-    );
-    assert!(
-        log[0].contains("in #door: `force build ours x`: "),
-        "{log:?}"
-    );
-    assert!(
-        log[4].contains("anna!ann@")
-            && log[4].contains("(account ann)")
-            && log[4].ends_with("allowed"),
-        "{log:?}"
-    );
-    assert_eq!(attempts(&bot, "stop").len(), 1, "{}", bot.log());
+    let log = attempts(&bot, "force", 5);
+    for line in &log[..4] {
+        assert!(line.contains("eve!eve@"), "{line}");
+        assert!(line.ends_with("refused"), "{line}");
+    }
+    let first = "in #door: `force build ours x`: ";
+    assert!(log[0].contains(first), "{log:?}");
+    assert!(log[4].contains("anna!ann@"), "{log:?}");
+    assert!(log[4].contains("(account ann)"), "{log:?}");
+    assert!(log[4].ends_with("allowed"), "{log:?}");
+    attempts(&bot, "stop", 1);
 }
 
 #[test]
-fn who_has_no_account_is_logged_once_too() {
+fn an_attempt_without_an_account_is_logged_once() {
     let talk = Talk::new("plain", "[authorization]\nforce = account:plain-j");
     talk.ask(
         "force build open x",
         "sorry, plain-j, `force` is not for you",
     );
-    let log = attempts(&talk.bot, "force");
-    assert_eq!(log.len(), 1, "{log:?}");
+    attempts(&talk.bot, "force", 1);
 }
 
 #[test]
@@ -632,18 +567,13 @@ fn allow_force_is_for_everyone() {
     );
 }
 
-/// One command against a master, all of it logged.
+/// Runs one command against a master, with all of it logged.
 #[track_caller]
-fn execute(url: &str, login: &str, command: &str) -> Finished {
-    let dir = scratch("execute");
-    std::fs::write(
-        dir.join("bot.conf"),
-        format!("[buildbot]\nurl = {url}\n{login}\n"),
-    )
-    .unwrap();
-    let out = Bot::run(&dir, BINARY, &["-v", "-x", command], "");
-    no_password(&out.stderr);
-    out
+fn execute_verbose(url: &str, login: &str, command: &str) -> Finished {
+    let dir = config_dir(&format!("[buildbot]\nurl = {url}\n{login}\n"));
+    let done = Bot::run(&dir, &["-v", "-x", command]);
+    assert_no_password(&done.stderr);
+    done
 }
 
 const BOSS: &str = "user = boss\npassword = sesame";
@@ -651,11 +581,9 @@ const BASIC: &str = "Authorization: Basic Ym9zczpzZXNhbWU=";
 const LOGIN: &str = "logging in to the master";
 
 #[track_caller]
-fn no_password(log: &str) {
-    assert!(
-        !log.contains("sesame") && !log.contains("Ym9zczpzZXNhbWU"),
-        "{log}"
-    );
+fn assert_no_password(log: &str) {
+    assert!(!log.contains("sesame"), "{log}");
+    assert!(!log.contains("Ym9zczpzZXNhbWU"), "{log}");
 }
 
 const AUTH: &str = r#"
@@ -669,102 +597,93 @@ c["www"]["authz"] = util.Authz(
 "#;
 
 #[test]
-fn logins_and_roles() {
+fn the_role_of_the_login_decides() {
     let master = Master::start("roles", AUTH);
-    let role = |name| format!("the master refuses: you need to have role '{name}' (403)\n");
-    let queued = "queued app: no worker is online\n".to_owned();
-    let took = "app: nothing runs; took back 1 queued request\n".to_owned();
-    let wrong = "the master refuses: user and password are not accepted (401)\n".to_owned();
-    for (user, password, command, answer, logins) in [
-        ("guest", "sesame", "force build app x", role("forcers"), 1),
-        ("half", "sesame", "force build app x", queued, 1),
-        ("half", "sesame", "stop build app x", role("admins"), 1),
-        ("boss", "sesame", "stop build app x", took, 1),
-        ("boss", "open sesame", "force build app x", wrong, 1),
-        ("", "", "force build app x", role("forcers"), 0),
-    ] {
-        let login = if user.is_empty() {
-            String::new()
-        } else {
-            format!("user = {user}\npassword = {password}")
-        };
-        let out = execute(&master.url(), &login, command);
-        let said = if out.stdout.is_empty() {
-            &out.stderr
-        } else {
-            &out.stdout
-        };
-        assert!(
-            said.ends_with(&answer),
-            "{user}: wanted {answer}, not {out:?}"
-        );
-        assert_eq!(out.stderr.matches(LOGIN).count(), logins, "{user}: {out:?}");
+    let force = "force build app x";
+    let stop = "stop build app x";
+    let no_role = |name| format!("the master refuses: you need to have role '{name}' (403)\n");
+    let check = |login: &str, command: &str, answer: &str| {
+        let done = execute_verbose(&master.url(), login, command);
+        let reply = format!("{}{}", done.stderr, done.stdout);
+        assert!(reply.ends_with(answer), "{login}: not {answer}: {done:?}");
+        let logins = usize::from(!login.is_empty());
+        assert_eq!(done.stderr.matches(LOGIN).count(), logins, "{done:?}");
+    };
+    let guest = "user = guest\npassword = sesame";
+    let half = "user = half\npassword = sesame";
+    let wrong = "user = boss\npassword = open sesame";
+    check(guest, force, &no_role("forcers"));
+    check(half, force, "queued app: no worker is online\n");
+    check(half, stop, &no_role("admins"));
+    check(
+        BOSS,
+        stop,
+        "app: nothing runs; took back 1 queued request\n",
+    );
+    check(
+        wrong,
+        force,
+        "the master refuses: user and password are not accepted (401)\n",
+    );
+    check("", force, &no_role("forcers"));
+}
+
+#[test]
+fn an_order_that_the_master_refuses_ends_with_code_65() {
+    for order in ["unlisted", "--props=level=x form", "--props=flavour=1 form"] {
+        let command = format!("force build {order} why");
+        let done = execute_verbose(&shared_lab().master_url, "", &command);
+        assert_eq!(done.code, 65, "{order}: {done:?}");
+        assert_eq!(done.stdout, "", "{order}: {done:?}");
     }
 }
 
-/// What did not happen is no success.
-#[test]
-fn a_refused_order_on_the_command_line_fails() {
-    let orders = ["unlisted", "--props=level=x form", "--props=flavour=1 form"];
-    let ends =
-        orders.map(|order| execute(&lab().master.url(), "", &format!("force build {order} why")));
-    let ends = ends.map(|out| (out.code, out.stdout));
-    assert_eq!(ends, [65; 3].map(|code| (code, String::new())));
-}
-
+/// The master keeps its sessions over a restart; without its secret they are void.
 #[test]
 fn a_session_outlives_the_master_and_is_renewed_when_it_does_not() {
-    let mut master = Master::start("session", AUTH);
-    let irc = Ngircd::start(NgircdOptions::default());
-    let joe = Client::connect(irc.port, "joe");
-    let mut bot = start(
-        &master.url(),
-        &format!("{BOSS}\npoll_interval = 1"),
-        irc.port,
-        "renew",
-        EVERYONE,
-    );
+    let mut lab = Lab::new().with_master("session", AUTH).with_ngircd();
+    let joe = lab.person("joe", &[]);
+    let buildbot = format!("{BOSS}\npoll_interval = 1");
+    let mut bot = start(&lab, "renew", &buildbot, EVERYONE);
     let ask = |text: &str, answer: &str| {
         joe.say("renew", text);
         joe.expect(|line| line.contains(" PRIVMSG joe :") && line.ends_with(answer));
     };
     ask("force build app x", "queued app: no worker is online");
     ask("force build lib x", "queued lib: no worker is online");
-    assert_eq!(bot.log().matches(LOGIN).count(), 1);
-    master.restart();
-    bot.expect_log_times("event stream: subscribed", 2);
+    bot.assert_logged(LOGIN, 1);
+    lab.master_mut().restart();
+    bot.wait_subscribed(2);
     ask(
         "stop build app x",
         "app: nothing runs; took back 1 queued request",
     );
-    assert_eq!(
-        bot.log().matches(LOGIN).count(),
-        1,
-        "the old session is good still"
-    );
-    master.stop();
-    let script = "import sqlite3; d = sqlite3.connect('state.sqlite', isolation_level=None)\n\
-                  exit(d.execute(\"delete from object_state where name = 'session_secret'\").rowcount != 1)";
-    assert!(
-        Command::new(venv("python"))
-            .args(["-c", script])
-            .current_dir(&master.dir)
-            .status()
-            .unwrap()
-            .success()
-    );
-    master.start_again();
-    bot.expect_log_times("event stream: subscribed", 3);
+    bot.assert_logged(LOGIN, 1);
+    lab.master_mut().stop();
+    delete_session_secret(lab.master());
+    lab.master_mut().start_again();
+    bot.wait_subscribed(3);
     ask(
         "stop build lib x",
         "lib: nothing runs; took back 1 queued request",
     );
-    assert_eq!(bot.log().matches(LOGIN).count(), 2);
-    no_password(&bot.log());
+    bot.assert_logged(LOGIN, 2);
+    assert_no_password(&bot.log());
 }
 
-/// A master with a builder `app` and no builds, as far as the bot asks.
-fn fake(path: &str) -> Answer {
+#[track_caller]
+fn delete_session_secret(master: &Master) {
+    let script = "import sqlite3; d = sqlite3.connect('state.sqlite', isolation_level=None)\n\
+                  exit(d.execute(\"delete from object_state where name = 'session_secret'\").rowcount != 1)";
+    let status = Command::new(venv("python"))
+        .args(["-c", script])
+        .current_dir(&master.dir)
+        .status();
+    assert!(status.unwrap().success());
+}
+
+/// A master with a builder `app` that can be forced, and no builds.
+fn forceable_master(path: &str) -> Answer {
     let path = path.split('?').next().unwrap();
     Answer::Json(match path {
         "/config" => {
@@ -783,10 +702,7 @@ fn fake(path: &str) -> Answer {
             r#"{"buildrequests": [{"buildrequestid": 7, "builderid": 1, "complete": true}]}"#.into()
         }
         "/sse/listen/builds/*/*" => {
-            let head = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n";
-            return Answer::Stall(
-                format!("{head}1c\r\nevent: handshake\ndata: 123\n\n\r\n").into(),
-            );
+            return Answer::stream(b"");
         }
         _ => json!({path.rsplit('/').next().unwrap(): []}).to_string(),
     })
@@ -809,37 +725,41 @@ fn the_password_stays_with_its_host() {
                 format!("{to}Set-Cookie: TWISTED_SESSION=s\r\n"),
                 "".into(),
             ),
-            path => fake(path),
+            path => forceable_master(path),
         });
-        let out = execute(&master.url(), BOSS, "force build app x");
-        let seen = master.requests();
-        assert!(
-            seen.iter().all(|request| request.head.contains(BASIC)),
-            "{seen:?}"
-        );
-        let at_last = &seen.last().unwrap().path;
-        assert!(at_last.starts_with(at), "{at_last}: {out:?}");
-        assert!(
-            !out.stdout.contains("forced") && !out.stdout.contains("merged"),
-            "{at}: {out:?}"
-        );
+        let done = execute_verbose(&master.url(), BOSS, "force build app x");
+        assert_all_basic(&master);
+        let requests = master.requests();
+        let last = &requests.last().unwrap().path;
+        assert!(last.starts_with(at), "{last}: {done:?}");
+        assert!(!done.stdout.contains("forced"), "{at}: {done:?}");
+        assert_ne!(done.code, 0, "{at}: {done:?}");
+        assert!(!done.stdout.contains("merged"), "{at}: {done:?}");
         assert!(thief.requests().is_empty(), "{at}: {:?}", thief.requests());
+    }
+}
+
+/// Every request had the Authorization header.
+#[track_caller]
+fn assert_all_basic(server: &FakeHttp) {
+    for request in server.requests() {
+        assert!(request.head.contains(BASIC), "{request:?}");
     }
 }
 
 #[test]
 fn basic_authentication_goes_with_every_request() {
     let proxy = FakeHttp::start(|request| match request.head.contains(BASIC) {
-        true => fake(&request.path),
+        true => forceable_master(&request.path),
         false => Answer::Status(
             "401 Unauthorized",
             "WWW-Authenticate: Basic realm=\"lab\"\r\n".into(),
             "{}".into(),
         ),
     });
-    let irc = Ngircd::start(NgircdOptions::default());
-    let joe = Client::connect(irc.port, "joe");
-    let bot = start(&proxy.url(), BOSS, irc.port, "basic", EVERYONE);
+    let lab = Lab::new().with_fake_master(proxy).with_ngircd();
+    let joe = lab.person("joe", &[]);
+    let bot = start(&lab, "basic", BOSS, EVERYONE);
     joe.say("basic", "force build app x");
     joe.expect_contains(" PRIVMSG joe :app: merged with an equal request");
     for path in [
@@ -849,46 +769,34 @@ fn basic_authentication_goes_with_every_request() {
         "/api/v2/forceschedulers/f",
         "/api/v2/buildrequests/7",
     ] {
-        proxy.expect(path);
+        lab.fake_master().expect(path);
     }
-    assert!(
-        proxy
-            .requests()
-            .iter()
-            .all(|request| request.head.contains(BASIC)),
-        "{:?}",
-        proxy.requests()
-    );
-    no_password(&bot.log());
-    let out = execute(
-        &proxy.url(),
-        "user = boss\npassword = wrong",
-        "force build app x",
-    );
-    assert!(
-        out.code == 69 && out.stderr.lines().next_back().unwrap().contains("401"),
-        "{out:?}"
-    );
+    assert_all_basic(lab.fake_master());
+    assert_no_password(&bot.log());
+    let wrong = "user = boss\npassword = wrong";
+    let done = execute_verbose(&lab.master_url, wrong, "force build app x");
+    assert_eq!(done.code, 69, "{done:?}");
+    assert_eq!(done.stdout, "", "{done:?}");
+    let last = done.stderr.lines().next_back().unwrap();
+    assert!(last.contains("401"), "{done:?}");
 }
 
 #[test]
-fn a_silent_master_leaves_the_bot_prompt() {
-    let lab = lab();
-    let proxy = Proxy::start(lab.master.port);
-    let joe = Client::connect(lab.irc.port, "hasty");
-    let mut bot = start(
-        &format!("http://127.0.0.1:{}/", proxy.port),
-        "",
-        lab.irc.port,
-        "silent",
-        EVERYONE,
-    );
+fn the_bot_answers_promptly_while_the_master_is_silent() {
+    let shared = shared_lab();
+    let proxy = Proxy::start(shared.master().port);
+    let mut lab = Lab::new().with_ngircd();
+    lab.master_url = proxy.url();
+    let joe = lab.person("hasty", &[]);
+    let mut bot = start(&lab, "silent", "", EVERYONE);
     joe.say("silent", "hello"); // the bot has paid for its registration when this comes
     joe.expect_contains(" PRIVMSG hasty :hello");
     proxy.freeze();
     joe.say("silent", "force build quick 0");
-    bot.expect_log("/forceschedulers"); // now the worker waits, and eight may wait for it
-    (1..=8).for_each(|n| joe.say("silent", &format!("force build quick {n}")));
+    bot.expect_log("/forceschedulers"); // now one job waits for the master, and eight may wait behind it
+    for n in 1..=8 {
+        joe.say("silent", &format!("force build quick {n}"));
+    }
     for (text, answer) in [
         ("force build quick 9", "busy, try again"),
         ("hello", "hello, hasty; "),
@@ -902,11 +810,8 @@ fn a_silent_master_leaves_the_bot_prompt() {
         joe.say("silent", text);
         let line = joe.expect_contains(" PRIVMSG hasty :");
         assert!(line.contains(answer), "{text}: {line}");
-        assert!(
-            asked.elapsed() < Duration::from_secs(5),
-            "{text} took {:?}",
-            asked.elapsed()
-        );
+        let took = asked.elapsed();
+        assert!(took < Duration::from_secs(5), "{text} took {took:?}");
     }
     proxy.thaw();
     joe.expect_contains(" PRIVMSG hasty :forced quick #1 ");

@@ -4,94 +4,75 @@
 mod common;
 
 use common::{
-    Answer, Bot, Client, FakeHttp, FakeIrc, FakePeer, Finished, Ngircd, NgircdOptions, Process,
-    free_port, guarded, scratch, wait_for,
+    Answer, Bot, FakeHttp, Finished, Lab, NO_MASTER, Process, binary, config_dir, free_port,
+    guarded, run, scratch,
 };
 use serde_json::json;
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::path::Path;
 use std::time::Duration;
 
-const BOT: &str = env!("CARGO_BIN_EXE_buildbot-irc");
 const VERSION: &str = concat!("buildbot-irc ", env!("CARGO_PKG_VERSION"));
-/// Nobody listens on port 1.
-const AWAY: &str = "[buildbot]\nurl = http://127.0.0.1:1/\n";
 
-/// A directory with this bot.conf.
-fn folder(config: &str) -> PathBuf {
-    let dir = scratch("cli");
-    fs::write(dir.join("bot.conf"), config).unwrap();
-    fs::set_permissions(dir.join("bot.conf"), Permissions::from_mode(0o600)).unwrap();
-    dir
+/// A configuration without IRC, whose master refuses connections.
+fn no_irc() -> String {
+    format!("[buildbot]\nurl = {NO_MASTER}\n")
 }
 
-fn run(dir: &Path, args: &[&str]) -> Finished {
-    Bot::run(dir, BOT, args, "")
-}
-
-/// Runs, and compares all that comes of it.
+/// Runs the program, and compares its exit code and all it writes.
 #[track_caller]
 fn check(dir: &Path, args: &[&str], code: i32, stdout: &str, stderr: &str) {
-    let done = run(dir, args);
-    assert_eq!(
-        (done.code, done.stdout.as_str(), done.stderr.as_str()),
-        (code, stdout, stderr),
-        "{args:?}"
-    );
+    let done = Bot::run(dir, args);
+    assert_eq!(done.stderr, stderr, "{args:?}");
+    assert_eq!(done.stdout, stdout, "{args:?}");
+    assert_eq!(done.code, code, "{args:?}");
 }
 
-fn config(irc: u16, rest: &str) -> String {
-    format!("{AWAY}[irc]\nhost = 127.0.0.1\nport = {irc}\nnick = bot\n{rest}\n")
+/// It succeeds without a word on stderr, and its reply holds this.
+#[track_caller]
+fn expect_reply(done: &Finished, text: &str) {
+    assert_eq!(done.stderr, "", "{done:?}");
+    assert_eq!(done.code, 0, "{done:?}");
+    assert!(done.stdout.contains(text), "{done:?}");
 }
 
-/// Takes the bot's connection through registration and into #lab.
-fn lab(irc: &FakeIrc) -> FakePeer {
-    let mut peer = irc.accept();
-    peer.register();
-    peer.expect("JOIN #lab");
-    peer.send(":bot!~bot@127.0.0.1 JOIN #lab");
-    peer
+/// The permissions of a file.
+fn mode(file: &Path) -> u32 {
+    fs::metadata(file).unwrap().permissions().mode() & 0o777
 }
 
 /// A master with one builder, which is offline and has built once.
 fn master() -> FakeHttp {
     FakeHttp::start(|request| {
-        let path = request.path.split('?').next().unwrap();
         let build = json!({
             "buildid": 1, "builderid": 1, "number": 7, "buildrequestid": 1, "started_at": 1_795_361_890,
             "complete": true, "complete_at": 1_795_361_895, "results": 2, "state_string": "failed 'make' (failure)"
         });
-        Answer::Json(match path {
-            "/config" => {
-                json!({"versions": [["Buildbot", "4.3.0"]], "buildbotURL": "http://m/"}).to_string()
+        let is_newer = request.path.contains("buildid__ge");
+        match request.resource() {
+            "/config" => Answer::json(
+                json!({"versions": [["Buildbot", "4.3.0"]], "buildbotURL": "http://m/"}),
+            ),
+            "/api/v2/builders" => Answer::json(
+                json!({"builders": [{"builderid": 1, "name": "mac os", "masterids": [1]}]}),
+            ),
+            path if path.ends_with("/builds") && !is_newer => {
+                Answer::json(json!({"builds": [build]}))
             }
-            "/api/v2/builders" => {
-                json!({"builders": [{"builderid": 1, "name": "mac os", "masterids": [1]}]})
-                    .to_string()
-            }
-            path if path.ends_with("/builds") && !request.path.contains("buildid__ge") => {
-                json!({"builds": [build]}).to_string()
-            }
-            _ => json!({"builds": []}).to_string(),
-        })
+            _ => Answer::json(json!({"builds": []})),
+        }
     })
 }
 
 #[test]
 fn options_and_their_exit_codes() {
-    let dir = folder(AWAY);
+    let dir = config_dir(&no_irc());
     check(&dir, &["-V"], 0, &format!("{VERSION}\n"), "");
     check(&dir, &["--version"], 0, &format!("{VERSION}\n"), "");
     for help in ["-h", "--help"] {
-        let done = run(&dir, &[help]);
-        assert!(
-            done.code == 0
-                && done.stderr.is_empty()
-                && done.stdout.starts_with("Usage: buildbot-irc "),
-            "{done:?}"
-        );
+        let done = Bot::run(&dir, &[help]);
+        expect_reply(&done, "Usage: buildbot-irc ");
         for name in [
             "config FILE",
             "test-config",
@@ -102,21 +83,13 @@ fn options_and_their_exit_codes() {
             "help",
             "version",
         ] {
-            assert!(
-                done.stdout.contains(&format!(" --{name}")),
-                "--{name} is not in {}",
-                done.stdout
-            );
+            let option = format!(" --{name}");
+            assert!(done.stdout.contains(&option), "no{option}: {done:?}");
         }
     }
-    let usage = |args: &[&str], why: &str| {
-        check(
-            &dir,
-            args,
-            64,
-            "",
-            &format!("buildbot-irc: {why}; try --help\n"),
-        )
+    let usage = |args: &[&str], error: &str| {
+        let stderr = format!("buildbot-irc: {error}; try --help\n");
+        check(&dir, args, 64, "", &stderr);
     };
     usage(&["-v", "-q"], "-v and -q exclude each other");
     usage(&["-t", "-x", "status"], "-t and -x exclude each other");
@@ -129,24 +102,23 @@ fn options_and_their_exit_codes() {
         &["-x", "status", "all"],
         "what is `all`? Quote the command behind -x",
     );
-    let full = Command::new("sh")
-        .args(["-c", "exec \"$0\" -x commands > /dev/full", BOT])
-        .current_dir(&dir)
-        .output();
-    let full = full.unwrap();
-    let why = "standard output: No space left on device (os error 28)\n";
+}
+
+#[test]
+fn a_reply_that_cannot_be_written_ends_with_code_74() {
+    let dir = config_dir(&no_irc());
+    let script = "exec \"$0\" -x commands > /dev/full";
+    let done = run("sh", &dir, &["-c", script, &binary()]);
     assert_eq!(
-        (
-            full.status.code(),
-            String::from_utf8_lossy(&full.stderr).as_ref()
-        ),
-        (Some(74), why)
+        done.stderr,
+        "standard output: No space left on device (os error 28)\n"
     );
+    assert_eq!(done.code, 74);
 }
 
 #[test]
 fn the_configuration_is_found_and_checked() {
-    let dir = folder(AWAY);
+    let dir = config_dir(&no_irc());
     check(&dir, &["-t"], 0, "bot.conf: ok\n", "");
     let file = dir.join("bot.conf").to_str().unwrap().to_string();
     check(
@@ -160,9 +132,10 @@ fn the_configuration_is_found_and_checked() {
     check(&dir, &["-c", "none.conf", "-t"], 78, "", missing);
     check(&dir, &["-c", "none.conf"], 78, "", missing);
     if !Path::new("/etc/buildbot-irc/bot.conf").exists() {
-        let done = run(&scratch("elsewhere"), &["-t"]);
-        let why = "/etc/buildbot-irc/bot.conf: No such file or directory (os error 2); nor is there a bot.conf here";
-        assert!(done.code == 78 && done.stderr.starts_with(why), "{done:?}");
+        let done = Bot::run(&scratch("elsewhere"), &["-t"]);
+        let error = "/etc/buildbot-irc/bot.conf: No such file or directory (os error 2); nor is there a bot.conf here";
+        assert!(done.stderr.starts_with(error), "{done:?}");
+        assert_eq!(done.code, 78, "{done:?}");
     }
     // A bot needs [irc], -x does not.
     check(&dir, &[], 78, "", "a section [irc] is needed to run\n");
@@ -178,7 +151,7 @@ fn the_configuration_is_found_and_checked() {
 
 #[test]
 fn every_error_of_a_broken_configuration_is_shown_with_its_line() {
-    let dir = folder(
+    let dir = config_dir(
         "nick = early\n[buildbot]\nurl = gopher://m/\npoll_interval = soon\nuser = admin\n[irc]\nhost = irc\nhost = irc2\n\
          nik = bot\nport = 70000\nuse_ssl = perhaps\ntls_ca_file = /nonexistent/ca.pem\npassword_file = /nonexistent/p\n\
          notify_events = started exploded\nsasl = external\n[channel lab]\n[channel #a]\n[channel #A]\n\
@@ -207,35 +180,32 @@ fn every_error_of_a_broken_configuration_is_shown_with_its_line() {
         "25: expected `key = value`, a [section] or a # comment",
     ];
     for args in [&["-t"][..], &[], &["-x", "status"]] {
-        let done = run(&dir, args);
-        let shown: Vec<&str> = done
-            .stderr
-            .lines()
+        let done = Bot::run(&dir, args);
+        let shown = done.stderr.lines();
+        let shown: Vec<&str> = shown
             .map(|line| line.strip_prefix("bot.conf:").unwrap_or(line))
             .collect();
-        assert_eq!((done.code, done.stdout.as_str()), (78, ""));
         assert_eq!(shown, lines, "{args:?}");
+        assert_eq!(done.stdout, "", "{args:?}");
+        assert_eq!(done.code, 78, "{args:?}");
     }
 }
 
 #[test]
 fn a_password_that_everyone_can_read_gets_a_warning() {
     let with = "[irc]\nhost = irc\nnick = bot\npassword = tulip\n";
+    let warning = "bot.conf: holds a password and is readable by everyone; chmod o-r\n";
     for (config, mode, warned) in [
         (with, 0o644, true),
         (with, 0o600, false),
         (with, 0o640, false),
         ("", 0o644, false),
     ] {
-        let dir = folder(&format!("{AWAY}{config}"));
+        let dir = config_dir(&format!("{}{config}", no_irc()));
         fs::set_permissions(dir.join("bot.conf"), Permissions::from_mode(mode)).unwrap();
-        let done = run(&dir, &["-t"]);
-        assert_eq!(
-            (done.code, done.stdout.as_str()),
-            (0, "bot.conf: ok\n"),
-            "{done:?}"
-        );
-        let warning = "bot.conf: holds a password and is readable by everyone; chmod o-r\n";
+        let done = Bot::run(&dir, &["-t"]);
+        assert_eq!(done.stdout, "bot.conf: ok\n", "{done:?}");
+        assert_eq!(done.code, 0, "{done:?}");
         assert_eq!(done.stderr.ends_with(warning), warned, "{mode:o}: {done:?}");
         assert!(!done.stderr.contains("tulip"), "{done:?}");
     }
@@ -244,18 +214,12 @@ fn a_password_that_everyone_can_read_gets_a_warning() {
 #[test]
 fn one_command_without_irc() {
     let master = master();
-    let dir = folder(&format!("[buildbot]\nurl = {}\n", master.url()));
-    let done = run(&dir, &["-x", "status all"]);
-    assert_eq!((done.code, done.stderr.as_str()), (0, ""), "{done:?}");
-    assert!(
-        done.stdout.starts_with("mac os: offline") && done.stdout.contains("#7 failure"),
-        "{done:?}"
-    );
-    let done = run(&dir, &["-x", "last 'mac os'"]);
-    assert!(
-        done.code == 0 && done.stdout.contains("http://m/#/builders/1/builds/7"),
-        "{done:?}"
-    );
+    let dir = config_dir(&format!("[buildbot]\nurl = {}\n", master.url()));
+    let done = Bot::run(&dir, &["-x", "status all"]);
+    expect_reply(&done, "#7 failure");
+    assert!(done.stdout.starts_with("mac os: offline"), "{done:?}");
+    let done = Bot::run(&dir, &["-x", "last 'mac os'"]);
+    expect_reply(&done, "http://m/#/builders/1/builds/7");
     check(
         &dir,
         &["--execute", "version"],
@@ -292,35 +256,19 @@ fn one_command_without_irc() {
         "",
         "mute: this works on IRC only\n",
     );
-    let away = folder(AWAY);
-    let refused = "127.0.0.1:1: Connection refused (os error 111)\n";
-    check(
-        &away,
-        &["-x", "status"],
-        69,
-        "",
-        &format!("GET /config: {refused}"),
-    );
-    check(
-        &away,
-        &["-x", "list changes"],
-        69,
-        "",
-        &format!("GET /config: {refused}"),
-    );
-    let done = run(&away, &["-x", "help"]); // which needs no master
-    assert!(
-        done.code == 0 && done.stderr.is_empty() && done.stdout.contains("commands: "),
-        "{done:?}"
-    );
-    drop(master);
+    let away = config_dir(&no_irc());
+    let refused = "GET /config: 127.0.0.1:1: Connection refused (os error 111)\n";
+    check(&away, &["-x", "status"], 69, "", refused);
+    check(&away, &["-x", "list changes"], 69, "", refused);
+    let done = Bot::run(&away, &["-x", "help"]); // which needs no master
+    expect_reply(&done, "commands: ");
 }
 
 #[test]
 fn a_second_copy_is_silent_and_the_lock_ends_with_its_holder() {
-    let dir = folder(&config(free_port(), ""));
+    let dir = config_dir(&Lab::new().config("bot", "", ""));
     let start = || {
-        let mut command = guarded(BOT);
+        let mut command = guarded(binary());
         command.args(["-l", "lock"]).current_dir(&dir);
         let mut bot = Process::start("bot", command);
         bot.wait_for("its log", common::TIMEOUT, |bot| {
@@ -328,101 +276,87 @@ fn a_second_copy_is_silent_and_the_lock_ends_with_its_holder() {
         });
         bot
     };
+    let lock = dir.join("lock");
+    let holder = || fs::read_to_string(&lock).unwrap().trim().to_string();
     let mut first = start();
-    assert_eq!(
-        fs::read_to_string(dir.join("lock")).unwrap().trim(),
-        first.pid().to_string()
-    );
+    assert_eq!(holder(), first.pid().to_string());
     check(&dir, &["-l", "lock"], 0, "", "");
     check(&dir, &["--lock", "lock", "-v"], 0, "", "");
     assert!(first.exited().is_none());
     first.kill();
-    assert!(dir.join("lock").exists());
+    assert!(lock.exists());
     let second = start();
-    assert_eq!(
-        fs::read_to_string(dir.join("lock")).unwrap().trim(),
-        second.pid().to_string()
-    );
-    let done = run(&dir, &["-l", "nowhere/lock"]);
-    assert_eq!((done.code, done.stdout.as_str()), (74, ""));
-    assert_eq!(
-        done.stderr,
-        "nowhere/lock: No such file or directory (os error 2)\n"
+    assert_eq!(holder(), second.pid().to_string());
+    check(
+        &dir,
+        &["-l", "nowhere/lock"],
+        74,
+        "",
+        "nowhere/lock: No such file or directory (os error 2)\n",
     );
 }
 
 #[test]
-fn the_state_file_must_be_writable_and_a_corrupt_one_is_moved_aside() {
-    let irc = FakeIrc::start();
-    let dir = folder(&config(irc.port, "[bot]\nstate_file = nowhere/state"));
-    let done = run(&dir, &[]);
-    assert_eq!((done.code, done.stdout.as_str()), (74, ""), "{done:?}");
-    assert_eq!(
-        done.stderr.lines().last(),
-        Some("nowhere/state: No such file or directory (os error 2)")
-    );
-    assert!(!irc.knocked(), "it must not come to IRC first");
+fn the_state_file_must_be_writable() {
+    let lab = Lab::new().with_fake_irc();
+    let dir = config_dir(&lab.config("bot", "", "[bot]\nstate_file = nowhere/state"));
+    let done = Bot::run(&dir, &[]);
+    assert_eq!(done.code, 74, "{done:?}");
+    assert_eq!(done.stdout, "", "{done:?}");
+    let error = "nowhere/state: No such file or directory (os error 2)";
+    assert_eq!(done.stderr.lines().last(), Some(error));
+    let connected = lab.fake_irc().has_connection();
+    assert!(!connected, "it must not connect to IRC first");
+}
 
-    for rubbish in [
+#[test]
+fn a_corrupt_state_file_is_moved_aside() {
+    let lab = Lab::new().with_fake_irc();
+    for corrupt in [
         &b"rubbish"[..],
         b"",
         b"\xff\0",
         b"buildbot-irc state 1\nmark 7\n",
     ] {
-        let text = config(irc.port, "[channel #lab]\n[bot]\nstate_file = state");
-        let dir = folder(&text);
-        fs::write(dir.join("state"), rubbish).unwrap();
-        let mut bot = Bot::start_in(&dir, BOT, &text);
+        let config = lab.config("bot", "", "[channel #lab]\n[bot]\nstate_file = state");
+        let dir = scratch("state");
+        let file = dir.join("state");
+        fs::write(&file, corrupt).unwrap();
+        let mut bot = Bot::start_in(&dir, &config);
         bot.expect_log("; moved to state.bad, starting fresh");
-        lab(&irc);
-        assert_eq!(fs::read(dir.join("state.bad")).unwrap(), rubbish);
-        let state = fs::read_to_string(dir.join("state")).unwrap();
-        assert!(
-            state.starts_with("buildbot-irc state ") && state.ends_with("}\n"),
-            "{state}"
-        );
-        assert_eq!(
-            fs::metadata(dir.join("state"))
-                .unwrap()
-                .permissions()
-                .mode()
-                & 0o777,
-            0o600
-        );
+        let _peer = lab.accept();
+        assert_eq!(fs::read(dir.join("state.bad")).unwrap(), corrupt);
+        let state = fs::read_to_string(&file).unwrap();
+        assert!(state.starts_with("buildbot-irc state "), "{state}");
+        assert!(state.ends_with("}\n"), "{state}");
+        assert_eq!(mode(&file), 0o600);
     }
 }
 
 #[test]
-fn settings_survive_a_restart_even_by_kill() {
-    let irc = FakeIrc::start();
-    let mut bot = Bot::start(
-        BOT,
-        &config(
-            irc.port,
-            "[channel #lab]\n[authorization]\njoin = everyone\n[bot]\nstate_file = state",
-        ),
-    );
-    let mut peer = lab(&irc);
-    peer.send(":joe!j@h PRIVMSG #lab :bot: notify on worker");
+fn settings_survive_a_kill() {
+    let lab = Lab::new().with_fake_irc();
+    let rules = "[authorization]\njoin = everyone";
+    let state = "[bot]\nstate_file = state";
+    let mut bot = lab.start(&format!("[channel #lab]\n{rules}\n{state}"));
+    let mut peer = lab.accept();
+    peer.say("#lab", "bot: notify on worker");
     assert_eq!(
         peer.expect("PRIVMSG"),
         "PRIVMSG #lab :notify is on for worker"
     );
-    peer.send(":joe!j@h PRIVMSG bot :join #den tulip");
+    peer.say("bot", "join #den tulip");
     peer.expect("JOIN #den tulip");
-    wait_for("the state file", common::TIMEOUT, || {
-        let state = fs::read_to_string(bot.dir.join("state")).unwrap();
-        let (_, json) = state.split_once('\n').unwrap();
-        let state: serde_json::Value = serde_json::from_str(json).unwrap();
-        (state["joined"]["#den"] == "tulip" && state["events"]["#lab"][0] == "worker").then_some(())
+    bot.wait_state("the channel and the event", |state| {
+        state["joined"]["#den"] == "tulip" && state["events"]["#lab"][0] == "worker"
     });
     bot.kill9();
     bot.start_again();
-    let mut peer = irc.accept();
+    let mut peer = lab.fake_irc().accept();
     peer.register();
     assert_eq!(peer.expect("JOIN"), "JOIN #den,#lab tulip");
     peer.send(":bot!~bot@127.0.0.1 JOIN #lab");
-    peer.send(":joe!j@h PRIVMSG #lab :bot: notify list");
+    peer.say("#lab", "bot: notify list");
     assert_eq!(
         peer.expect("PRIVMSG"),
         "PRIVMSG #lab :notify is on for worker"
@@ -431,44 +365,42 @@ fn settings_survive_a_restart_even_by_kill() {
 
 #[test]
 fn term_and_int_end_it_with_a_quit() {
-    let irc = Ngircd::start(NgircdOptions::default());
-    let joe = Client::connect(irc.port, "joe");
-    joe.join("#lab");
+    let lab = Lab::new().with_ngircd();
+    let joe = lab.person("joe", &["#lab"]);
     for signal in ["TERM", "INT"] {
-        let mut bot = Bot::start(BOT, &config(irc.port, "[channel #lab]"));
+        let mut bot = lab.start("[channel #lab]");
         joe.expect_contains("JOIN :#lab");
         bot.signal(signal);
         let quit = joe.expect_within(" QUIT ", Duration::from_secs(5));
-        assert!(
-            quit.starts_with(":bot!") && quit.ends_with("until next time\""),
-            "{quit}"
-        );
-        assert_eq!(bot.wait_exit(), 0, "{}", bot.log());
+        assert!(quit.starts_with(":bot!"), "{quit}");
+        assert!(quit.ends_with("until next time\""), "{quit}");
+        bot.expect_exit(0);
     }
-    // Also while there is no connection.
-    for port in [free_port(), FakeIrc::start().port] {
-        let mut bot = Bot::start(BOT, &config(port, ""));
+}
+
+#[test]
+fn term_ends_it_without_a_connection_too() {
+    let mut refusing = Lab::new();
+    refusing.irc_port = free_port();
+    let silent = Lab::new().with_fake_irc();
+    for lab in [refusing, silent] {
+        let mut bot = lab.start("");
         bot.expect_log("IRC: connecting to ");
         bot.signal("TERM");
-        assert_eq!(bot.wait_exit(), 0, "{}", bot.log());
+        bot.expect_exit(0);
     }
 }
 
 #[test]
 fn hup_takes_over_a_changed_configuration_without_a_new_connection() {
-    let irc = FakeIrc::start();
-    let mut bot = Bot::start(
-        BOT,
-        &config(
-            irc.port,
-            "notify_events = failure\n[channel #lab]\n[channel #old]",
-        ),
-    );
-    let mut peer = lab(&irc);
-    peer.send(":bot!~bot@127.0.0.1 JOIN #old");
+    let lab = Lab::new().with_fake_irc();
+    let first = "notify_events = failure\n[channel #lab]\n[channel #old]";
+    let mut bot = lab.start(first);
+    let mut peer = lab.fake_irc().accept_into("#lab,#old");
     peer.barrier();
     let next = "notify_events = problem\n[channel #lab]\nnotify_events = worker\n[channel #new]\npassword = tulip";
-    bot.configure(&config(irc.port, next));
+    let next = lab.config("bot", "", next);
+    bot.configure(&next);
     bot.signal("HUP");
     let mut lines = vec![peer.line(), peer.line()];
     lines.sort();
@@ -477,7 +409,7 @@ fn hup_takes_over_a_changed_configuration_without_a_new_connection() {
     peer.send(":bot!~bot@127.0.0.1 JOIN #new");
     bot.expect_log("configuration read again");
     for (channel, events) in [("#lab", "worker"), ("#new", "problem")] {
-        peer.send(&format!(":joe!j@h PRIVMSG {channel} :bot: notify list"));
+        peer.say(channel, "bot: notify list");
         assert_eq!(
             peer.expect("PRIVMSG"),
             format!("PRIVMSG {channel} :notify is on for {events}")
@@ -485,10 +417,8 @@ fn hup_takes_over_a_changed_configuration_without_a_new_connection() {
     }
 
     // A broken one changes nothing, and each of its errors has a line.
-    bot.configure(&config(
-        irc.port,
-        "notify_events = problm\n[channel #lab]\nuse_colors = perhaps",
-    ));
+    let broken = "notify_events = problm\n[channel #lab]\nuse_colors = perhaps";
+    bot.configure(&lab.config("bot", "", broken));
     bot.signal("HUP");
     bot.expect_log("the old configuration stays");
     let log = bot.log();
@@ -496,44 +426,37 @@ fn hup_takes_over_a_changed_configuration_without_a_new_connection() {
         "bot.conf:7: `notify_events`: unknown event `problm`; did you mean `problem`?",
         "bot.conf:9: `use_colors`: `perhaps` is neither yes nor no",
     ] {
-        assert!(
-            log.lines().any(|line| line.ends_with(error)),
-            "no line ends with {error:?}:\n{log}"
-        );
+        let found = log.lines().any(|line| line.ends_with(error));
+        assert!(found, "no line ends with {error:?}");
     }
-    peer.send(":joe!j@h PRIVMSG #new :bot: notify list");
+    peer.say("#new", "bot: notify list");
     assert_eq!(
         peer.expect("PRIVMSG"),
         "PRIVMSG #new :notify is on for problem"
     );
 
-    // What needs a new connection is said.
-    bot.configure(&config(irc.port, next).replace("nick = bot", "nick = tob"));
+    // The log says what needs a restart.
+    bot.configure(&next.replace("nick = bot", "nick = tob"));
     bot.signal("HUP");
     bot.expect_log(
         "changes of the connections or of state_file need a restart; the rest takes effect now",
     );
-    assert_eq!(peer.barrier(), Vec::<String>::new());
-    assert_eq!(
-        bot.log().matches("IRC: connecting to ").count(),
-        1,
-        "{}",
-        bot.log()
-    );
+    peer.expect_silence();
+    assert_eq!(bot.try_exit(), None);
+    bot.assert_logged("IRC: connecting to ", 1);
 }
 
 #[test]
-fn quiet_says_nothing_while_all_is_well() {
-    let (irc, master) = (FakeIrc::start(), master());
-    let text = config(irc.port, "[channel #lab]").replace("http://127.0.0.1:1/", &master.url());
-    let dir = folder(&(text.replace("[irc]", "event_stream = no\n[irc]")));
-    let mut command = guarded(BOT);
+fn quiet_logs_nothing_while_all_is_well() {
+    let lab = Lab::new().with_fake_irc().with_fake_master(master());
+    let dir = config_dir(&lab.config("bot", "event_stream = no", "[channel #lab]"));
+    let mut command = guarded(binary());
     command.arg("-q").current_dir(&dir);
     let mut bot = Process::start("bot", command);
-    let mut peer = lab(&irc);
+    let mut peer = lab.accept();
     peer.barrier();
-    master.expect("/api/v2/buildrequests");
+    lab.fake_master().wait_polls(1);
     bot.signal("TERM");
-    let status = wait_for("the end", common::TIMEOUT, || bot.exited());
-    assert_eq!((status.code(), bot.output().as_str()), (Some(0), ""));
+    assert_eq!(bot.wait_exit().code(), Some(0));
+    assert_eq!(bot.output(), "");
 }

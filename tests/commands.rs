@@ -3,24 +3,14 @@
 mod common;
 
 use common::{
-    Bot, Client, Ear, FAILURE, Finished, Master, Ngircd, NgircdOptions, SUCCESS, TIMEOUT, Worker,
-    free_port, like, scratch, wait_for,
+    Bot, Client, FAILURE, Lab, Listener, Master, SUCCESS, TIMEOUT, execute, free_port, matches,
+    wait_for,
 };
 use serde_json::json;
-use std::cell::Cell;
 use std::sync::OnceLock;
-use std::thread;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
-const BINARY: &str = env!("CARGO_BIN_EXE_buildbot-irc");
-
-/// The servers that most tests share; builds that a test starts are on builders of its own.
-struct Lab {
-    master: Master,
-    irc: Ngircd,
-    _worker: Worker,
-}
-
+/// The master that most tests share; builds that a test starts are on builders of its own.
 const MASTER: &str = r#"
 builder("app")
 ends("mac os", FAILURE)
@@ -34,68 +24,49 @@ on_change("changes", ["app"])
 force("force", [one.name for one in c["builders"]])
 "#;
 
-fn lab() -> &'static Lab {
+/// The master with two changes and a build of each result, and ngIRCd.
+fn shared_lab() -> &'static Lab {
     static LAB: OnceLock<Lab> = OnceLock::new();
     LAB.get_or_init(|| {
-        let master = Master::start("commands", MASTER);
-        let worker = Worker::start(&master, "w1");
-        let change = |author, revision, comments| {
-            let pushed = ("when_timestamp", "1700000000"); // both, as commits of one push may be
-            let (author, revision) = (("author", author), ("revision", revision));
-            master.change_with(&[
-                author,
-                revision,
-                ("comments", comments),
-                ("branch", "main"),
-                pushed,
-            ]);
-        };
+        let lab = Lab::new()
+            .with_master("commands", MASTER)
+            .with_worker("w1")
+            .with_ngircd();
+        let master = lab.master();
         change(
+            &lab,
             "Ann <ann@example.org>",
             "3f786850e387550fdab836ed7e6dc881de23001b",
             "Add the frob\nat last",
         );
-        master.wait_build("app", 1); // or both would be built at once
-        change("bob@example.org", "r2", "Tune\u{2} the\u{3}04 frob");
+        master.wait_build("app", 1); // or both changes would be built at once
+        change(&lab, "bob@example.org", "r2", "Tune\u{2} the\u{3}04 frob");
         master.force("mac os", &[]);
         master.force("größe", &[]);
         master.wait_build("app", 2);
         master.wait_build("mac os", 1);
         master.wait_build("größe", 1);
-        Lab {
-            master,
-            irc: Ngircd::start(NgircdOptions::default()),
-            _worker: worker,
-        }
+        lab
     })
 }
 
-impl Lab {
-    /// A bot of this nick; `more` ends the section [irc] and adds others. Ready when it is in `channel`.
-    #[track_caller]
-    fn bot(&self, nick: &str, channel: &str, more: &str) -> Bot {
-        start(&self.master, &self.irc, nick, channel, more)
-    }
-}
-
+/// A change; all have the same time, as commits of one push may have.
 #[track_caller]
-fn start(master: &Master, irc: &Ngircd, nick: &str, channel: &str, more: &str) -> Bot {
-    let config = format!(
-        "[buildbot]\nurl = {}\n[irc]\nhost = 127.0.0.1\nport = {}\nnick = {nick}\n{more}\n[channel {channel}]\n",
-        master.url(),
-        irc.port
-    );
-    let mut bot = Bot::start(BINARY, &config);
-    bot.expect_log(&format!("joined {channel}"));
-    bot.expect_log("event stream: subscribed");
-    bot
+fn change(lab: &Lab, author: &str, revision: &str, comments: &str) {
+    lab.master().change_with(&[
+        ("author", author),
+        ("revision", revision),
+        ("comments", comments),
+        ("branch", "main"),
+        ("when_timestamp", "1700000000"),
+    ]);
 }
 
 const BUILDERS: &str = "app, channel, größe, lib/core, \"mac os\", person";
 const COMMANDS: &str = "list status last watch notify mute unmute join leave force stop help commands source version hello";
 
-/// Commands that change nothing, and their answers. Lines apart are `\n`; B is the bot's nick, URL the master's
-/// address, NAMES the builders and ALL the commands.
+/// Commands that change nothing, and their answers, with `\n` between lines. B stands for the bot's nick, URL for the
+/// master's address, NAMES for the builders and ALL for the commands.
 const ANSWERS: &[(&str, &str)] = &[
     (
         "list builders",
@@ -166,7 +137,7 @@ const ANSWERS: &[(&str, &str)] = &[
         "hello",
         "hello, joe; I watch 7 builders, try `status` or `help`",
     ),
-    // What is wrong gets one line that helps.
+    // An error is one line that helps.
     ("stauts", "unknown command `stauts`; did you mean `status`?"),
     (
         "frobnicate \u{3}4now",
@@ -212,18 +183,18 @@ const ANSWERS: &[(&str, &str)] = &[
 
 #[test]
 fn every_question_has_its_answer_in_a_channel_and_in_private() {
-    let lab = lab();
-    let joe = Client::connect(lab.irc.port, "joe");
-    joe.join("#lab");
-    // Each bot may say a line every two seconds: take turns.
-    let everyone = "[authorization]\njoin = everyone\nleave = everyone";
+    let lab = shared_lab();
+    let joe = lab.person("joe", &["#lab"]);
+    // Each bot may say a line every two seconds: they take turns.
+    let config = "[channel #lab]\n[authorization]\njoin = everyone\nleave = everyone";
     let nicks = ["b0", "b1", "b2", "b3", "b4", "b5", "b6", "b7", "b8", "b9"];
-    let _bots = nicks.map(|nick| lab.bot(nick, "#lab", everyone));
-    let (channel, private) = (Ear::new(&joe, "#lab"), Ear::new(&joe, "joe"));
+    let _bots = nicks.map(|nick| lab.start_ready(nick, "", config));
+    let channel = Listener::new(&joe, "#lab");
+    let private = Listener::new(&joe, "joe");
     for ((text, answer), nick) in ANSWERS.iter().zip(nicks.iter().cycle()) {
         let answer = answer
             .replace("`B:", &format!("`{nick}:"))
-            .replace("URL", &lab.master.url())
+            .replace("URL", &lab.master_url)
             .replace("NAMES", BUILDERS)
             .replace("ALL", COMMANDS);
         let answer = format!("<{nick}> {}", answer.replace('\n', &format!("\n<{nick}> ")));
@@ -231,18 +202,19 @@ fn every_question_has_its_answer_in_a_channel_and_in_private() {
         joe.say(nick, text);
         private.hear(&answer);
     }
-    // `leave` alone means here, and there is no here in private.
+    // `leave` without a channel means this one, and in private there is none.
     joe.say("b0", "leave");
     private.hear("<b0> leave: which channel? It is written #name");
 }
 
 #[test]
-fn only_who_is_addressed_answers_and_never_a_notice() {
-    let lab = lab();
-    let joe = Client::connect(lab.irc.port, "jim");
-    joe.join("#talk");
-    let _bot = lab.bot("Bob[1]", "#talk", "username = bob\nnotice_on_channel = yes");
-    let (channel, private) = (Ear::new(&joe, "#talk"), Ear::new(&joe, "jim"));
+fn the_bot_answers_only_when_addressed_and_never_a_notice() {
+    let lab = shared_lab();
+    let joe = lab.person("jim", &["#talk"]);
+    let config = "username = bob\nnotice_on_channel = yes\n[channel #talk]";
+    let _bot = lab.start_ready("Bob[1]", "", config);
+    let channel = Listener::new(&joe, "#talk");
+    let private = Listener::new(&joe, "jim");
     for unanswered in [
         "source",
         "Bob[1] source",
@@ -261,7 +233,7 @@ fn only_who_is_addressed_answers_and_never_a_notice() {
         "\u{2}Bob[1]:\u{2} list workers",
         "-Bob[1]- 2 workers: *w2 [offline]*",
     );
-    // Errors and refusals are NOTICEs, too; in private it talks.
+    // Errors and refusals in a channel are NOTICEs, too; in private it sends PRIVMSG.
     channel.ask(
         "Bob[1]: lisp",
         "-Bob[1]- unknown command `lisp`; did you mean `list`?",
@@ -276,48 +248,35 @@ fn only_who_is_addressed_answers_and_never_a_notice() {
 }
 
 #[test]
-fn idle_building_queued_paused_and_offline() {
+fn status_tells_idle_building_queued_paused_and_offline() {
     let config = "gated('slow')\ngated('quick')\nbuilder('far', workers=['w2'])\nworker('w2')\n";
-    let master = Master::start("work", config);
-    let _worker = Worker::start(&master, "w1");
-    let irc = Ngircd::start(NgircdOptions::default());
-    let joe = Client::connect(irc.port, "jane");
-    joe.join("#work");
-    let _bot = start(
-        &master,
-        &irc,
-        "work",
-        "#work",
-        "notify_events = finished\nbuilders = slow quick",
-    );
-    let (channel, private) = (Ear::new(&joe, "#work"), Ear::new(&joe, "jane"));
-    let now = || SystemTime::UNIX_EPOCH.elapsed().unwrap().as_secs_f64();
-    let running = |builder: &str, seconds: f64| {
-        let start = master.wait_started(builder, 1)["started_at"]
-            .as_f64()
-            .unwrap();
-        wait_for("a build to take its time", TIMEOUT, || {
-            (now() - start > seconds).then_some(())
-        });
-    };
+    let mut lab = Lab::new()
+        .with_master("work", config)
+        .with_worker("w1")
+        .with_ngircd();
+    let joe = lab.person("jane", &["#work"]);
+    let config = "notify_events = finished\nbuilders = slow quick\n[channel #work]";
+    let _bot = lab.start_ready("work", "", config);
+    let channel = Listener::new(&joe, "#work");
+    let private = Listener::new(&joe, "jane");
+    let master = lab.master();
     master.force("slow", &[]);
     master.force("quick", &[]);
     master.wait_started("quick", 1);
     master.release("quick", SUCCESS);
-    channel.hear(
-        "<work> quick #1 success, took * URL#*"
-            .replace("URL", &master.url())
-            .as_str(),
-    );
+    channel.hear(&format!(
+        "<work> quick #1 success, took * {}#*",
+        lab.master_url
+    ));
     channel.ask_until(
         "work: status slow",
         "<work> slow: building #1 (step gate) for *s",
     );
-    running("slow", 8.0);
+    wait_running(master, "slow", 8.0);
     master.release("slow", SUCCESS);
     channel.hear("<work> slow #1 success, took *");
 
-    // The second time it is known how long it takes; `quick` takes longer than it used to.
+    // By now the bot knows how long they take; `quick` takes longer than before.
     master.force("quick", &[]);
     master.force("slow", &[]);
     master.wait_started("slow", 2);
@@ -331,11 +290,11 @@ fn idle_building_queued_paused_and_offline() {
         "<work> quick: building #2 (step gate) for *s, *s longer than usual",
     );
 
-    // Watched here and in private: each is told once, the channel not once more because of notify.
+    // Watched in the channel and in private: each is told once, and the channel no second time by `notify`.
     channel.ask("work: watch slow", "<work> watching slow #2*");
     channel.ask("work: watch slow", "<work> watching slow #2*");
     joe.say("work", "watch slow");
-    master.release("slow", FAILURE); // it ends while the bot answers
+    master.release("slow", FAILURE); // the build ends while the bot answers
     private.hear("<work> watching slow #2*\n<work> slow #2 failure (was success): *");
     channel.hear("<work> slow #2 failure (was success): *");
     master.wait_started("slow", 3);
@@ -347,112 +306,173 @@ fn idle_building_queued_paused_and_offline() {
     joe.say("work", "source");
     private.hear("<work> Buildbot: *");
 
-    // A worker of our own, to be paused and taken away.
-    let id = master.get("/api/v2/workers?name=w2")["workers"][0]["workerid"].clone();
-    let worker = Worker::start(&master, "w2");
+    // w2 is paused and stopped.
+    let workers = master.get("/api/v2/workers?name=w2");
+    let path = format!("/api/v2/workers/{}", workers["workers"][0]["workerid"]);
+    lab.start_worker("w2");
     channel.ask_until("work: status far", "<work> far: idle; no builds yet");
-    master.post(
-        &format!("/api/v2/workers/{id}"),
-        "pause",
-        json!({"reason": "tea"}),
-    );
+    lab.master().post(&path, "pause", json!({"reason": "tea"}));
     channel.ask_until("work: list workers", "<work> 2 workers: *w2 [paused]*");
-    master.force("far", &[]);
+    lab.master().force("far", &[]);
     channel.ask_until(
         "work: status far",
         "<work> far: idle; no builds yet; 1 queued; paused: w2",
     );
-    worker.stop(&master);
+    lab.stop_worker("w2");
     channel.ask_until(
         "work: status far",
         "<work> far: offline; no builds yet; 1 queued; paused: w2",
     );
 }
 
-/// What `notify`, `mute` and `unmute` do in one place, be it a channel or a person.
-fn settings_of_one_place(nick: &str, channel: &str, builder: &str, private: bool) {
-    let lab = lab();
-    let joe = Client::connect(lab.irc.port, &format!("{nick}-user"));
-    joe.join(channel);
-    let _bot = lab.bot(nick, channel, &format!("builders = {builder}"));
-    let place = if private { &joe.nick } else { channel };
-    let ear = Ear::new(&joe, place);
-    let ask = |text: &str, answer: &str| {
-        let (to, text) = if private {
-            (nick, text.to_string())
+/// Waits until the first build of a builder has run for this many seconds.
+#[track_caller]
+fn wait_running(master: &Master, builder: &str, seconds: f64) {
+    let build = master.wait_started(builder, 1);
+    let start = build["started_at"].as_f64().unwrap();
+    wait_for("a build to take its time", TIMEOUT, || {
+        let now = SystemTime::UNIX_EPOCH.elapsed().unwrap();
+        (now.as_secs_f64() > start + seconds).then_some(())
+    });
+}
+
+/// A channel or a person, and the bot that announces one builder there.
+struct Target {
+    lab: &'static Lab,
+    joe: Client,
+    nick: &'static str,
+    builder: &'static str,
+    is_private: bool,
+    listener: Listener,
+}
+
+impl Target {
+    fn say(&self, text: &str) {
+        if self.is_private {
+            self.joe.say(self.nick, text);
         } else {
-            (channel, format!("{nick}: {text}"))
-        };
-        joe.say(to, &text);
-        ear.hear(&format!("<{nick}> {answer}"));
-    };
-    let builds = Cell::new(0);
-    let build = |result| {
-        builds.set(builds.get() + 1);
-        lab.master.force(builder, &[]);
-        lab.master.release(builder, result);
-        lab.master.wait_build(builder, builds.get());
-    };
-    ask("notify list", "notify is off: nothing is announced here");
-    ask(
+            let text = format!("{}: {text}", self.nick);
+            self.joe.say(&self.listener.target, &text);
+        }
+    }
+
+    #[track_caller]
+    fn ask(&self, text: &str, answer: &str) {
+        self.say(text);
+        self.listener.hear(&format!("<{}> {answer}", self.nick));
+    }
+
+    /// The bot announces a build of the builder.
+    #[track_caller]
+    fn hear_build(&self, text: &str) {
+        let expected = format!("<{}> {} {text}", self.nick, self.builder);
+        self.listener.hear(&expected);
+    }
+
+    /// Asks until the bot knows of a build: it learns of an end a moment later than the test.
+    #[track_caller]
+    fn wait_learned(&self, number: &str) {
+        let expected = format!("<{}> {}: {number} *", self.nick, self.builder);
+        for _ in 0..6 {
+            self.say(&format!("last {}", self.builder));
+            if matches(&expected, &self.listener.next()) {
+                return;
+            }
+        }
+        panic!("the bot does not learn of {} {number}", self.builder);
+    }
+
+    #[track_caller]
+    fn build(&self, number: i64, result: i64) {
+        self.lab.build(self.builder, number, result);
+    }
+}
+
+/// What `notify`, `mute` and `unmute` do for one target, be it a channel or a person.
+fn check_settings(target: &Target) {
+    let master = target.lab.master();
+    let builder = target.builder;
+    target.ask("notify list", "notify is off: nothing is announced here");
+    target.ask(
         "notify on failure problem",
         "notify is on for failure problem",
     );
-    build(SUCCESS);
-    build(FAILURE);
-    ear.hear(&format!("<{nick}> {builder} #2 failure (was success): *"));
-    ask("notify off failure worse", "notify is on for problem");
-    build(FAILURE);
-    // The bot hears of an end a moment later than we.
-    thread::sleep(Duration::from_secs(1));
-    ask("notify on", "notify is on for started finished problem");
-    ask("notify off started problem", "notify is on for finished");
-    ask("mute 2h", "muted for 2h");
-    build(SUCCESS);
-    // Watching is asking for one line, whatever is muted.
-    lab.master.force(builder, &[]);
-    lab.master.wait_started(builder, 5);
-    ask("mute", "muted; `unmute` ends it");
-    ask(
+    target.build(1, SUCCESS);
+    target.build(2, FAILURE);
+    target.hear_build("#2 failure (was success): *");
+    target.ask("notify off failure worse", "notify is on for problem");
+    target.build(3, FAILURE);
+    target.wait_learned("#3");
+    target.ask("notify on", "notify is on for started finished problem");
+    target.ask("notify off started problem", "notify is on for finished");
+    target.ask("mute 2h", "muted for 2h");
+    target.build(4, SUCCESS);
+    // A watch is answered even where announcements are muted.
+    master.force(builder, &[]);
+    master.wait_started(builder, 5);
+    target.ask("mute", "muted; `unmute` ends it");
+    target.ask(
         &format!("watch {builder}"),
         &format!("watching {builder} #5*"),
     );
-    lab.master.release(builder, FAILURE);
-    ear.hear(&format!("<{nick}> {builder} #5 failure (was success): *"));
-    ask("unmute", "unmuted");
-    builds.set(5);
-    build(SUCCESS);
-    ear.hear(&format!("<{nick}> {builder} #6 success (fixed), took *"));
-    ask("notify off", "notify is off: nothing is announced here");
-    build(FAILURE);
-    ask("notify list", "notify is off: nothing is announced here");
+    master.release(builder, FAILURE);
+    target.hear_build("#5 failure (was success): *");
+    target.ask("unmute", "unmuted");
+    target.build(6, SUCCESS);
+    target.hear_build("#6 success (fixed), took *");
+    target.ask("notify off", "notify is off: nothing is announced here");
+    target.build(7, FAILURE);
+    target.ask("notify list", "notify is off: nothing is announced here");
 }
 
 #[test]
 fn a_channel_sets_what_it_hears() {
-    settings_of_one_place("chan", "#chan", "channel", false);
+    let lab = shared_lab();
+    let joe = lab.person("chan-user", &["#chan"]);
+    let config = "builders = channel\n[channel #chan]";
+    let _bot = lab.start_ready("chan", "", config);
+    check_settings(&Target {
+        lab,
+        nick: "chan",
+        builder: "channel",
+        is_private: false,
+        listener: Listener::new(&joe, "#chan"),
+        joe,
+    });
 }
 
 #[test]
 fn a_person_sets_what_they_hear() {
-    settings_of_one_place("pers", "#pers", "person", true);
+    let lab = shared_lab();
+    let joe = lab.person("pers-user", &["#pers"]);
+    let config = "builders = person\n[channel #pers]";
+    let _bot = lab.start_ready("pers", "", config);
+    check_settings(&Target {
+        lab,
+        nick: "pers",
+        builder: "person",
+        is_private: true,
+        listener: Listener::new(&joe, "pers-user"),
+        joe,
+    });
 }
 
 #[test]
-fn authorization_refuses_and_lets_join_and_leave() {
-    let irc = Ngircd::start(NgircdOptions::default());
-    let [joe, ann] = ["joe", "ann"].map(|nick| Client::connect(irc.port, nick));
-    for channel in ["#door", "#more", "#key"] {
-        joe.join(channel); // who comes first is the operator
-        ann.join(channel);
-    }
-    joe.send("MODE #key +k sesame");
+fn authorization_decides_who_may_use_a_command() {
+    let mut lab = Lab::new().with_ngircd();
+    lab.master_url = shared_lab().master_url.clone();
+    // Who comes first is the operator.
+    let channels = ["#door", "#more", "#key"];
+    let joe = lab.person("joe", &channels);
+    let ann = lab.person("ann", &channels);
+    joe.set_mode("#key", "+k sesame");
     let rules = "[authorization]\njoin = op\nleave = mask:ANN!*@127.0.0.1\nmute = nobody\nlast = account:joe";
-    let _bot = start(&lab().master, &irc, "door", "#door", rules);
-    let [door, more] = ["#door", "#more"].map(|channel| Ear::new(&ann, channel));
-    let ask = |who: &Client, text: &str, answer: &str| {
-        who.say("#door", &format!("door: {text}"));
-        if who.nick == "joe" {
+    let _bot = lab.start_ready("door", "", &format!("[channel #door]\n{rules}"));
+    let door = Listener::new(&ann, "#door");
+    let more = Listener::new(&ann, "#more");
+    let ask = |person: &Client, text: &str, answer: &str| {
+        person.say("#door", &format!("door: {text}"));
+        if person.nick == "joe" {
             door.hear("<joe> *");
         }
         door.hear(&format!("<door> {answer}"));
@@ -462,91 +482,69 @@ fn authorization_refuses_and_lets_join_and_leave() {
     ann.expect_contains(":door!~door@127.0.0.1 JOIN :#more");
     ask(&joe, "join #key sesame", "joining #key");
     ann.expect_contains(":door!~door@127.0.0.1 JOIN :#key");
-    // An operator of a channel is nobody in private, and nobody when deposed.
+    // The operator of a channel has no authority in private, and none once deposed.
     joe.say("door", "join #other");
     joe.expect_contains(" PRIVMSG joe :sorry, joe, `join` is not for you");
-    joe.send("MODE #door -o joe");
+    joe.set_mode("#door", "-o joe");
     ask(&joe, "join #other", "sorry, joe, `join` is not for you");
     joe.say("#more", "door: mute");
     more.hear("<joe> *\n<door> sorry, joe, `mute` is not for you");
-    // A mask is for one user at one host; without services nobody has an account; the rest is everyone's.
+    // A mask is for one user at one host; without services nobody has an account; all else is for everyone.
     ask(&joe, "leave #more", "sorry, joe, `leave` is not for you");
     ask(&joe, "last", "sorry, joe, `last` is not for you");
     ask(&joe, "source", "Buildbot: https://buildbot.net/");
     ask(&ann, "leave #MORE", "leaving #MORE");
     ann.expect_contains(":door!~door@127.0.0.1 PART #more");
     ann.say("#key", "door: leave");
-    // The answer is the reason that it leaves with, so that the farewell needs no turn of its own.
+    // The reason of its PART is the answer, which then needs no turn of its own in the pace.
     ann.expect_contains(":door!~door@127.0.0.1 PART #key :leaving, as ann asks");
 }
 
 #[test]
-fn three_hundred_builders() {
+fn three_hundred_builders_are_cut_in_a_channel_and_whole_in_private() {
     let builders = "for n in range(300):\n    builder(f'unit-{n:03}')\n";
-    let master = Master::start("many", builders);
-    let irc = Ngircd::start(NgircdOptions::default());
-    let joe = Client::connect(irc.port, "joe");
-    joe.join("#many");
-    let many = start(&master, &irc, "many", "#many", "");
-    let _more = start(&master, &irc, "more", "#many", "notice_on_channel = yes");
-    let (channel, private) = (Ear::new(&joe, "#many"), Ear::new(&joe, "joe"));
-    // The first ten, and how many more.
-    let mut answer: String = (0..10)
-        .map(|n| format!("<many> unit-{n:03}: offline; *\n"))
-        .collect();
-    answer += "<many> … and 290 more, ask in private";
-    channel.ask("many: status all", &answer);
+    let lab = Lab::new().with_master("many", builders).with_ngircd();
+    let joe = lab.person("joe", &["#many"]);
+    let many = lab.start_ready("many", "", "[channel #many]");
+    let _more = lab.start_ready("more", "", "notice_on_channel = yes\n[channel #many]");
+    let channel = Listener::new(&joe, "#many");
+    let private = Listener::new(&joe, "joe");
+    joe.say("#many", "many: status all");
+    for n in 0..10 {
+        channel.hear(&format!("<many> unit-{n:03}: offline; *"));
+    }
+    channel.hear("<many> … and 290 more, ask in private");
     joe.say("#many", "more: last unit-?42");
-    channel.hear(
-        &(0..3)
-            .map(|n| format!("-more- unit-{n}42: no builds yet\n"))
-            .collect::<String>(),
-    );
+    for n in 0..3 {
+        channel.hear(&format!("-more- unit-{n}42: no builds yet"));
+    }
     joe.say("more", "list all 60 builders");
-    let mut told = String::new();
-    while !told.contains("unit-059") {
+    let mut names = String::new();
+    while !names.contains("unit-059") {
         let line = private.next();
         let text = line.strip_prefix("<more> ").expect("a message of the bot");
-        let whole = format!(":more!~more@127.0.0.1 PRIVMSG joe :{text}\r\n");
-        assert!(whole.len() <= 512, "{whole}");
-        told += &format!("{text} ");
+        let relayed = format!(":more!~more@127.0.0.1 PRIVMSG joe :{text}\r\n");
+        assert!(relayed.len() <= 512, "{relayed}");
+        names += &format!("{text} ");
     }
-    let told: Vec<&str> = told
-        .split(' ')
-        .filter(|word| word.starts_with("unit-"))
-        .collect();
-    assert_eq!(told.len(), 60);
+    let words = names.split(' ');
+    let count = words.filter(|word| word.starts_with("unit-")).count();
+    assert_eq!(count, 60, "{names}");
 
-    let out = Bot::run(
-        &many.dir,
-        BINARY,
-        &["-c", "bot.conf", "-x", "list all builders"],
-        "",
-    );
     let names: Vec<String> = (0..300).map(|n| format!("unit-{n:03} [offline]")).collect();
-    assert_eq!(
-        (out.code, out.stdout.lines().collect::<Vec<_>>()),
-        (0, names.iter().map(String::as_str).collect())
-    );
-    let out = Bot::run(
-        &many.dir,
-        BINARY,
-        &["-c", "bot.conf", "-x", "status all"],
-        "",
-    );
-    assert_eq!((out.code, out.stdout.lines().count()), (0, 300));
-}
-
-/// `-x` with a configuration of a master and nothing else.
-fn execute(url: &str, command: &str) -> Finished {
-    let dir = scratch("execute");
-    std::fs::write(dir.join("bot.conf"), format!("[buildbot]\nurl = {url}\n")).unwrap();
-    Bot::run(&dir, BINARY, &["-x", command], "")
+    let done = Bot::run(&many.dir, &["-c", "bot.conf", "-x", "list all builders"]);
+    assert_eq!(done.code, 0, "{done:?}");
+    assert_eq!(done.stderr, "");
+    assert_eq!(done.stdout.lines().collect::<Vec<_>>(), names);
+    let done = Bot::run(&many.dir, &["-c", "bot.conf", "-x", "status all"]);
+    assert_eq!(done.code, 0, "{done:?}");
+    assert_eq!(done.stderr, "");
+    assert_eq!(done.stdout.lines().count(), 300);
 }
 
 #[test]
 fn one_command_without_irc() {
-    let url = lab().master.url();
+    let lab = shared_lab();
     for (command, answer) in [
         (
             "list builders",
@@ -574,15 +572,15 @@ fn one_command_without_irc() {
         ("source", "Buildbot: https://buildbot.net/\n"),
         ("hello", "hello, *; I watch 7 builders, *\n"),
     ] {
-        let out = execute(&url, command);
-        let wanted = answer.replace("URL", &url).replace("ALL", COMMANDS);
-        assert!(
-            out.code == 0 && like(&wanted, &out.stdout),
-            "{command}: {out:?}"
-        );
-        assert_eq!(out.stderr, "", "{command}");
+        let done = lab.execute(command);
+        let expected = answer
+            .replace("URL", &lab.master_url)
+            .replace("ALL", COMMANDS);
+        assert_eq!(done.stderr, "", "{command}");
+        assert!(matches(&expected, &done.stdout), "{command}: {done:?}");
+        assert_eq!(done.code, 0, "{command}");
     }
-    for (command, why) in [
+    for (command, error) in [
         (
             "status linux",
             "no builder linux; `list all builders` shows them\n",
@@ -596,12 +594,10 @@ fn one_command_without_irc() {
         ("watch app", "watch: this works on IRC only\n"),
         ("", "yes? try `help`\n"),
     ] {
-        let out = execute(&url, command);
-        assert_eq!(
-            (out.code, out.stdout.as_str(), out.stderr.as_str()),
-            (65, "", why),
-            "{command}"
-        );
+        let done = lab.execute(command);
+        assert_eq!(done.stdout, "", "{command}");
+        assert_eq!(done.stderr, error, "{command}");
+        assert_eq!(done.code, 65, "{command}");
     }
     let nowhere = format!("http://127.0.0.1:{}/", free_port());
     for command in [
@@ -611,16 +607,13 @@ fn one_command_without_irc() {
         "version",
         "last app",
     ] {
-        let out = execute(&nowhere, command);
-        assert!(
-            out.code == 69 && out.stdout.is_empty() && out.stderr.lines().count() == 1,
-            "{command}: {out:?}"
-        );
-        assert!(out.stderr.contains("127.0.0.1"), "{command}: {out:?}");
+        let done = execute(&nowhere, "", command);
+        assert_eq!(done.stdout, "", "{command}");
+        assert_eq!(done.stderr.lines().count(), 1, "{command}: {done:?}");
+        assert!(done.stderr.contains("127.0.0.1"), "{command}: {done:?}");
+        assert_eq!(done.code, 69, "{command}");
     }
-    let out = execute(&nowhere, "commands"); // which needs no master
-    assert_eq!(
-        (out.code, out.stdout),
-        (0, format!("commands: {COMMANDS}\n"))
-    );
+    let done = execute(&nowhere, "", "commands"); // which needs no master
+    assert_eq!(done.stdout, format!("commands: {COMMANDS}\n"));
+    assert_eq!(done.code, 0);
 }

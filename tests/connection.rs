@@ -3,119 +3,96 @@
 mod common;
 
 use common::{
-    Answer, Bot, Certificates, Client, FakeHttp, FakeIrc, FakePeer, Inspircd, InspircdOptions,
-    Ngircd, NgircdOptions, Tunnel, wait_for,
+    Answer, Bot, Certificates, Client, FakeHttp, FakeIrc, InspircdOptions, Lab, NgircdOptions,
+    Random, Tunnel, wait_for,
 };
 use serde_json::json;
 use std::time::{Duration, Instant};
 
-const BOT: &str = env!("CARGO_BIN_EXE_buildbot-irc");
-
-/// A bot whose master is away: nobody listens on port 1. `irc` goes into `[irc]`, sections may follow.
-fn start(port: u16, irc: &str) -> Bot {
-    let (master, server) = ("url = http://127.0.0.1:1/", "host = 127.0.0.1\nnick = bot");
-    Bot::start(
-        BOT,
-        &format!("[buildbot]\n{master}\n[irc]\n{server}\nport = {port}\n{irc}\n"),
-    )
+/// `use_ssl` with the authority of the tests, and one of our own certificates if it is named.
+fn tls(certificate: Option<&str>) -> String {
+    let path = |file: &str| Certificates::get().path(file);
+    let mut lines = format!("use_ssl = yes\ntls_ca_file = {}\n", path("ca.pem"));
+    if let Some(name) = certificate {
+        let pem = path(&format!("{name}.pem"));
+        let key = path(&format!("{name}.key"));
+        lines += &format!("tls_cert_file = {pem}\ntls_key_file = {key}\n");
+    }
+    lines
 }
 
-/// `use_ssl` with the authority of the lab, and our own certificate if one is named.
-fn tls(certificate: Option<&str>) -> String {
-    let path = |file: String| Certificates::get().path(&file);
-    let own = certificate.map(|name| {
-        let (pem, key) = (path(format!("{name}.pem")), path(format!("{name}.key")));
-        format!("tls_cert_file = {pem}\ntls_key_file = {key}\n")
+/// ngIRCd with a plain port for people and a TLS port for the bot.
+#[track_caller]
+fn ngircd_tls(certificate: &str) -> Lab {
+    let mut lab = Lab::new().with_ngircd_options(NgircdOptions {
+        certificate: Some(certificate),
+        ..NgircdOptions::default()
     });
-    format!(
-        "use_ssl = yes\ntls_ca_file = {}\n{}",
-        path("ca.pem".into()),
-        own.unwrap_or_default()
-    )
+    lab.irc_port = lab.ngircd().tls_port;
+    lab
 }
 
 /// The bot gives up by itself, with this sentence as its last.
 #[track_caller]
-fn refused(mut bot: Bot, sentence: &str) {
-    assert_eq!(bot.wait_exit(), 78, "{}", bot.log());
+fn expect_refusal(mut bot: Bot, sentence: &str) {
+    bot.expect_exit(78);
+    let log = bot.log();
     assert!(
-        bot.log().trim_end().ends_with(sentence),
-        "not {sentence:?}:\n{}",
-        bot.log()
+        log.trim_end().ends_with(sentence),
+        "not {sentence:?}: {log}"
     );
 }
 
-/// Takes the bot's connection through registration and into #lab, where `joe` can then speak.
-fn lab(irc: &FakeIrc) -> FakePeer {
-    let mut peer = irc.accept();
-    let nick = peer.register();
-    peer.expect("JOIN #lab");
-    peer.send(&format!(":{nick}!~bot@127.0.0.1 JOIN #lab"));
-    peer.send(&format!(":fake.test 353 {nick} = #lab :@joe {nick}"));
-    peer.send(&format!(":fake.test 366 {nick} #lab :End of /NAMES list."));
-    peer
-}
-
-/// InspIRCd with services and a channel #lab for registered nicks only. A channel of that configuration has no operators.
-fn guarded(certificate: Option<&str>) -> (Inspircd, Client) {
+/// InspIRCd with services, and a channel #lab for registered nicks only, in which `joe` is. A channel of that
+/// configuration has no operators.
+fn registered_only(certificate: Option<&str>) -> (Lab, Client) {
     let extra = "<module name=\"samode\"><class name=\"all\" commands=\"*\" chanmodes=\"*\">\
                  <type name=\"all\" classes=\"all\"><oper name=\"joe\" password=\"lab\" host=\"*\" type=\"all\">";
-    let irc = Inspircd::start_with(InspircdOptions {
+    let lab = Lab::new().with_inspircd_options(InspircdOptions {
         services: true,
         certificate,
         extra,
     });
-    let joe = Client::connect(irc.easy, "joe");
-    joe.join("#lab");
-    joe.send("OPER joe lab");
+    let joe = lab.person("joe", &["#lab"]);
+    joe.become_operator("lab");
     joe.send("SAMODE #lab +R");
     joe.expect_contains(" MODE #lab ");
-    (irc, joe)
+    (lab, joe)
 }
 
+/// A nick is logged in to an account.
 #[track_caller]
-fn answers(peer: &mut FakePeer) {
-    peer.send(":joe!j@h PRIVMSG #lab :bot: source");
-    assert_eq!(
-        peer.expect("PRIVMSG"),
-        "PRIVMSG #lab :Buildbot: https://buildbot.net/"
-    );
+fn expect_account(person: &Client, nick: &str, account: &str) {
+    person.send(&format!("WHOIS {nick}"));
+    person.expect_contains(&format!(" 330 {} {nick} {account} ", person.nick));
 }
 
-/// A number in kB of /proc/PID/status.
-fn memory(bot: &Bot, field: &str) -> u64 {
-    let status = std::fs::read_to_string(format!("/proc/{}/status", bot.pid())).unwrap();
-    let line = status.lines().find(|line| line.starts_with(field)).unwrap();
-    line.split_whitespace().nth(1).unwrap().parse().unwrap()
+/// The bot answers a person in #lab.
+#[track_caller]
+fn expect_alive(person: &Client) {
+    person.say("#lab", "bot: source");
+    person.expect_contains(" PRIVMSG #lab :Buildbot: https://buildbot.net/");
 }
 
 #[test]
 fn tls_with_ngircd_and_inspircd() {
-    let certificate = Some("server");
-    let ngircd = Ngircd::start(NgircdOptions {
-        certificate,
-        ..Default::default()
+    let ngircd = ngircd_tls("server");
+    let mut inspircd = Lab::new().with_inspircd_options(InspircdOptions {
+        certificate: Some("server"),
+        ..InspircdOptions::default()
     });
-    let inspircd = Inspircd::start_with(InspircdOptions {
-        certificate,
-        ..Default::default()
-    });
-    for (port, easy) in [
-        (ngircd.tls_port, ngircd.port),
-        (inspircd.tls_port, inspircd.easy),
-    ] {
-        let joe = Client::connect(easy, "joe");
-        joe.join("#lab");
-        let _bot = start(port, &format!("{}[channel #lab]", tls(None)));
+    inspircd.irc_port = inspircd.inspircd().tls_port;
+    for lab in [ngircd, inspircd] {
+        let joe = lab.person("joe", &["#lab"]);
+        let _bot = lab.start(&format!("{}[channel #lab]", tls(None)));
         joe.expect_contains("JOIN");
-        joe.say("#lab", "bot: source");
-        joe.expect_contains(" PRIVMSG #lab :Buildbot: https://buildbot.net/");
+        expect_alive(&joe);
     }
 }
 
 #[test]
 fn a_bad_certificate_is_refused_before_anything_is_said() {
-    for (certificate, own, why) in [
+    for (certificate, own, error) in [
         ("wrong", tls(None), "IP address mismatch"),
         ("expired", tls(None), "certificate has expired"),
         (
@@ -124,121 +101,112 @@ fn a_bad_certificate_is_refused_before_anything_is_said() {
             "unable to get local issuer certificate",
         ),
     ] {
-        let irc = FakeIrc::start_tls(Some(certificate));
-        let mut bot = start(irc.port, &format!("{own}server_password = swordfish"));
-        if let Some(mut peer) = irc.try_accept() {
+        let server = FakeIrc::start_tls(Some(certificate));
+        let lab = Lab::new().with_running_fake_irc(server);
+        let mut bot = lab.start(&format!("{own}server_password = swordfish"));
+        if let Some(mut peer) = lab.fake_irc().try_accept() {
             assert_eq!(peer.expect_closed(), Vec::<String>::new());
         }
         bot.expect_log(&format!(
-            "IRC: 127.0.0.1:{}: the certificate is refused: {why} (tls_ca_file names an authority to trust); next try in ",
-            irc.port
+            "IRC: 127.0.0.1:{}: the certificate is refused: {error} (tls_ca_file names an authority to trust); next try in ",
+            lab.irc_port
         ));
-        assert!(!bot.log().contains(">>"), "{}", bot.log());
+        bot.assert_not_logged(">>");
     }
 }
 
 #[test]
 fn a_real_server_with_an_expired_certificate_is_refused() {
-    let irc = Ngircd::start(NgircdOptions {
-        certificate: Some("expired"),
-        ..Default::default()
-    });
-    let mut bot = start(irc.tls_port, &tls(None));
+    let lab = ngircd_tls("expired");
+    let mut bot = lab.start(&tls(None));
     bot.expect_log("the certificate is refused: certificate has expired");
-    assert!(!bot.log().contains(">>"), "{}", bot.log());
+    bot.assert_not_logged(">>");
 }
 
 #[test]
 fn tls_and_plain_ports_mixed_up_are_told_in_a_sentence() {
-    let irc = Ngircd::start(NgircdOptions {
-        certificate: Some("server"),
-        ..Default::default()
-    });
-    let mut plain = start(irc.tls_port, "");
-    let fake = FakeIrc::start();
-    let mut bot = start(fake.port, &tls(None));
-    fake.accept()
-        .send(":fake.test NOTICE * :*** Looking up your hostname");
-    bot.expect_log(&format!(
+    let ngircd = ngircd_tls("server");
+    let mut plain_bot = ngircd.start("");
+    let lab = Lab::new().with_fake_irc();
+    let mut tls_bot = lab.start(&tls(None));
+    let mut peer = lab.fake_irc().accept();
+    peer.send(":fake.test NOTICE * :*** Looking up your hostname");
+    tls_bot.expect_log(&format!(
         "IRC: 127.0.0.1:{}: no TLS is spoken on this port; next try in ",
-        fake.port
+        lab.irc_port
     ));
-    plain.expect_log("(is this a TLS port? use_ssl = yes); next try in ");
+    plain_bot.expect_log("(is this a TLS port? use_ssl = yes); next try in ");
 }
 
 #[test]
-fn server_password_right_and_wrong() {
-    let irc = Ngircd::start(NgircdOptions {
-        password: Some("swordfish"),
-        ..Default::default()
-    });
-    let joe = Client::connect_with(irc.port, "joe", &["PASS swordfish"]);
+fn the_right_server_password_lets_the_bot_in() {
+    let lab = locked_ngircd();
+    let joe = Client::connect_with(lab.irc_port, "joe", &["PASS swordfish"]);
     joe.join("#lab");
-    let _bot = start(irc.port, "server_password = swordfish\n[channel #lab]");
+    let _bot = lab.start("server_password = swordfish\n[channel #lab]");
     joe.expect_contains(":bot!~bot@");
-    let fake = FakeIrc::start();
-    let bot = start(fake.port, "server_password = wrong");
-    let mut peer = fake.accept();
+}
+
+/// ngIRCd with a server password.
+#[track_caller]
+fn locked_ngircd() -> Lab {
+    Lab::new().with_ngircd_options(NgircdOptions {
+        password: Some("swordfish"),
+        ..NgircdOptions::default()
+    })
+}
+
+/// ngIRCd knows no 464 and closes with an ERROR.
+#[test]
+fn a_wrong_server_password_ends_the_bot() {
+    let lab = Lab::new().with_fake_irc();
+    let bot = lab.start("server_password = wrong");
+    let mut peer = lab.fake_irc().accept();
     assert_eq!(peer.line(), "PASS :wrong");
     peer.send(":fake.test 464 * :Password incorrect");
-    refused(bot, "IRC: server_password is refused: Password incorrect");
+    expect_refusal(bot, "IRC: server_password is refused: Password incorrect");
+
+    let lab = locked_ngircd();
+    let bot = lab.start("server_password = wrong");
+    expect_refusal(bot, "Access denied: Bad password?");
 }
 
-/// It knows no 464 and closes with an ERROR.
-#[test]
-fn server_password_wrong_for_ngircd() {
-    let irc = Ngircd::start(NgircdOptions {
-        password: Some("swordfish"),
-        ..Default::default()
-    });
-    refused(
-        start(irc.port, "server_password = wrong"),
-        "Access denied: Bad password?",
-    );
-}
-
-/// Once it has worked, a refusal may be an accident at the other end.
+/// Once the password has worked, a refusal may be a fault of the server.
 #[test]
 fn a_password_that_is_refused_later_is_no_reason_to_give_up() {
-    let irc = FakeIrc::start();
-    let mut bot = start(irc.port, "server_password = swordfish\n[channel #lab]");
-    drop(lab(&irc));
-    irc.accept().send(":fake.test 464 * :Password incorrect");
+    let lab = Lab::new().with_fake_irc();
+    let mut bot = lab.start("server_password = swordfish\n[channel #lab]");
+    drop(lab.accept());
+    let mut peer = lab.fake_irc().accept();
+    peer.send(":fake.test 464 * :Password incorrect");
     bot.expect_log("IRC: server_password is refused: Password incorrect; next try in 300 s");
 }
 
 #[test]
-fn keyed_channels() {
-    let irc = Ngircd::start(NgircdOptions::default());
-    let joe = Client::connect(irc.port, "joe");
+fn keyed_channels_are_joined_with_the_right_key_only() {
+    let lab = Lab::new().with_ngircd();
+    let joe = lab.person("joe", &[]);
     for channel in ["#open", "#right", "#wrong"] {
         joe.join(channel);
-        joe.send(&format!("MODE {channel} +k tulip"));
-        joe.expect_contains(" MODE ");
+        joe.set_mode(channel, "+k tulip");
     }
-    joe.send("MODE #open -k tulip");
-    joe.expect_contains(" MODE ");
-    let mut bot = start(
-        irc.port,
+    joe.set_mode("#open", "-k tulip");
+    let mut bot = lab.start(
         "[channel #open]\n[channel #right]\npassword = tulip\n[channel #wrong]\npassword = rose",
     );
     let joined = [joe.expect_contains("JOIN"), joe.expect_contains("JOIN")].concat();
-    assert!(
-        joined.contains("#open") && joined.contains("#right"),
-        "{joined}"
-    );
+    assert!(joined.contains("#open"), "{joined}");
+    assert!(joined.contains("#right"), "{joined}");
     bot.expect_log("IRC: cannot join #wrong: Cannot join channel (+k) -- Wrong channel key (475); still trying");
     joe.expect_none("JOIN :#wrong");
 }
 
 #[test]
 fn a_nick_in_use_is_regained_when_its_holder_leaves() {
-    let irc = Ngircd::start(NgircdOptions::default());
-    let holder = Client::connect(irc.port, "bot");
-    let joe = Client::connect(irc.port, "joe");
-    holder.join("#lab");
-    joe.join("#lab");
-    let mut bot = start(irc.port, "alt_nicks = spare\n[channel #lab]");
+    let lab = Lab::new().with_ngircd();
+    let holder = lab.person("bot", &["#lab"]);
+    let joe = lab.person("joe", &["#lab"]);
+    let mut bot = lab.start("alt_nicks = spare\n[channel #lab]");
     joe.expect_contains(":spare!~bot@");
     bot.expect_log("IRC: nick bot: Nickname already in use (433); trying spare");
     joe.say("#lab", "spare: source");
@@ -251,133 +219,122 @@ fn a_nick_in_use_is_regained_when_its_holder_leaves() {
 
 #[test]
 fn nickserv_knows_the_bot_before_it_joins() {
-    let (irc, joe) = guarded(None);
-    let owner = Client::connect(irc.easy, "bot");
-    owner.register("tulip");
-    drop(owner);
-    let mut bot = start(irc.port, "password = tulip\n[channel #lab]");
+    let (lab, joe) = registered_only(None);
+    lab.person("bot", &[]).register("tulip");
+    let mut bot = lab.start("password = tulip\n[channel #lab]");
     joe.expect_contains(":bot!bot@127.0.0.1 JOIN");
     bot.expect_log(">> JOIN #lab");
     let log = bot.log();
-    let at = |text: &str| {
-        log.find(text)
-            .unwrap_or_else(|| panic!("no {text:?} in:\n{log}"))
-    };
-    assert!(at(">> PRIVMSG ***") < at(">> JOIN #lab"), "{log}");
-    assert!(!log.contains(" 477 "), "it asked too early:\n{log}");
+    let identify = log.find(">> PRIVMSG ***");
+    let join = log.find(">> JOIN #lab");
+    assert!(identify.is_some(), "{log}");
+    assert!(identify < join, "{log}");
+    assert!(!log.contains(" 477 "), "it joined too early: {log}");
     drop(bot);
     joe.expect_contains("QUIT");
 
-    let mut bot = start(irc.port, "password = rose\n[channel #lab]");
+    let mut bot = lab.start("password = rose\n[channel #lab]");
     bot.expect_log("IRC: NickServ: password incorrect");
     bot.expect_log("IRC: cannot join #lab: ");
     bot.expect_log("(477); still trying");
-    drop(bot);
+}
 
-    // Another has the nick that services know as ours.
-    let thief = Client::connect(irc.easy, "bot");
-    let _bot = start(irc.port, "password = tulip\naccount = bot\n[channel #lab]");
+#[test]
+fn nickserv_gives_the_bot_back_its_nick() {
+    let (lab, joe) = registered_only(None);
+    let owner = lab.person("bot", &[]);
+    owner.register("tulip");
+    owner.join("#lab");
+    drop(owner);
+    joe.expect_contains("QUIT"); // the nick is free again
+    let thief = lab.person("bot", &[]);
+    let _bot = lab.start("password = tulip\naccount = bot\n[channel #lab]");
     thief.expect(|line| line.contains(" NICK ") || line.contains("ERROR"));
     joe.expect(|line| line.starts_with(":bot_!") && line.ends_with(" NICK :bot"));
-    joe.send("WHOIS bot");
-    joe.expect_contains(" 330 joe bot bot ");
+    expect_account(&joe, "bot", "bot");
 }
 
 #[test]
-fn sasl_plain_right_and_wrong() {
-    let (irc, joe) = guarded(None);
-    Client::connect(irc.easy, "keeper").register("tulip");
+fn sasl_plain_logs_in_and_a_wrong_password_ends_the_bot() {
+    let (lab, joe) = registered_only(None);
+    lab.person("keeper", &[]).register("tulip");
     let sasl = "sasl = plain\naccount = keeper\n[channel #lab]";
-    let _bot = start(irc.port, &format!("password = tulip\n{sasl}"));
+    let _bot = lab.start(&format!("password = tulip\n{sasl}"));
     joe.expect_contains(":bot!bot@127.0.0.1 JOIN");
-    joe.send("WHOIS bot");
-    joe.expect_contains(" 330 joe bot keeper ");
-    let bot = start(
-        irc.port,
-        &format!("alt_nicks = two\npassword = rose\n{sasl}"),
-    );
-    refused(bot, "IRC: SASL failed: SASL authentication failed");
+    expect_account(&joe, "bot", "keeper");
+    let bot = lab.start(&format!("alt_nicks = two\npassword = rose\n{sasl}"));
+    expect_refusal(bot, "IRC: SASL failed: SASL authentication failed");
 }
 
 #[test]
-fn sasl_external_by_the_client_certificate() {
-    let (irc, joe) = guarded(Some("server"));
-    let tunnel = Tunnel::start(irc.tls_port, Some("client"));
+fn sasl_external_logs_in_by_the_client_certificate() {
+    let (mut lab, joe) = registered_only(Some("server"));
+    lab.irc_port = lab.inspircd().tls_port;
+    let tunnel = Tunnel::start(lab.irc_port, Some("client"));
     let owner = Client::connect(tunnel.port, "keeper");
     owner.register("tulip");
     owner.add_certificate();
     drop(owner);
     let sasl = "sasl = external\naccount = keeper\n[channel #lab]";
-    let _bot = start(irc.tls_port, &format!("{}{sasl}", tls(Some("client"))));
+    let _bot = lab.start(&format!("{}{sasl}", tls(Some("client"))));
     joe.expect_contains(":bot!bot@127.0.0.1 JOIN");
-    joe.send("WHOIS bot");
-    joe.expect_contains(" 330 joe bot keeper ");
-    let bot = start(
-        irc.tls_port,
-        &format!("alt_nicks = two\n{}{sasl}", tls(Some("server"))),
-    );
-    refused(bot, "IRC: SASL failed: SASL authentication failed");
+    expect_account(&joe, "bot", "keeper");
+    let wrong = tls(Some("server"));
+    let bot = lab.start(&format!("alt_nicks = two\n{wrong}{sasl}"));
+    expect_refusal(bot, "IRC: SASL failed: SASL authentication failed");
 }
 
 #[test]
 fn without_services_there_is_no_way_around_sasl() {
-    let mut irc = Inspircd::start(true);
-    irc.stop_services();
+    let mut lab = Lab::new().with_services();
+    lab.inspircd().stop_services();
     let sasl = "password = tulip\nsasl = plain\n[channel #lab]";
-    let mut bot = start(irc.port, sasl);
+    let mut bot = lab.start(sasl);
     bot.expect_log("no SASL PLAIN: the server does not offer it (services down?); not going on without; next try in ");
-    assert!(
-        !bot.log().contains(">> JOIN") && !bot.log().contains(" 001 "),
-        "{}",
-        bot.log()
-    );
+    bot.assert_not_logged(">> JOIN");
+    bot.assert_not_logged(" 001 ");
     for reply in [
         "421 * CAP :Unknown command",
         "CAP * LS :sasl=EXTERNAL",
         "001 bot :Welcome",
     ] {
-        let fake = FakeIrc::start();
-        let mut bot = start(fake.port, sasl);
-        let mut peer = fake.accept();
+        let lab = Lab::new().with_fake_irc();
+        let mut bot = lab.start(sasl);
+        let mut peer = lab.fake_irc().accept();
         peer.expect("CAP LS");
         peer.send(&format!(":fake.test {reply}"));
-        let said = peer.expect_closed();
-        assert!(
-            said.iter().all(|line| !line.starts_with("JOIN")),
-            "{said:?}"
-        );
+        let lines = peer.expect_closed();
+        let joined = lines.iter().any(|line| line.starts_with("JOIN"));
+        assert!(!joined, "{lines:?}");
         bot.expect_log("not going on without; next try in 120 s");
     }
 }
 
 #[test]
 fn an_account_is_known_by_its_tag() {
-    let irc = Inspircd::start(true);
-    let owner = Client::connect(irc.easy, "joe");
+    let lab = Lab::new().with_services();
+    let owner = lab.person("joe", &[]);
     owner.register("tulip");
     owner.send("NICK moe");
     owner.expect_contains(" NICK ");
     owner.join("#lab");
-    let mut bot = start(
-        irc.port,
-        "[channel #lab]\n[authorization]\nsource = account:joe",
-    );
+    let mut bot = lab.start("[channel #lab]\n[authorization]\nsource = account:joe");
     owner.expect_contains("JOIN");
     bot.expect_log("IRC: joined #lab");
     owner.say("#lab", "bot: source");
     owner.expect_contains("Buildbot: https://buildbot.net/");
     owner.say("bot", "source");
     owner.expect_contains(" PRIVMSG moe :Buildbot: https://buildbot.net/");
-    let thief = Client::connect(irc.easy, "joe");
-    thief.join("#lab");
+    let thief = lab.person("joe", &["#lab"]);
     thief.say("#lab", "bot: source");
     thief.expect_contains("sorry, joe, `source` is not for you");
-    assert!(!bot.log().contains(">> WHOIS"), "{}", bot.log());
+    bot.assert_not_logged(">> WHOIS");
 }
 
 #[test]
 fn without_tags_an_account_is_proved_by_whois() {
-    let (name, here) = ("330 bot joe joe :is logged in as", "311 bot joe j h * :Joe");
+    let name = "330 bot joe joe :is logged in as";
+    let here = "311 bot joe j h * :Joe";
     let cases = [
         (vec![here, name], true),
         (vec![here, "307 bot joe :is a registered nick"], true),
@@ -385,42 +342,37 @@ fn without_tags_an_account_is_proved_by_whois() {
         (vec![here, "330 bot joe moe :is logged in as"], false),
         (vec!["311 bot joe j other * :Joe", name], false),
         (vec!["401 bot joe :No such nick"], false),
-        (vec![":joe!j@h NICK moe"], false), // who changes the nick in between has no proof
+        (vec![":joe!j@h NICK moe"], false), // a nick that changes in between proves nothing
     ];
     std::thread::scope(|scope| {
         for (answers, proved) in &cases {
             scope.spawn(move || {
-                let said = told_after_whois(answers);
-                assert_eq!(
-                    said.starts_with("PRIVMSG #lab :Buildbot: "),
-                    *proved,
-                    "{said} after {answers:?}"
-                );
-                assert!(
-                    *proved || said == "PRIVMSG #lab :sorry, joe, `source` is not for you",
-                    "{said}"
-                );
+                let reply = reply_after_whois(answers);
+                let expected = if *proved {
+                    "PRIVMSG #lab :Buildbot: https://buildbot.net/"
+                } else {
+                    "PRIVMSG #lab :sorry, joe, `source` is not for you"
+                };
+                assert_eq!(reply, expected, "after {answers:?}");
             });
         }
     });
 }
 
-/// A proof without user and host could be of anybody who has the nick now.
+/// An account without user and host could be that of a new owner of the nick.
 #[test]
-fn a_whois_that_does_not_say_whose_proves_nothing() {
-    let said = told_after_whois(&["330 bot joe joe :is logged in as"]);
-    assert_eq!(said, "PRIVMSG #lab :sorry, joe, `source` is not for you");
+fn a_whois_without_user_and_host_proves_nothing() {
+    let reply = reply_after_whois(&["330 bot joe joe :is logged in as"]);
+    assert_eq!(reply, "PRIVMSG #lab :sorry, joe, `source` is not for you");
 }
 
-/// What joe hears after the bot's WHOIS was answered so.
-fn told_after_whois(answers: &[&str]) -> String {
-    let irc = FakeIrc::start();
-    let _bot = start(
-        irc.port,
-        "[channel #lab]\n[authorization]\nsource = account:joe",
-    );
-    let mut peer = lab(&irc);
-    peer.send(":joe!j@h PRIVMSG #lab :bot: source");
+/// The bot's reply to joe after these answers to its WHOIS.
+#[track_caller]
+fn reply_after_whois(answers: &[&str]) -> String {
+    let lab = Lab::new().with_fake_irc();
+    let _bot = lab.start("[channel #lab]\n[authorization]\nsource = account:joe");
+    let mut peer = lab.accept();
+    peer.say("#lab", "bot: source");
     peer.expect("WHOIS joe");
     for line in answers {
         let from = if line.starts_with(':') {
@@ -436,19 +388,13 @@ fn told_after_whois(answers: &[&str]) -> String {
 
 #[test]
 fn an_operator_is_one_as_long_as_the_channel_says_so() {
-    let irc = Ngircd::start(NgircdOptions::default());
-    let (op, joe) = (
-        Client::connect(irc.port, "op"),
-        Client::connect(irc.port, "joe"),
-    );
-    op.join("#lab");
-    joe.join("#lab");
-    let _bot = start(irc.port, "[channel #lab]\n[authorization]\nsource = op");
+    let lab = Lab::new().with_ngircd();
+    let op = lab.person("op", &["#lab"]);
+    let joe = lab.person("joe", &["#lab"]);
+    let _bot = lab.start("[channel #lab]\n[authorization]\nsource = op");
     op.expect_contains(":bot!~bot@");
-    let (yes, no) = (
-        "PRIVMSG #lab :Buildbot: ",
-        "PRIVMSG #lab :sorry, joe, `source` is not for you",
-    );
+    let yes = "PRIVMSG #lab :Buildbot: ";
+    let no = "PRIVMSG #lab :sorry, joe, `source` is not for you";
     op.say("#lab", "bot: source");
     op.expect_contains(yes);
     joe.say("#lab", "bot: source");
@@ -465,10 +411,9 @@ fn an_operator_is_one_as_long_as_the_channel_says_so() {
 
 #[test]
 fn kicked_it_comes_back_when_invited() {
-    let irc = Ngircd::start(NgircdOptions::default());
-    let op = Client::connect(irc.port, "op");
-    op.join("#lab");
-    let mut bot = start(irc.port, "[channel #lab]");
+    let lab = Lab::new().with_ngircd();
+    let op = lab.person("op", &["#lab"]);
+    let mut bot = lab.start("[channel #lab]");
     op.expect_contains(":bot!~bot@");
     op.send("MODE #lab +i");
     op.send("KICK #lab bot :out with you");
@@ -481,31 +426,25 @@ fn kicked_it_comes_back_when_invited() {
 
 #[test]
 fn a_restarted_server_has_the_bot_back_within_ten_seconds() {
-    let mut irc = Ngircd::start(NgircdOptions::default());
-    let joe = Client::connect(irc.port, "joe");
-    joe.join("#lab");
-    let mut bot = start(irc.port, "[channel #lab]");
+    let mut lab = Lab::new().with_ngircd();
+    let joe = lab.person("joe", &["#lab"]);
+    let mut bot = lab.start("[channel #lab]");
     joe.expect_contains("JOIN");
-    irc.stop();
+    lab.ngircd().stop();
     bot.expect_log("; next try in ");
-    irc.start_again();
+    lab.ngircd().start_again();
     let since = Instant::now();
-    let joe = Client::connect(irc.port, "joe");
-    joe.join("#lab");
-    joe.expect_within(
-        ":bot!~bot@",
-        Duration::from_secs(10).saturating_sub(since.elapsed()),
-    );
-    joe.say("#lab", "bot: source");
-    joe.expect_contains("Buildbot: https://buildbot.net/");
+    let joe = lab.person("joe", &["#lab"]);
+    let left = Duration::from_secs(10).saturating_sub(since.elapsed());
+    joe.expect_within(":bot!~bot@", left);
+    expect_alive(&joe);
 }
 
 #[test]
-fn ctcp_is_answered_and_notices_and_bots_are_not() {
-    let irc = Ngircd::start(NgircdOptions::default());
-    let joe = Client::connect(irc.port, "joe");
-    joe.join("#lab");
-    let _bot = start(irc.port, "[channel #lab]");
+fn ctcp_is_answered_and_notices_and_actions_are_not() {
+    let lab = Lab::new().with_ngircd();
+    let joe = lab.person("joe", &["#lab"]);
+    let _bot = lab.start("[channel #lab]");
     joe.expect_contains("JOIN");
     joe.say("bot", "\x01VERSION\x01");
     joe.expect_contains(concat!(
@@ -520,39 +459,42 @@ fn ctcp_is_answered_and_notices_and_bots_are_not() {
     joe.say("bot", "\x01PING 12 34\x01");
     joe.expect_contains("NOTICE joe :\x01PING 12 34\x01");
     joe.expect_none("Buildbot: ");
-    assert!(
-        !joe.conversation().contains("https://buildbot.net/"),
-        "{}",
-        joe.conversation()
-    );
-
-    let irc = FakeIrc::start();
-    let _bot = start(irc.port, "[channel #lab]");
-    let mut peer = lab(&irc);
-    peer.send("@bot :joe!j@h PRIVMSG #lab :bot: source");
-    peer.send(":bot!~bot@127.0.0.1 PRIVMSG #lab :bot: source");
-    assert_eq!(peer.barrier(), Vec::<String>::new());
-    answers(&mut peer);
+    let conversation = joe.conversation();
+    assert!(!conversation.contains("https://buildbot.net/"));
 }
 
-/// A master whose builders have names of 120 characters, the most that is repeated of one, in 480 bytes.
+/// A bot has the message tag `bot`; the bot's own lines come back with echo-message.
+#[test]
+fn other_bots_and_its_own_lines_are_not_answered() {
+    let lab = Lab::new().with_fake_irc();
+    let _bot = lab.start("[channel #lab]");
+    let mut peer = lab.accept();
+    peer.send("@bot :joe!j@h PRIVMSG #lab :bot: source");
+    peer.send(":bot!~bot@127.0.0.1 PRIVMSG #lab :bot: source");
+    peer.expect_silence();
+    peer.expect_alive();
+}
+
+/// A master whose builders have names of 120 characters, the most that the bot repeats, in 480 bytes; and the reply to
+/// `list all builders`.
 fn long_names() -> (FakeHttp, String) {
     let names = [("a", "\u{1f980}"), ("b", "\u{fc}"), ("c", "\u{1f980}")]
-        .map(|(a, b)| a.to_owned() + &b.repeat(119));
-    let item = |(id, name)| json!({"builderid": id, "name": name, "masterids": [1]});
-    let builders =
-        json!({"builders": names.iter().enumerate().map(item).collect::<Vec<_>>()}).to_string();
-    let master = FakeHttp::start(move |request| match request.path.as_str() {
-        path if path.starts_with("/api/v2/builders?") => Answer::Json(builders.clone()),
-        path if path.starts_with("/api/") => Answer::Json(json!({"builds": []}).to_string()),
+        .map(|(first, rest)| first.to_string() + &rest.repeat(119));
+    let mut builders = Vec::new();
+    for (id, name) in names.iter().enumerate() {
+        builders.push(json!({"builderid": id, "name": name, "masterids": [1]}));
+    }
+    let master = FakeHttp::start(move |request| match request.resource() {
+        "/api/v2/builders" => Answer::json(json!({"builders": builders})),
+        path if path.starts_with("/api/") => Answer::json(json!({"builds": []})),
         _ => Answer::Json("{}".into()),
     });
     let items = names.map(|name| format!("{name} [offline]"));
     (master, format!("3 builders: {}", items.join(", ")))
 }
 
-/// The reply in pieces, as it was said; blanks between them do not count.
-fn is_whole(pieces: &[&str], reply: &str) -> bool {
+/// Whether the pieces make up the reply; blanks between them do not count.
+fn is_whole(pieces: &[String], reply: &str) -> bool {
     let solid = |text: &str| text.replace(' ', "");
     solid(&pieces.concat()) == solid(reply)
 }
@@ -560,75 +502,58 @@ fn is_whole(pieces: &[&str], reply: &str) -> bool {
 #[test]
 fn a_long_reply_is_split_to_what_the_server_relays() {
     let (master, reply) = long_names();
-    let irc = Ngircd::start(NgircdOptions::default());
-    let joe = Client::connect(irc.port, "joe");
-    joe.join("#lab");
-    let conf = |port, nick| {
-        let master = master.url();
-        format!(
-            "[buildbot]\nurl = {master}\n[irc]\nhost = 127.0.0.1\nport = {port}\nnick = {nick}\n[channel #lab]"
-        )
-    };
-    let mut real = Bot::start(BOT, &conf(irc.port, "bot"));
-    let fake = FakeIrc::start();
-    let mut other = Bot::start(BOT, &conf(fake.port, "bot"));
-    let mut peer = lab(&fake);
+    let lab = Lab::new().with_fake_master(master).with_fake_irc();
+    let mut bot = lab.start("[channel #lab]");
+    let mut peer = lab.accept();
     // A host far longer than one would think.
     let source = format!("bot!~bot@{}", "h".repeat(120));
     peer.send(&format!(":{source} JOIN #lab"));
-    master.expect("/api/v2/workers");
-    for bot in [&mut real, &mut other] {
-        bot.expect_log("/api/v2/buildrequests");
+    bot.expect_log("/api/v2/buildrequests");
+    peer.say("bot", "list all builders");
+    let mut pieces = Vec::new();
+    while !is_whole(&pieces, &reply) {
+        let line = peer.expect("PRIVMSG joe :");
+        let relayed = format!(":{source} {line}\r\n").len();
+        assert!(relayed <= 512, "{relayed} bytes: {line}");
+        assert!(!line.contains('\u{fffd}'), "cut in a character: {line}");
+        pieces.push(line["PRIVMSG joe :".len()..].to_string());
     }
-    joe.expect_contains("JOIN");
-    joe.say("bot", "list all builders");
-    peer.send(":joe!j@h PRIVMSG bot :list all builders");
-    let mut lines: Vec<String> = Vec::new();
-    while !is_whole(
-        &lines
-            .iter()
-            .map(|l| &l["PRIVMSG joe :".len()..])
-            .collect::<Vec<_>>(),
-        &reply,
-    ) {
-        lines.push(peer.expect("PRIVMSG joe :"));
-        let relayed = format!(":{source} {}\r\n", lines.last().unwrap()).len();
-        assert!(relayed <= 512, "{relayed} bytes: {lines:?}");
-        assert!(
-            !lines.concat().contains('\u{fffd}'),
-            "cut in a character: {lines:?}"
-        );
-    }
-    wait_for("the whole reply", common::TIMEOUT, || {
-        let lines = joe.lines("joe");
-        let pieces: Vec<&str> = lines
-            .iter()
-            .filter_map(|line| line.strip_prefix("<bot> "))
-            .collect();
-        is_whole(&pieces, &reply).then_some(())
-    });
-    let longest = joe
-        .conversation()
-        .lines()
-        .filter(|l| l.contains("PRIVMSG joe"))
-        .map(str::len)
-        .max();
-    assert!(
-        (480..=510 + "  << ".len()).contains(&longest.unwrap()),
-        "{longest:?}"
-    );
-    assert!(!real.log().contains("next try"), "{}", real.log());
 }
 
 #[test]
-fn names_are_compared_as_the_server_does() {
-    let irc = FakeIrc::start(); // CASEMAPPING=rfc1459
-    let conf = "[buildbot]\nurl = http://127.0.0.1:1/\n[irc]\nhost = 127.0.0.1\nnick = bot[1]\n[channel #Lab~]\n";
-    let _bot = Bot::start(
-        BOT,
-        &conf.replace("[irc]", &format!("[irc]\nport = {}", irc.port)),
-    );
-    let mut peer = irc.accept();
+fn a_long_reply_passes_a_real_server_whole() {
+    let (master, reply) = long_names();
+    let lab = Lab::new().with_fake_master(master).with_ngircd();
+    let joe = lab.person("joe", &["#lab"]);
+    let mut bot = lab.start("[channel #lab]");
+    bot.expect_log("/api/v2/buildrequests");
+    joe.expect_contains("JOIN");
+    joe.say("bot", "list all builders");
+    let private = || {
+        let mut pieces = Vec::new();
+        for line in joe.lines("joe") {
+            pieces.extend(line.strip_prefix("<bot> ").map(String::from));
+        }
+        pieces
+    };
+    wait_for("the whole reply", common::TIMEOUT, || {
+        is_whole(&private(), &reply).then_some(())
+    });
+    let conversation = joe.conversation();
+    let lines = conversation.split("\n  ");
+    let replies = lines.filter(|line| line.contains("PRIVMSG joe"));
+    let longest = replies.map(|line| line.len() - "<< ".len()).max().unwrap();
+    assert!(longest >= 480, "{longest}");
+    assert!(longest <= 510, "{longest}");
+    bot.assert_not_logged("next try");
+}
+
+/// By RFC 1459 `{}|^` are the lower case of `[]\\~`.
+#[test]
+fn names_are_compared_by_rfc1459_casemapping() {
+    let lab = Lab::new().with_fake_irc();
+    let _bot = lab.start_as("bot[1]", "", "[channel #Lab~]");
+    let mut peer = lab.fake_irc().accept();
     peer.register();
     peer.expect("JOIN #Lab~");
     peer.send(":BOT{1}!~bot@h JOIN #lab^");
@@ -639,30 +564,23 @@ fn names_are_compared_as_the_server_does() {
         "bot{1: source",
         "xbot[1]: source",
     ] {
-        peer.send(&format!(":joe!j@h PRIVMSG #lAB^ :{text}"));
+        peer.say("#lAB^", text);
     }
-    peer.send(":joe!j@h PRIVMSG BOT{1} :source");
-    let said: Vec<String> = (0..3).map(|_| peer.expect("PRIVMSG")).collect();
-    let count = |start: &str| said.iter().filter(|line| line.starts_with(start)).count();
-    assert_eq!(
-        (
-            count("PRIVMSG #Lab~ :Buildbot"),
-            count("PRIVMSG joe :Buildbot")
-        ),
-        (2, 1),
-        "{said:?}"
-    );
+    peer.say("BOT{1}", "source");
+    let replies: Vec<String> = (0..3).map(|_| peer.expect("PRIVMSG")).collect();
+    let count = |start: &str| {
+        let matching = replies.iter().filter(|line| line.starts_with(start));
+        matching.count()
+    };
+    assert_eq!(count("PRIVMSG #Lab~ :Buildbot"), 2, "{replies:?}");
+    assert_eq!(count("PRIVMSG joe :Buildbot"), 1, "{replies:?}");
+}
 
-    let irc = Ngircd::start(NgircdOptions::default()); // CASEMAPPING=ascii
-    let conf = &conf.replace("bot[1]", "bot[1]\nusername = bot");
-    let joe = Client::connect(irc.port, "joe");
-    joe.join("#lab");
-    let _bot = Bot::start(
-        BOT,
-        &conf
-            .replace("[irc]", &format!("[irc]\nport = {}", irc.port))
-            .replace("Lab~", "LAB"),
-    );
+#[test]
+fn names_are_compared_by_ascii_casemapping() {
+    let lab = Lab::new().with_ngircd();
+    let joe = lab.person("joe", &["#lab"]);
+    let _bot = lab.start_as("bot[1]", "", "username = bot\n[channel #LAB]");
     joe.expect_contains("JOIN");
     joe.say("#lab", "bot{1}: source");
     joe.say("#lab", "BOT[1]: hello");
@@ -670,73 +588,62 @@ fn names_are_compared_as_the_server_does() {
     assert!(answer.contains("hello, joe"), "{answer}");
 }
 
-/// Such a nick is fine, but no user name that ngIRCd would take.
+/// ngIRCd takes such a nick, but no user name with brackets.
 #[test]
 fn a_nick_with_brackets_is_no_obstacle() {
-    let irc = Ngircd::start(NgircdOptions::default());
-    let joe = Client::connect(irc.port, "joe");
-    joe.join("#lab");
-    let conf = format!(
-        "[irc]\nhost = 127.0.0.1\nport = {}\nnick = bot[1]\n[channel #lab]",
-        irc.port
-    );
-    let _bot = Bot::start(
-        BOT,
-        &format!("[buildbot]\nurl = http://127.0.0.1:1/\n{conf}"),
-    );
+    let lab = Lab::new().with_ngircd();
+    let joe = lab.person("joe", &["#lab"]);
+    let _bot = lab.start_as("bot[1]", "", "[channel #lab]");
     joe.expect_contains(":bot[1]!");
 }
 
 #[test]
 fn a_silent_server_is_left() {
-    let irc = FakeIrc::start();
-    let mut bot = start(irc.port, "ping_timeout = 1500ms\n[channel #lab]");
-    let mut peer = lab(&irc);
+    let lab = Lab::new().with_fake_irc();
+    let mut bot = lab.start("ping_timeout = 1500ms\n[channel #lab]");
+    let mut peer = lab.accept();
     peer.expect("PING :alive");
     peer.send("PONG :alive");
     let since = Instant::now();
     peer.expect("PING :alive");
     peer.expect_closed();
-    assert!(
-        since.elapsed() < Duration::from_secs(4),
-        "{:?}",
-        since.elapsed()
-    );
+    let elapsed = since.elapsed();
+    assert!(elapsed < Duration::from_secs(4), "{elapsed:?}");
     bot.expect_log("IRC: the server has gone silent and does not answer PING; next try in ");
-    lab(&irc);
+    lab.accept();
 }
 
 #[test]
 fn a_connection_cut_in_mid_line_is_made_again() {
-    let irc = FakeIrc::start();
-    let mut bot = start(irc.port, "[channel #lab]");
-    let mut peer = lab(&irc);
+    let lab = Lab::new().with_fake_irc();
+    let mut bot = lab.start("[channel #lab]");
+    let mut peer = lab.accept();
     peer.send_bytes(b":joe!j@h PRIVMSG #lab :bot: sou");
     drop(peer);
     bot.expect_log("IRC: closed by the server; next try in ");
-    let mut peer = lab(&irc);
+    let mut peer = lab.accept();
     peer.send_bytes(b"rce\r\n");
-    assert_eq!(peer.barrier(), Vec::<String>::new());
-    answers(&mut peer);
+    peer.expect_silence();
+    peer.expect_alive();
 }
 
 #[test]
 fn a_server_that_throttles_is_given_time() {
-    let irc = FakeIrc::start();
-    let mut bot = start(irc.port, "[channel #lab]");
-    irc.accept()
-        .send("ERROR :Closing Link: 127.0.0.1 (Trying to reconnect too fast, throttled)");
+    let lab = Lab::new().with_fake_irc();
+    let mut bot = lab.start("[channel #lab]");
+    let mut peer = lab.fake_irc().accept();
+    peer.send("ERROR :Closing Link: 127.0.0.1 (Trying to reconnect too fast, throttled)");
     bot.expect_log(
         "IRC: the server closes the connection: Closing Link: 127.0.0.1 (Trying to reconnect too fast, throttled); next try in 120 s",
     );
-    assert!(!irc.knocked());
+    assert!(!lab.fake_irc().has_connection());
 }
 
 #[test]
 fn garbage_is_survived_in_bounded_memory() {
-    let irc = FakeIrc::start();
-    let mut bot = start(irc.port, "[channel #lab]");
-    let mut peer = irc.accept();
+    let lab = Lab::new().with_fake_irc();
+    let mut bot = lab.start("[channel #lab]");
+    let mut peer = lab.fake_irc().accept();
     // Before registration, too.
     peer.send_bytes(b"\r\n\n:\r\n@\r\n: \r\n@a :b\r\n\0\0\r\n\xff\xfe\xc3\r\n433\r\n432 *\r\n464\r\n904\r\nCAP\r\n");
     let nick = peer.register();
@@ -747,24 +654,17 @@ fn garbage_is_survived_in_bounded_memory() {
         peer.send_bytes(
             format!("{word}\r\n{word}  \r\n:joe!j@h {word}\r\n:\u{2}!@ {word}\r\n").as_bytes(),
         );
-        for more in [" :", " bot", " * :\u{ff}", " #lab", " #lab :"] {
-            // These mean something even so.
+        for rest in [" :", " bot", " * :\u{ff}", " #lab", " #lab :"] {
+            // These have a meaning even so.
             if !["ERROR", "001", "904"].contains(&word) {
-                peer.send(&format!(":joe!j@h {word}{more}"));
+                peer.send(&format!(":joe!j@h {word}{rest}"));
             }
         }
     }
     peer.send(&format!(":{nick}!~bot@127.0.0.1 JOIN #lab"));
-    let mut random = 88_172_645_463_325_252_u64;
+    let mut random = Random(88_172_645_463_325_252);
     for _ in 0..2000 {
-        let noise: Vec<u8> = (0..16)
-            .map(|_| {
-                random ^= random << 13;
-                random ^= random >> 7;
-                random ^= random << 17;
-                random as u8
-            })
-            .collect();
+        let noise: Vec<u8> = (0..16).map(|_| random.below(256) as u8).collect();
         peer.send_bytes(&noise);
     }
     peer.send_bytes(b"\r\n:j\xfcrgen!j@h PRIVMSG #lab :bot: hello\r\n");
@@ -773,27 +673,26 @@ fn garbage_is_survived_in_bounded_memory() {
         peer.send_bytes(&[b'x'; 1 << 20]);
     }
     peer.send_bytes(b"\r\n:joe!j@h PRIVMSG #lab :bot: source\r\n");
-    while !peer
-        .line_within(common::TIMEOUT)
-        .expect("an answer")
-        .contains("https://buildbot.net/")
-    {}
+    let mut reply = String::new();
+    while !reply.contains("https://buildbot.net/") {
+        reply = peer.line();
+    }
     bot.expect_log("IRC: dropped a line that was too long");
-    let most = memory(&bot, "VmHWM:");
-    assert!(most < 32 * 1024, "{most} kB");
+    let peak = bot.peak_memory();
+    assert!(peak < 32 * 1024, "{peak} kB");
 }
 
 #[test]
 fn no_secret_is_in_the_log() {
-    let irc = FakeIrc::start();
-    let text = format!(
-        "[buildbot]\nurl = http://127.0.0.1:1/\nuser = admin\npassword = secret-1\n[irc]\nhost = 127.0.0.1\n\
-         port = {}\nnick = bot\nserver_password = secret-2\npassword = secret-3\naccount = keeper\nsasl = plain\n\
-         [channel #lab]\npassword = secret-4\n",
-        irc.port
+    let lab = Lab::new().with_fake_irc();
+    let text = lab.config(
+        "bot",
+        "user = admin\npassword = secret-1",
+        "server_password = secret-2\npassword = secret-3\naccount = keeper\nsasl = plain\n\
+         [channel #lab]\npassword = secret-4",
     );
-    let mut bot = Bot::start(BOT, &text);
-    let mut peer = irc.accept();
+    let mut bot = Bot::start(&text);
+    let mut peer = lab.fake_irc().accept();
     assert_eq!(peer.line(), "PASS :secret-2");
     peer.expect("CAP LS");
     peer.send(":fake.test CAP * LS :sasl");
@@ -808,12 +707,15 @@ fn no_secret_is_in_the_log() {
     peer.welcome("bot");
     assert_eq!(peer.expect("JOIN"), "JOIN #lab secret-4");
     peer.send(":bot!~bot@127.0.0.1 JOIN #lab");
-    answers(&mut peer);
+    peer.expect_alive();
+    let log = bot.log();
+    assert!(!log.contains("secret-"), "{log}");
+    assert!(!log.contains(&login), "{log}");
+
     // Without SASL, the same password goes to NickServ.
     bot.configure(&text.replace("sasl = plain", "sasl = no"));
-    let log = bot.log();
     bot.start_again();
-    let mut peer = irc.accept();
+    let mut peer = lab.fake_irc().accept();
     peer.register();
     assert_eq!(
         peer.expect("PRIVMSG"),
@@ -822,19 +724,18 @@ fn no_secret_is_in_the_log() {
     peer.send(":NickServ!s@services NOTICE bot :You are now identified for keeper.");
     peer.expect("JOIN #lab secret-4");
     bot.expect_log(">> JOIN ***");
-    let log = log + &bot.log();
-    assert!(!log.contains("secret-") && !log.contains(&login), "{log}");
+    bot.assert_not_logged("secret-");
 }
 
-/// Keys that come over the wire are secrets, too: a command of the bot, and the mode that sets one.
+/// Keys that the bot hears are secrets, too: in a command, and in the mode that sets one.
 #[test]
 fn no_channel_key_that_is_heard_is_in_the_log() {
-    let irc = FakeIrc::start();
-    let bot = start(irc.port, "[channel #lab]\n[authorization]\njoin = everyone");
-    let mut peer = lab(&irc);
+    let lab = Lab::new().with_fake_irc();
+    let bot = lab.start("[channel #lab]\n[authorization]\njoin = everyone");
+    let mut peer = lab.accept();
     peer.send(":joe!j@h PRIVMSG bot :join #den secret-5");
     assert_eq!(peer.expect("JOIN"), "JOIN #den secret-5");
     peer.send(":joe!j@h MODE #lab +k secret-6");
     peer.barrier();
-    assert!(!bot.log().contains("secret-"), "{}", bot.log());
+    bot.assert_not_logged("secret-");
 }

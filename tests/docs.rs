@@ -2,12 +2,11 @@
 
 mod common;
 
-use common::{Bot, root, scratch, tool};
+use common::{Bot, NO_MASTER, execute, root, scratch, tool};
 use std::collections::BTreeSet;
 use std::fs;
 use std::process::Command;
 
-const BOT: &str = env!("CARGO_BIN_EXE_buildbot-irc");
 const CODES: [&str; 7] = ["0", "64", "65", "69", "70", "74", "78"];
 
 fn read(name: &str) -> String {
@@ -32,9 +31,19 @@ fn page(name: &str) -> String {
     plain
 }
 
+/// What stands behind a text, up to another.
+#[track_caller]
+fn between<'a>(text: &'a str, start: &str, end: &str) -> &'a str {
+    let Some((_, rest)) = text.split_once(start) else {
+        panic!("no {start:?}");
+    };
+    rest.split(end).next().unwrap()
+}
+
 /// The keys of each section of bot.conf.example.
 fn keys_of_the_example() -> BTreeSet<String> {
-    let (mut section, mut keys) = (String::new(), BTreeSet::new());
+    let mut section = String::new();
+    let mut keys = BTreeSet::new();
     for line in read("bot.conf.example")
         .lines()
         .map(|line| line.strip_prefix('#').unwrap_or(line))
@@ -53,7 +62,8 @@ fn keys_of_the_example() -> BTreeSet<String> {
 /// The keys of each section of bot.conf(5): the items of the lists under `.Ss [section]`. Those of the second
 /// list of [irc] hold for channels, too.
 fn keys_of_the_manual() -> BTreeSet<String> {
-    let (mut sections, mut keys) = (Vec::new(), BTreeSet::new());
+    let mut sections = Vec::new();
+    let mut keys = BTreeSet::new();
     for line in read("doc/bot.conf.5").lines() {
         if let Some(rest) = line.strip_prefix(".Ss [") {
             sections = vec![rest.split([' ', ']']).next().unwrap().to_string()];
@@ -79,20 +89,20 @@ fn keys_of_the_manual() -> BTreeSet<String> {
 
 #[test]
 fn the_manual_knows_every_key_and_no_other() {
-    let (example, manual) = (keys_of_the_example(), keys_of_the_manual());
+    let example = keys_of_the_example();
+    let manual = keys_of_the_manual();
     let missing: Vec<_> = example.difference(&manual).collect();
     let surplus: Vec<_> = manual.difference(&example).collect();
-    assert!(
-        missing.is_empty() && surplus.is_empty(),
-        "bot.conf(5) lacks {missing:?}, and has {surplus:?}"
-    );
+    assert!(missing.is_empty(), "bot.conf(5) lacks {missing:?}");
+    assert!(surplus.is_empty(), "bot.conf(5) has {surplus:?}");
 }
 
 /// A default that the example states for a flag, a number or a time stands in the manual, too.
 #[test]
 fn the_manual_knows_the_defaults() {
-    let (manual, example) = (page("doc/bot.conf.5"), read("bot.conf.example"));
-    for (key, stated, told) in [
+    let manual = page("doc/bot.conf.5");
+    let example = read("bot.conf.example");
+    for (key, value, sentence) in [
         ("poll_interval", "15", "15 seconds."),
         ("event_stream", "yes", "open: yes."),
         ("timeout", "30", "30 seconds."),
@@ -110,8 +120,8 @@ fn the_manual_knows_the_defaults() {
         ("catch_up", "1h", "itself: 1 hour."),
     ] {
         assert!(
-            example.contains(&format!("\n#{key} = {stated}\n")),
-            "bot.conf.example: {key} is not {stated}"
+            example.contains(&format!("\n#{key} = {value}\n")),
+            "bot.conf.example: {key} is not {value}"
         );
         // The item and what is indented below it.
         let mut lines = manual
@@ -121,23 +131,23 @@ fn the_manual_knows_the_defaults() {
             .next()
             .unwrap_or_else(|| panic!("no {key} in bot.conf(5)"));
         let rest = lines.take_while(|line| line.starts_with("             "));
-        let text = [first]
-            .into_iter()
-            .chain(rest)
-            .flat_map(str::split_whitespace)
-            .collect::<Vec<_>>()
-            .join(" ");
+        let mut words: Vec<&str> = first.split_whitespace().collect();
+        for line in rest {
+            words.extend(line.split_whitespace());
+        }
+        let text = words.join(" ");
         assert!(
-            text.contains(told),
-            "bot.conf(5) does not say `{told}`: {text}"
+            text.contains(sentence),
+            "bot.conf(5) does not say `{sentence}`: {text}"
         );
     }
 }
 
 #[test]
 fn the_options_are_in_the_manual_and_in_the_readme() {
-    let help = Bot::run(&scratch("docs"), BOT, &["--help"], "").stdout;
-    let (manual, readme) = (read("doc/buildbot-irc.1"), read("README.md"));
+    let help = Bot::run(&scratch("docs"), &["--help"]).stdout;
+    let manual = read("doc/buildbot-irc.1");
+    let readme = read("README.md");
     let synopsis = manual.split(".Sh DESCRIPTION").next().unwrap();
     let usage: Vec<&str> = readme
         .lines()
@@ -146,11 +156,7 @@ fn the_options_are_in_the_manual_and_in_the_readme() {
     let mut options = 0;
     for line in help.lines().filter(|line| line.contains(" --")) {
         let (short, long) = line.split_once("--").unwrap();
-        let short = short
-            .trim()
-            .trim_start_matches('-')
-            .trim_end_matches(',')
-            .trim();
+        let short = short.trim_matches([' ', '-', ',']);
         let long = long.split_whitespace().next().unwrap();
         options += 1;
         assert!(
@@ -182,72 +188,35 @@ fn the_options_are_in_the_manual_and_in_the_readme() {
 #[test]
 fn the_exit_codes_are_in_the_manual_and_in_the_readme() {
     let manual = read("doc/buildbot-irc.1");
-    let section = manual
-        .split(".Sh EXIT STATUS")
-        .nth(1)
-        .unwrap()
-        .split(".Sh ")
-        .next()
-        .unwrap();
-    let codes: Vec<&str> = section
-        .lines()
-        .filter_map(|line| line.strip_prefix(".It "))
-        .collect();
-    assert_eq!(codes, CODES);
+    let section = between(&manual, ".Sh EXIT STATUS", ".Sh ");
+    let items = section.lines().filter_map(|line| line.strip_prefix(".It "));
+    assert_eq!(items.collect::<Vec<_>>(), CODES);
     let readme = read("README.md");
-    let rows = readme
-        .lines()
-        .skip_while(|line| !line.starts_with("| exit code"))
-        .skip(2);
-    let rows: Vec<&str> = rows.take_while(|line| line.starts_with('|')).collect();
-    let told = rows
-        .iter()
-        .flat_map(|row| row.split('|').nth(1).unwrap().split(',').map(str::trim));
-    assert_eq!(told.collect::<Vec<_>>(), CODES);
+    let table = between(&readme, "| exit code", "\n\n");
+    let mut codes = Vec::new();
+    for row in table.lines().skip(2) {
+        let cell = row.split('|').nth(1).unwrap();
+        codes.extend(cell.split(',').map(str::trim));
+    }
+    assert_eq!(codes, CODES);
 }
 
 /// Every command that the program knows is in the manual, and in README.
 #[test]
 fn the_commands_are_in_the_manual_and_in_the_readme() {
-    let dir = scratch("docs");
-    fs::write(
-        dir.join("bot.conf"),
-        "[buildbot]\nurl = http://127.0.0.1:1/\n",
-    )
-    .unwrap();
-    let done = Bot::run(&dir, BOT, &["-x", "commands"], "");
-    let names: Vec<&str> = done
-        .stdout
-        .trim()
-        .strip_prefix("commands: ")
-        .expect("a list")
-        .split(' ')
-        .collect();
-    let (manual, readme) = (page("doc/buildbot-irc.1"), read("README.md"));
-    let manual = manual
-        .split("\nCOMMANDS")
-        .nth(1)
-        .unwrap()
-        .split("\nSIGNALS")
-        .next()
-        .unwrap()
-        .to_string();
-    let table = readme
-        .split("## Commands")
-        .nth(1)
-        .unwrap()
-        .split("\n## ")
-        .next()
-        .unwrap();
-    for name in names {
-        let is = |text: &str| {
-            text.split(|c: char| !c.is_alphanumeric())
-                .any(|word| word == name)
+    let done = execute(NO_MASTER, "", "commands");
+    let names = done.stdout.trim().strip_prefix("commands: ");
+    let manual = page("doc/buildbot-irc.1");
+    let readme = read("README.md");
+    let section = between(&manual, "\nCOMMANDS", "\nSIGNALS");
+    let table = between(&readme, "## Commands", "\n## ");
+    for name in names.expect("a list").split(' ') {
+        let has = |text: &str| {
+            let mut words = text.split(|c: char| !c.is_alphanumeric());
+            words.any(|word| word == name)
         };
-        assert!(
-            is(&manual) && is(table),
-            "{name} is not in buildbot-irc(1), or not in README"
-        );
+        assert!(has(section), "{name} is not in buildbot-irc(1)");
+        assert!(has(table), "{name} is not in README");
     }
 }
 
@@ -269,54 +238,46 @@ fn the_manual_pages_are_good_mdoc() {
     }
 }
 
-/// README's map names every source file, its table every crate; the manual that is installed is named, too.
-#[test]
-fn the_readme_knows_every_file_and_every_crate() {
-    let readme = read("README.md");
+/// The files below src/, as `src/…`.
+fn source_files() -> Vec<String> {
+    let mut files = Vec::new();
     let mut folders = vec![root().join("src")];
     while let Some(folder) = folders.pop() {
-        for entry in fs::read_dir(folder)
-            .unwrap()
-            .map(|entry| entry.unwrap().path())
-        {
-            let name = entry
-                .strip_prefix(root())
-                .unwrap()
-                .to_str()
-                .unwrap()
-                .to_string();
-            match entry.is_dir() {
-                true => folders.push(entry),
-                false if !name.ends_with(".rs") => {}
-                false => assert!(
-                    readme.contains(&format!("| `{name}` |")),
-                    "README's map lacks {name}"
-                ),
+        for entry in fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                folders.push(path);
+            } else {
+                let name = path.strip_prefix(root()).unwrap();
+                files.push(name.display().to_string());
             }
         }
     }
-    for file in readme
-        .lines()
-        .filter_map(|line| line.strip_prefix("| `src/")?.split('`').next())
-    {
-        assert!(
-            root().join("src").join(file).exists(),
-            "README's map has src/{file}"
-        );
+    files
+}
+
+/// README's map names every source file, and its table every crate.
+#[test]
+fn the_readme_knows_every_file_and_every_crate() {
+    let readme = read("README.md");
+    let files = source_files();
+    for file in files.iter().filter(|file| file.ends_with(".rs")) {
+        let row = format!("| `{file}` |");
+        assert!(readme.contains(&row), "README's map lacks {file}");
+    }
+    for row in readme.lines() {
+        if let Some(rest) = row.strip_prefix("| `src/") {
+            let file = rest.split('`').next().unwrap();
+            let path = root().join("src").join(file);
+            assert!(path.exists(), "README's map has src/{file}");
+        }
     }
     let cargo = read("Cargo.toml");
-    let crates = cargo
-        .split("[dependencies]")
-        .nth(1)
-        .unwrap()
-        .split("\n[")
-        .next()
-        .unwrap();
-    for line in crates.lines().filter(|line| line.contains(" = ")) {
-        let name = line.split(" = ").next().unwrap();
-        assert!(
-            readme.contains(&format!("| `{name}` |")),
-            "README's table of dependencies lacks {name}"
-        );
+    let dependencies = between(&cargo, "[dependencies]", "\n[");
+    for line in dependencies.lines() {
+        if let Some((name, _)) = line.split_once(" = ") {
+            let row = format!("| `{name}` |");
+            assert!(readme.contains(&row), "README lacks the crate {name}");
+        }
     }
 }

@@ -3,16 +3,14 @@
 mod common;
 
 use common::{
-    Bot, Certificates, Client, Ear, Finished, Master, Ngircd, NgircdOptions, Process, SUCCESS,
-    Worker, guarded, root, scratch, tool, wait_for,
+    Certificates, Finished, Lab, Listener, Master, NO_MASTER, NgircdOptions, Process, SUCCESS,
+    binary, config_dir, guarded, root, run, scratch, tool, wait_for,
 };
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
-
-const BOT: &str = env!("CARGO_BIN_EXE_buildbot-irc");
 
 #[track_caller]
 fn succeed(command: &mut Command) -> String {
@@ -24,36 +22,27 @@ fn succeed(command: &mut Command) -> String {
 
 /// `make TARGET` with the program under test as what is to be installed.
 fn make(target: &str, dir: &Path, more: &[&str]) {
-    let values = [
-        format!("DESTDIR={}", dir.display()),
-        format!("BINARY={BOT}"),
-    ];
-    succeed(
-        Command::new("make")
-            .arg("-s")
-            .arg(target)
-            .args(values)
-            .args(more)
-            .current_dir(root()),
-    );
+    let mut command = Command::new("make");
+    command.args(["-s", target]).current_dir(root());
+    command.arg(format!("DESTDIR={}", dir.display()));
+    command.arg(format!("BINARY={}", binary()));
+    succeed(command.args(more));
 }
 
 /// All files below a directory, with their modes.
 fn files(dir: &Path) -> Vec<String> {
-    let (mut found, mut folders) = (Vec::new(), vec![dir.to_path_buf()]);
+    let mut found = Vec::new();
+    let mut folders = vec![dir.to_path_buf()];
     while let Some(folder) = folders.pop() {
-        for path in fs::read_dir(folder)
-            .unwrap()
-            .map(|entry| entry.unwrap().path())
-        {
-            let mode = fs::metadata(&path).unwrap().permissions().mode() & 0o7777;
-            match path.is_dir() {
-                true => folders.push(path),
-                false => found.push(format!(
-                    "{mode:o} {}",
-                    path.strip_prefix(dir).unwrap().display()
-                )),
+        for entry in fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                folders.push(path);
+                continue;
             }
+            let mode = fs::metadata(&path).unwrap().permissions().mode() & 0o7777;
+            let name = path.strip_prefix(dir).unwrap().display();
+            found.push(format!("{mode:o} {name}"));
         }
     }
     found.sort_by(|a, b| a[4..].cmp(&b[4..]));
@@ -78,22 +67,16 @@ fn install_and_uninstall() {
         "644 usr/share/man/man5/bot.conf.5",
     ];
     assert_eq!(files(&dir), installed);
-    let done = Bot::run(
-        &dir,
-        dir.join("usr/bin/buildbot-irc").to_str().unwrap(),
-        &["-c", "etc/buildbot-irc/bot.conf", "-t"],
-        "",
-    );
-    assert_eq!(
-        (done.code, done.stdout.as_str()),
-        (0, "etc/buildbot-irc/bot.conf: ok\n"),
-        "{done:?}"
-    );
+    let program = dir.join("usr/bin/buildbot-irc").display().to_string();
+    let done = run(&program, &dir, &["-c", "etc/buildbot-irc/bot.conf", "-t"]);
+    assert_eq!(done.stdout, "etc/buildbot-irc/bot.conf: ok\n", "{done:?}");
+    assert_eq!(done.code, 0, "{done:?}");
     let unit = fs::read_to_string(dir.join("usr/lib/systemd/system/buildbot-irc.service")).unwrap();
     assert!(
-        unit.contains("\nExecStart=/usr/bin/buildbot-irc ") && !unit.contains("/usr/local"),
+        unit.contains("\nExecStart=/usr/bin/buildbot-irc "),
         "{unit}"
     );
+    assert!(!unit.contains("/usr/local"), "{unit}");
 
     // Again: a configuration that was changed stays, also its mode.
     let config = dir.join("etc/buildbot-irc/bot.conf");
@@ -192,70 +175,84 @@ fn the_unit_copies_the_configuration() {
     }
 }
 
+/// The crontab line of the manual, for the program under test.
+fn crontab_line() -> String {
+    let manual = fs::read_to_string(root().join("doc/buildbot-irc.1")).unwrap();
+    let mut lines = manual.lines();
+    let line = lines.find_map(|line| line.strip_prefix("*/5 * * * * "));
+    let line = line.expect("a crontab line");
+    line.replace("/usr/local/bin/buildbot-irc", &binary())
+}
+
+/// A job of cron in a directory of its own.
+struct Cron {
+    dir: PathBuf,
+    line: String,
+}
+
+impl Cron {
+    fn start_job(&self) -> Process {
+        let mut command = guarded("sh");
+        command.args(["-c", &self.line]).current_dir(&self.dir);
+        Process::start("cron", command)
+    }
+
+    /// The process id in the lock, which may be that of an earlier bot.
+    fn holder(&self) -> String {
+        let lock = fs::read_to_string(self.dir.join("bot.lock")).unwrap_or_default();
+        lock.trim().to_string()
+    }
+
+    /// Waits until this many bots have started, the last with a process id other than `before`, which it returns.
+    #[track_caller]
+    fn wait_started(&self, before: &str, starts: usize) -> String {
+        wait_for("a process id in the lock", common::TIMEOUT, || {
+            let log = fs::read_to_string(self.dir.join("bot.log")).unwrap_or_default();
+            // When it has logged this it takes signals.
+            let ready = format!("for {NO_MASTER}");
+            let lines = log.lines().filter(|line| line.contains(&ready));
+            let holder = self.holder();
+            let is_new = !holder.is_empty() && holder != before;
+            (is_new && lines.count() == starts).then_some(holder)
+        })
+    }
+}
+
+/// The job ends with code 0; returns what it printed.
+#[track_caller]
+fn expect_end(mut job: Process) -> String {
+    assert_eq!(job.wait_exit().code(), Some(0), "{}", job.output());
+    job.output()
+}
+
+#[track_caller]
+fn kill(signal: &str, pid: &str) {
+    succeed(Command::new("kill").args([signal, pid]));
+}
+
 /// The line of the manual, as cron runs it: what it prints becomes a mail.
 #[test]
 fn cron_mails_when_the_bot_has_died_and_never_else() {
-    let manual = fs::read_to_string(root().join("doc/buildbot-irc.1")).unwrap();
-    let line = manual
-        .lines()
-        .find_map(|line| line.strip_prefix("*/5 * * * * "))
-        .expect("a crontab line");
-    let line = line.replace("/usr/local/bin/buildbot-irc", BOT);
-    let dir = scratch("cron");
-    fs::write(
-        dir.join("bot.conf"),
-        "[buildbot]\nurl = http://127.0.0.1:1/\n[irc]\nhost = 127.0.0.1\nport = 1\nnick = bot\n",
-    )
-    .unwrap();
-    let start = || {
-        let mut command = guarded("sh");
-        command.args(["-c", &line]).current_dir(&dir);
-        Process::start("cron", command)
+    let cron = Cron {
+        dir: config_dir(&Lab::new().config("bot", "", "")),
+        line: crontab_line(),
     };
-    let pid = || {
-        fs::read_to_string(dir.join("bot.lock"))
-            .unwrap_or_default()
-            .trim()
-            .to_string()
-    };
-    let started = |before: &str, starts: usize| {
-        wait_for("a process id in the lock", common::TIMEOUT, || {
-            let log = fs::read_to_string(dir.join("bot.log")).unwrap_or_default();
-            // By then it takes signals.
-            let ready = log
-                .lines()
-                .filter(|line| line.contains("for http://127.0.0.1:1/"))
-                .count()
-                == starts;
-            (ready && pid() != before && !pid().is_empty()).then(pid)
-        })
-    };
-    let end = |job: &mut Process| wait_for("the end", common::TIMEOUT, || job.exited()).code();
-    let kill = |signal: &str, pid: &str| drop(succeed(Command::new("kill").args([signal, pid])));
+    let first = cron.start_job();
+    let killed = cron.wait_started("", 1);
+    assert_eq!(expect_end(cron.start_job()), "");
+    kill("-KILL", &killed);
+    let mail = expect_end(first);
+    assert!(mail.contains("IRC: "), "{mail}");
 
-    let mut first = start();
-    let number = started("", 1);
-    let mut second = start();
-    assert_eq!((end(&mut second), second.output().as_str()), (Some(0), ""));
-    kill("-KILL", &number);
-    assert_eq!(end(&mut first), Some(0));
-    assert!(first.output().contains("IRC: "), "{}", first.output());
+    let job = cron.start_job();
+    let stopped = cron.wait_started(&killed, 2);
+    kill("-TERM", &stopped);
+    assert_eq!(expect_end(job), "");
 
-    let mut third = start();
-    let number = started(&number, 2);
-    kill("-TERM", &number);
-    assert_eq!((end(&mut third), third.output().as_str()), (Some(0), ""));
-
-    fs::write(dir.join("bot.conf"), "nonsense\n").unwrap();
-    let mut fourth = start();
-    assert_eq!(end(&mut fourth), Some(0));
-    assert!(
-        fourth
-            .output()
-            .contains("bot.conf:1: expected `key = value`"),
-        "{}",
-        fourth.output()
-    );
+    fs::write(cron.dir.join("bot.conf"), "nonsense\n").unwrap();
+    let mail = expect_end(cron.start_job());
+    let error = "bot.conf:1: expected `key = value`";
+    assert!(mail.contains(error), "{mail}");
 }
 
 /// The program of `make static`, alone in a directory that it takes for the whole file system.
@@ -267,10 +264,8 @@ impl Jail {
     fn new() -> Jail {
         let dir = scratch("jail");
         let host = succeed(Command::new("rustc").arg("-vV"));
-        let host = host
-            .lines()
-            .find_map(|line| line.strip_prefix("host: "))
-            .unwrap();
+        let mut lines = host.lines();
+        let host = lines.find_map(|line| line.strip_prefix("host: ")).unwrap();
         let program = root().join(format!("target/{host}/release/buildbot-irc"));
         fs::copy(&program, dir.join("buildbot-irc"))
             .unwrap_or_else(|e| panic!("{}: {e}; `make static` builds it", program.display()));
@@ -279,22 +274,21 @@ impl Jail {
 
     /// A user who is not root needs a user namespace.
     fn command(&self) -> Command {
-        let root = succeed(Command::new("id").arg("-u")).trim() == "0";
-        let mut command = guarded(if root { "chroot" } else { "unshare" });
-        command
-            .args(if root { &[][..] } else { &["-r", "chroot"] })
-            .arg(&self.dir)
-            .arg("/buildbot-irc");
+        let is_root = succeed(Command::new("id").arg("-u")).trim() == "0";
+        let mut command;
+        if is_root {
+            command = guarded("chroot");
+        } else {
+            command = guarded("unshare");
+            command.args(["-r", "chroot"]);
+        }
+        command.arg(&self.dir).arg("/buildbot-irc");
         command
     }
 
     fn run(&self, args: &[&str]) -> Finished {
-        let out = self
-            .command()
-            .args(args)
-            .stdin(Stdio::null())
-            .output()
-            .unwrap();
+        let mut command = self.command();
+        let out = command.args(args).stdin(Stdio::null()).output().unwrap();
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).to_string();
         Finished {
             code: out.status.code().unwrap_or(-1),
@@ -314,63 +308,54 @@ impl Jail {
 fn the_static_program_works_in_an_empty_chroot() {
     let jail = Jail::new();
     let done = jail.run(&["-V"]);
-    assert!(
-        done.code == 0 && done.stdout.starts_with("buildbot-irc "),
-        "{done:?}"
-    );
+    assert_eq!(done.code, 0, "{done:?}");
+    assert!(done.stdout.starts_with("buildbot-irc "), "{done:?}");
 
     // Names: without a file it asks the resolver of this host and gets nowhere; /etc/hosts is enough.
     let refused = "127.0.0.1:1: Connection refused (os error 111)\n";
     jail.write("bot.conf", "[buildbot]\nurl = http://master.test:1/\n");
     let done = jail.run(&["-x", "status"]);
+    assert_eq!(done.code, 69, "{done:?}");
     assert!(
-        done.code == 69 && done.stderr.contains("master.test: name lookup: "),
+        done.stderr.contains("master.test: name lookup: "),
         "{done:?}"
     );
     jail.write("etc/hosts", "127.0.0.1 master.test\n");
     let done = jail.run(&["-x", "status"]);
-    assert!(
-        done.code == 69 && done.stderr.ends_with(refused),
-        "{done:?}"
-    );
+    assert_eq!(done.code, 69, "{done:?}");
+    assert!(done.stderr.ends_with(refused), "{done:?}");
 
     // Real servers over TLS, with an authority that is in the jail.
-    let irc = Ngircd::start(NgircdOptions {
-        certificate: Some("server"),
-        ..NgircdOptions::default()
-    });
-    let master = Master::start_tls("jail", "gated('app')");
-    let _worker = Worker::start(&master, "w1");
-    let joe = Client::connect(irc.port, "joe");
-    joe.join("#lab");
-    jail.write(
-        "ca.pem",
-        &fs::read_to_string(Certificates::get().path("ca.pem")).unwrap(),
-    );
-    jail.write("bot.conf", &format!("[buildbot]\nurl = {}\n", master.url()));
+    let mut lab = Lab::new()
+        .with_running_master(Master::start_tls("jail", "gated('app')"))
+        .with_worker("w1")
+        .with_ngircd_options(NgircdOptions {
+            certificate: Some("server"),
+            ..NgircdOptions::default()
+        });
+    let joe = lab.person("joe", &["#lab"]);
+    let master = lab.master_url.clone();
+    let ca = fs::read_to_string(Certificates::get().path("ca.pem")).unwrap();
+    jail.write("ca.pem", &ca);
+    jail.write("bot.conf", &format!("[buildbot]\nurl = {master}\n"));
     let done = jail.run(&["-x", "status"]);
-    assert!(
-        done.code == 69 && done.stderr.contains("certificate is refused"),
-        "{done:?}"
+    assert_eq!(done.code, 69, "{done:?}");
+    assert!(done.stderr.contains("certificate is refused"), "{done:?}");
+    lab.irc_port = lab.ngircd().tls_port;
+    let config = lab.config(
+        "bot",
+        "tls_ca_file = /ca.pem",
+        "use_ssl = yes\ntls_ca_file = /ca.pem\nnotify_events = finished\n[channel #lab]\n[bot]\n\
+         state_file = /state\n[authorization]\nforce = everyone",
     );
-    jail.write(
-        "bot.conf",
-        &format!(
-            "[buildbot]\nurl = {}\ntls_ca_file = /ca.pem\n[irc]\nhost = 127.0.0.1\nport = {}\nuse_ssl = yes\n\
-             tls_ca_file = /ca.pem\nnick = bot\nnotify_events = finished\n[channel #lab]\n[bot]\nstate_file = /state\n\
-             [authorization]\nforce = everyone\n",
-            master.url(),
-            irc.tls_port
-        ),
-    );
+    jail.write("bot.conf", &config);
     let mut bot = Process::start("bot in jail", jail.command());
     joe.expect_within("JOIN :#lab", Duration::from_secs(30));
-    let ear = Ear::new(&joe, "#lab");
-    ear.ask_until("bot: status", "<bot> app: idle; no builds yet");
-    joe.say("#lab", "bot: force build app why");
-    ear.hear("<bot> forced app #1 *");
-    master.release("app", SUCCESS);
-    ear.hear("<bot> app #1 success*");
+    let channel = Listener::new(&joe, "#lab");
+    channel.ask_until("bot: status", "<bot> app: idle; no builds yet");
+    channel.ask("bot: force build app why", "<bot> forced app #1 *");
+    lab.master().release("app", SUCCESS);
+    channel.hear("<bot> app #1 success*");
     assert_eq!(bot.terminate().code(), Some(0), "{}", bot.output());
     assert!(jail.dir.join("state").exists());
 }
@@ -381,23 +366,18 @@ fn the_static_program_works_in_an_empty_chroot() {
 fn the_tarball_builds_offline_and_to_the_same_bytes() {
     let name = concat!("buildbot-irc-", env!("CARGO_PKG_VERSION"));
     let dir = scratch("tarball");
-    succeed(
-        Command::new("tar")
-            .arg("-xf")
-            .arg(root().join(format!("target/{name}.tar.xz")))
-            .arg("-C")
-            .arg(&dir),
-    );
-    let rustup = succeed(Command::new("rustc").args(["--print", "sysroot"]));
+    let tarball = root().join(format!("target/{name}.tar.xz"));
+    let mut unpack = Command::new("tar");
+    unpack.arg("-xf").arg(tarball).arg("-C").arg(&dir);
+    succeed(&mut unpack);
+    let toolchain = succeed(Command::new("rustc").args(["--print", "sysroot"]));
     let mut build = Command::new("make");
-    build
-        .current_dir(dir.join(name))
-        .env("CARGO_HOME", dir.join("empty"))
-        .env("CARGO_NET_OFFLINE", "true");
-    build
-        .env("HOME", &dir)
-        .env("RUSTUP_TOOLCHAIN", rustup.trim())
-        .env_remove("CARGO_TARGET_DIR");
+    build.current_dir(dir.join(name));
+    build.env("CARGO_HOME", dir.join("empty"));
+    build.env("CARGO_NET_OFFLINE", "true");
+    build.env("HOME", &dir);
+    build.env("RUSTUP_TOOLCHAIN", toolchain.trim());
+    build.env_remove("CARGO_TARGET_DIR");
     succeed(&mut build);
     let [theirs, ours] = [dir.join(name), root().to_path_buf()]
         .map(|dir| fs::read(dir.join("target/release/buildbot-irc")).unwrap());

@@ -1,166 +1,126 @@
-//! What makes other bots silently gone, or silent: floods, kicks, bans, lost links, a full disk, a kill. Real
-//! servers wherever they do it; fake ones where the moment must be exact.
+//! What makes other bots fall silent: floods, kicks, bans, lost connections, a full disk, a kill. Real servers where
+//! possible; fake ones where the moment must be exact.
 
 /// Takes minutes, in which the other tests can run.
-#[path = "scene/chaos.rs"]
 mod chaos;
 mod common;
 
 use common::{
-    Bot, Client, Ear, FAILURE, FakeHttp, FakeIrc, FakePeer, Inspircd, InspircdOptions, Master,
-    Ngircd, NgircdOptions, Proxy, SUCCESS, TIMEOUT, Worker, World, scratch, wait_for,
+    ANNOUNCING, Bot, Client, FAILURE, FakeIrc, FakeMaster, FakePeer, InspircdOptions, Lab,
+    Listener, NgircdOptions, POLLING, Proxy, SUCCESS, TIMEOUT, read_state, scratch, wait_for,
 };
 use serde_json::{Value, json};
 use std::fs;
 use std::net::UdpSocket;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 
-const BOT: &str = env!("CARGO_BIN_EXE_buildbot-irc");
-/// Nobody listens on port 1.
-const AWAY: &str = "http://127.0.0.1:1/";
 const SECOND: Duration = Duration::from_secs(1);
-
-/// `more` ends the section [irc] and has the other ones.
-fn config(url: &str, host: &str, port: u16, more: &str) -> String {
-    let how = "poll_interval = 200ms\nevent_stream = no";
-    format!(
-        "[buildbot]\nurl = {url}\n{how}\n[irc]\nhost = {host}\nport = {port}\nnick = bot\n{more}\n"
-    )
-}
-
-fn start(url: &str, port: u16, more: &str) -> Bot {
-    Bot::start(BOT, &config(url, "127.0.0.1", port, more))
-}
-
-/// The same under another nick than `bot`.
-fn start_as(nick: &str, url: &str, port: u16, more: &str) -> Bot {
-    Bot::start(
-        BOT,
-        &config(url, "127.0.0.1", port, more).replace("nick = bot", &format!("nick = {nick}")),
-    )
-}
-
-/// It is in its channel and knows what is old.
-#[track_caller]
-fn ready(bot: &mut Bot) {
-    bot.expect_log("IRC: joined #lab");
-    bot.expect_log_times("GET /api/v2/buildrequests", 2);
-}
 
 /// Seconds since the epoch.
 fn now() -> i64 {
     SystemTime::UNIX_EPOCH.elapsed().unwrap().as_secs() as i64
 }
 
-/// Takes the bot's connection through registration and into #lab, which must be all that it joins.
-#[track_caller]
-fn lab(irc: &FakeIrc) -> FakePeer {
-    let mut peer = irc.accept();
-    let nick = peer.register();
-    assert_eq!(peer.expect("JOIN"), "JOIN #lab");
-    peer.send(&format!(":{nick}!~bot@127.0.0.1 JOIN #lab"));
-    peer
-}
-
-#[track_caller]
-fn answers(peer: &mut FakePeer) {
-    peer.send(":joe!j@h PRIVMSG #lab :bot: source");
-    peer.expect("PRIVMSG #lab :Buildbot: ");
-}
-
 /// The builds that lines of the bot name, `b7 #7`, in order.
 fn named(lines: &[String]) -> Vec<String> {
-    let lines = lines.iter().filter(|line| line.starts_with("<bot> "));
-    let words: Vec<&str> = lines.flat_map(|line| line.split([' ', ',', ';'])).collect();
-    let number = |word: &str, start: char| {
-        word.strip_prefix(start)
-            .is_some_and(|rest| rest.parse::<u32>().is_ok())
+    let is_number = |word: &str, sign: char| {
+        let digits = word.strip_prefix(sign);
+        digits.is_some_and(|digits| digits.parse::<u32>().is_ok())
     };
-    let pairs = words
-        .windows(2)
-        .filter(|pair| number(pair[0], 'b') && number(pair[1], '#'));
-    pairs.map(|pair| pair.join(" ")).collect()
+    let mut found = Vec::new();
+    for line in lines.iter().filter(|line| line.starts_with("<bot> ")) {
+        let words: Vec<&str> = line.split([' ', ',', ';']).collect();
+        for pair in words.windows(2) {
+            if is_number(pair[0], 'b') && is_number(pair[1], '#') {
+                found.push(pair.join(" "));
+            }
+        }
+    }
+    found
 }
 
-/// A server of each kind with its default limits, joe in #lab there, and a bot that tells what ends.
-struct Crowd {
-    _irc: (Ngircd, Inspircd),
-    joes: [Client; 2],
-    bots: [Bot; 2],
+/// Waits until fifty builds are named on both servers, within ten seconds.
+#[track_caller]
+fn wait_fifty(audiences: &[Audience; 2], since: Instant) {
+    wait_for("fifty builds", 2 * TIMEOUT, || {
+        let lines = audiences.each_ref().map(|one| one.joe.lines("#lab"));
+        let complete = lines.iter().all(|lines| named(lines).len() >= 50);
+        let in_time = since.elapsed() < 10 * SECOND;
+        assert!(complete || in_time, "heard in ten seconds: {lines:#?}");
+        complete.then_some(())
+    });
 }
 
-impl Crowd {
+/// An IRC server with its default limits, joe in #lab there, and a bot that announces what ends.
+struct Audience {
+    _lab: Lab,
+    joe: Client,
+    bot: Bot,
+}
+
+impl Audience {
+    /// One on each kind of server.
     #[track_caller]
-    fn gather(url: &str) -> Crowd {
-        let irc = (
-            Ngircd::start(NgircdOptions {
-                penalties: true,
-                ..Default::default()
-            }),
-            Inspircd::start(false),
-        );
-        let joes = [irc.0.port, irc.1.easy].map(|port| Client::connect(port, "joe"));
-        joes.iter().for_each(|joe| joe.join("#lab"));
-        let mut bots = [irc.0.port, irc.1.port]
-            .map(|port| start(url, port, "notify_events = finished\n[channel #lab]"));
-        bots.iter_mut().for_each(ready);
-        Crowd {
-            _irc: irc,
-            joes,
-            bots,
+    fn on_both_servers(master_url: &str) -> [Audience; 2] {
+        let ngircd = Lab::new().with_ngircd_options(NgircdOptions {
+            penalties: true,
+            ..NgircdOptions::default()
+        });
+        let inspircd = Lab::new().with_inspircd();
+        [ngircd, inspircd].map(|lab| Audience::start(lab, master_url))
+    }
+
+    #[track_caller]
+    fn start(mut lab: Lab, master_url: &str) -> Audience {
+        lab.master_url = master_url.to_string();
+        let joe = lab.person("joe", &["#lab"]);
+        let bot = lab.start_ready("bot", POLLING, ANNOUNCING);
+        Audience {
+            _lab: lab,
+            joe,
+            bot,
         }
     }
 
-    /// On each server all fifty are named, once, within ten seconds, failures before the rest in each line; and the
-    /// bot is still there. Returns the first lines.
+    /// All fifty builds are named once, failures before the rest in each line, and the bot stays connected. Returns the
+    /// first line.
     #[track_caller]
-    fn hear_fifty(&self, since: Instant) -> [String; 2] {
-        let lines = || self.joes.each_ref().map(|joe| joe.lines("#lab"));
-        wait_for("fifty builds", 2 * TIMEOUT, || {
-            let all = lines().iter().all(|lines| named(lines).len() >= 50);
-            assert!(
-                all || since.elapsed() < 10 * SECOND,
-                "heard in ten seconds: {:#?}",
-                lines()
-            );
-            all.then_some(())
-        });
-        for ((joe, bot), lines) in self.joes.iter().zip(&self.bots).zip(lines()) {
-            let mut names = named(&lines);
-            names.sort();
-            names.dedup();
-            assert_eq!((names.len(), named(&lines).len()), (50, 50), "{lines:#?}");
-            for line in lines
-                .iter()
-                .filter(|line| line.contains("failure b") && line.contains("success b"))
-            {
-                assert!(line.find("failure b") < line.find("success b"), "{line}");
+    fn check_fifty(&self) -> String {
+        let mut lines = self.joe.lines("#lab");
+        let mut names = named(&lines);
+        assert_eq!(names.len(), 50, "{lines:#?}");
+        names.sort();
+        names.dedup();
+        assert_eq!(names.len(), 50, "{lines:#?}");
+        for line in &lines {
+            let failure = line.find("failure b");
+            let success = line.find("success b");
+            if failure.is_some() && success.is_some() {
+                assert!(failure < success, "{line}");
             }
-            joe.say("#lab", "bot: source");
-            joe.expect_contains("Buildbot: https://buildbot.net/");
-            joe.expect_none(" QUIT ");
-            assert!(!bot.log().contains("next try"), "{}", bot.log());
         }
-        lines().map(|mut lines| lines.swap_remove(0))
+        self.joe.say("#lab", "bot: source");
+        self.joe.expect_contains("Buildbot: https://buildbot.net/");
+        self.joe.expect_none(" QUIT ");
+        self.bot.assert_not_logged("next try");
+        lines.swap_remove(0)
     }
 }
 
 #[test]
 fn fifty_builds_that_end_together_are_told_failures_first() {
-    let world = World::new(50);
-    let master = world.serve();
-    let crowd = Crowd::gather(&master.url());
-    world.end(
-        (1..=50).map(|n| (n, if n % 5 == 0 { FAILURE } else { SUCCESS })),
-        now(),
-    );
+    let master = FakeMaster::new(50);
+    let server = master.serve();
+    let audiences = Audience::on_both_servers(&server.url());
+    let result = |n| if n % 5 == 0 { FAILURE } else { SUCCESS };
+    master.end((1..=50).map(|n| (n, result(n))), now());
+    wait_fifty(&audiences, Instant::now());
     let failures: Vec<String> = (1..=10).map(|n| format!("b{0} #{0}", n * 5)).collect();
-    for first in crowd.hear_fifty(Instant::now()) {
-        let start = format!(
-            "<bot> meanwhile: failure {}; success b1 #1, ",
-            failures.join(", ")
-        );
+    let failures = failures.join(", ");
+    let start = format!("<bot> meanwhile: failure {failures}; success b1 #1, ");
+    for audience in audiences {
+        let first = audience.check_fifty();
         assert!(first.starts_with(&start), "{first}");
     }
 }
@@ -172,192 +132,162 @@ fn fifty_real_builds_that_end_together_are_told() {
                   \x20       while not os.path.exists(HERE + '/go'):\n            await asyncSleep(0.1)\n\
                   \x20       return FAILURE if int(self.build.builder.name[1:]) % 5 == 0 else SUCCESS\n\
                   for n in range(1, 51):\n    builder(f'b{n}', Together())\n";
-    let master = Master::start("fifty", config);
-    let _worker = Worker::start(&master, "w1");
-    let crowd = Crowd::gather(&master.url());
-    master.post("/api/v2/forceschedulers/force", "force", json!({})); // without a builder it starts all
+    let lab = Lab::new().with_master("fifty", config).with_worker("w1");
+    let audiences = Audience::on_both_servers(&lab.master_url);
+    let master = lab.master();
+    let all = json!({}); // without a builder it starts all
+    master.post("/api/v2/forceschedulers/force", "force", all);
     master.wait_count("complete=false&state_string=building", 50);
     fs::write(master.dir.join("go"), "").unwrap();
     master.wait_count("complete=true", 50);
-    crowd.hear_fifty(Instant::now());
+    wait_fifty(&audiences, Instant::now());
+    for audience in audiences {
+        audience.check_fifty();
+    }
 }
 
-/// All of 400 lines take 13 minutes, so that reply is watched while a shorter one comes to its end. At once they
-/// would be more than the 8,192 bytes for which InspIRCd kills.
+/// All of 400 lines take 13 minutes, so only the first of them are awaited, and a shorter reply to its end. At once they
+/// would be more than the 8,192 bytes for which InspIRCd closes a connection.
 #[test]
 fn a_long_reply_is_cut_in_a_channel_and_paced_in_private() {
-    let world = World::new(400);
-    let master = world.serve();
-    let irc = Inspircd::start(false);
-    let [joe, ann] = ["joe", "ann"].map(|nick| Client::connect(irc.easy, nick));
-    joe.join("#lab");
-    let mut bots =
-        [("bot", "failure"), ("two", "started"), ("three", "started")].map(|(nick, event)| {
-            start_as(
-                nick,
-                &master.url(),
-                irc.port,
-                &format!("notify_events = {event}\n[channel #lab]"),
-            )
-        });
-    bots.iter_mut().for_each(ready);
-    let (channel, private, whole) = (
-        Ear::new(&joe, "#lab"),
-        Ear::new(&joe, "joe"),
-        Ear::new(&ann, "ann"),
-    );
+    let master = FakeMaster::new(400);
+    let lab = Lab::new().with_fake_master(master.serve()).with_inspircd();
+    let joe = lab.person("joe", &["#lab"]);
+    let ann = lab.person("ann", &[]);
+    let failures = "notify_events = failure\n[channel #lab]";
+    let starts = "notify_events = started\n[channel #lab]";
+    let bot = lab.start_ready("bot", POLLING, failures);
+    let two = lab.start_ready("two", POLLING, starts);
+    let three = lab.start_ready("three", POLLING, starts);
+    let channel = Listener::new(&joe, "#lab");
+    let private = Listener::new(&joe, "joe");
+    let shorter = Listener::new(&ann, "ann");
     let mut names: Vec<String> = (1..=400).map(|n| format!("b{n}")).collect();
     names.sort();
     let since = Instant::now();
     joe.say("bot", "status all");
     ann.say("two", "status b1*5*");
     private.hear(&format!("<bot> {}: offline*", names[0]));
-    let said = bots[0].log().matches(">> PRIVMSG joe").count() as u64;
-    assert!(
-        said <= 6 + since.elapsed().as_secs() / 2,
-        "{said} lines in {:?}",
-        since.elapsed()
-    );
-    world.end([(7, FAILURE)], now());
+    let lines = bot.log().matches(">> PRIVMSG joe").count() as u64;
+    let elapsed = since.elapsed();
+    let allowed = 6 + elapsed.as_secs() / 2;
+    assert!(lines <= allowed, "{lines} lines in {elapsed:?}");
+    master.end([(7, FAILURE)], now());
     channel.hear("<bot> b7 #1 failure: *");
-    assert!(since.elapsed() < 15 * SECOND, "{:?}", since.elapsed());
+    let elapsed = since.elapsed();
+    assert!(elapsed < 15 * SECOND, "{elapsed:?}");
     joe.say("#lab", "three: status all");
-    names[..10]
-        .iter()
-        .for_each(|name| channel.hear(&format!("<three> {name}: offline*")));
+    for name in &names[..10] {
+        channel.hear(&format!("<three> {name}: offline*"));
+    }
     channel.hear("<three> … and 390 more, ask in private");
-    let some = names
-        .iter()
-        .filter(|name| name.starts_with("b1") && name.contains('5')); // 20 of them
-    some.for_each(|name| whole.hear(&format!("<two> {name}: offline*")));
-    names[1..15]
-        .iter()
-        .for_each(|name| private.hear(&format!("<bot> {name}: *")));
-    bots.iter()
-        .for_each(|bot| assert!(!bot.log().contains("next try"), "{}", bot.log()));
+    let matching = |name: &&String| name.starts_with("b1") && name.contains('5');
+    for name in names.iter().filter(matching) {
+        shorter.hear(&format!("<two> {name}: offline*"));
+    }
+    for name in &names[1..15] {
+        private.hear(&format!("<bot> {name}: *"));
+    }
+    for bot in [bot, two, three] {
+        bot.assert_not_logged("next try");
+    }
 }
+
+/// A channel, the mode that keeps the bot out, the numeric that says so, and the mode that lets it in.
+const CLOSED_CHANNELS: [(&str, &str, &str, &str); 4] = [
+    ("#limit", "+l 1", "471", "-l"),
+    ("#invite", "+i", "473", "-i"),
+    ("#ban", "+b *!*@*", "474", "-b *!*@*"),
+    ("#key", "+k x", "475", "-i"),
+];
 
 #[test]
 fn channels_that_put_it_out_or_keep_it_out_are_joined_in_the_end() {
-    let irc = Ngircd::start(NgircdOptions::default());
-    let proxy = Proxy::start(irc.port);
-    let op = Client::connect(irc.port, "op");
-    let refusals = [
-        ("#limit", "+l 1", 471),
-        ("#invite", "+i", 473),
-        ("#ban", "+b *!*@*", 474),
-        ("#key", "+k x", 475),
-    ];
-    for (channel, mode, _) in refusals {
+    let mut lab = Lab::new().with_ngircd();
+    let proxy = Proxy::start(lab.irc_port);
+    lab.irc_port = proxy.port;
+    let op = lab.person("op", &["#kick"]);
+    let mut config = String::new();
+    for (channel, close, ..) in CLOSED_CHANNELS {
         op.join(channel);
-        op.send(&format!("MODE {channel} {mode}"));
-        op.expect_contains(" MODE ");
+        op.set_mode(channel, close);
+        config += &format!("[channel {channel}]\n");
     }
-    op.join("#kick");
-    let channels: String = refusals
-        .iter()
-        .map(|(channel, ..)| format!("[channel {channel}]\n"))
-        .collect();
-    let mut bot = start(AWAY, proxy.port, &format!("{channels}[channel #kick]"));
+    let mut bot = lab.start(&format!("{config}[channel #kick]"));
     bot.expect_log("IRC: joined #kick");
-    refusals
-        .iter()
-        .for_each(|(_, _, numeric)| bot.expect_log(&format!("({numeric}); still trying")));
-    // On a new connection it is refused again: what has not changed is not told again, and what has is.
-    op.send("MODE #key -k+i x");
-    op.expect_contains(" MODE #key ");
+    for (_, _, numeric, _) in CLOSED_CHANNELS {
+        bot.expect_log(&format!("({numeric}); still trying"));
+    }
+    // On a new connection it is refused again: the same reason is not logged again, another one is.
+    op.set_mode("#key", "-k+i x");
     proxy.cut();
     bot.expect_log_times("IRC: joined #kick", 2);
-    ["471 bot #limit", "473 bot #invite", "474 bot #ban"]
-        .iter()
-        .for_each(|reply| bot.expect_log_times(reply, 2));
+    for reply in ["471 bot #limit", "473 bot #invite", "474 bot #ban"] {
+        bot.expect_log_times(reply, 2);
+    }
     bot.expect_log_times("IRC: cannot join #key: ", 2);
-    for (channel, count) in [("#limit", 1), ("#invite", 1), ("#ban", 1), ("#key", 2)] {
-        let told = bot
-            .log()
-            .matches(&format!("IRC: cannot join {channel}: "))
-            .count();
-        assert_eq!(told, count, "{channel}:\n{}", bot.log());
+    for (channel, times) in [("#limit", 1), ("#invite", 1), ("#ban", 1), ("#key", 2)] {
+        bot.assert_logged(&format!("IRC: cannot join {channel}: "), times);
     }
     let since = Instant::now();
     op.send("KICK #kick bot :out with you");
-    for lift in ["#limit -l", "#invite -i", "#ban -b *!*@*", "#key -i"] {
-        op.send(&format!("MODE {lift}"));
+    for (channel, _, _, open) in CLOSED_CHANNELS {
+        op.send(&format!("MODE {channel} {open}"));
     }
     bot.expect_log("IRC: op put us out of #kick: out with you; back in 30 s");
     op.skip();
-    let mut joined: Vec<String> = (0..5)
-        .map(|_| op.expect_within(":bot!~bot@", 2 * TIMEOUT))
-        .collect();
+    let mut joined = Vec::new();
+    for _ in 0..5 {
+        joined.push(op.expect_within(":bot!~bot@", 2 * TIMEOUT));
+    }
     joined.sort();
-    assert_eq!(
-        joined,
-        ["ban", "invite", "key", "kick", "limit"]
-            .map(|name| format!(":bot!~bot@127.0.0.1 JOIN :#{name}"))
-    );
-    assert!(
-        (25..36).contains(&since.elapsed().as_secs()),
-        "{:?}",
-        since.elapsed()
-    );
+    let channels = ["ban", "invite", "key", "kick", "limit"];
+    let expected = channels.map(|name| format!(":bot!~bot@127.0.0.1 JOIN :#{name}"));
+    assert_eq!(joined, expected);
+    let seconds = since.elapsed().as_secs();
+    assert!((25..36).contains(&seconds), "after {seconds} s");
     op.say("#kick", "bot: source");
     op.expect_contains(" PRIVMSG #kick :Buildbot: ");
 }
 
+/// Who comes first is an operator of a channel on ngIRCd only, so only there the channel can be moderated.
 #[test]
 fn what_a_server_does_not_pass_on_is_told_later() {
-    let (ngircd, inspircd) = (
-        Ngircd::start(NgircdOptions::default()),
-        Inspircd::start(false),
-    );
-    // Who comes first is an operator on ngIRCd only.
-    for (port, is_op) in [(ngircd.port, true), (inspircd.port, false)] {
-        let world = World::new(2);
-        let master = world.serve();
-        let op = Client::connect(port, "op");
-        op.join("#lab");
-        if is_op {
-            op.send("MODE #lab +m");
-            op.expect_contains(" MODE #lab ");
+    let ngircd = Lab::new().with_ngircd();
+    let inspircd = Lab::new().with_inspircd();
+    for (lab, is_moderated) in [(ngircd, true), (inspircd, false)] {
+        let master = FakeMaster::new(2);
+        let lab = lab.with_fake_master(master.serve());
+        let op = lab.person("op", &["#lab"]);
+        if is_moderated {
+            op.set_mode("#lab", "+m");
         }
-        let mut bot = start(
-            &master.url(),
-            port,
-            "notify_events = success\npm_to_nicks = joe\n[channel #lab]",
-        );
-        ready(&mut bot);
-        world.end([(1, SUCCESS)], now());
+        let config = "notify_events = success\npm_to_nicks = joe\n[channel #lab]";
+        let mut bot = lab.start_ready("bot", POLLING, config);
+        master.end([(1, SUCCESS)], now());
         bot.expect_log("IRC: cannot speak to joe: ");
-        if is_op {
+        if is_moderated {
             bot.expect_log("IRC: cannot speak to #lab: ");
             op.send("MODE #lab +v bot");
         }
         op.expect_contains(" PRIVMSG #lab :b1 #1 success");
-        let joe = Client::connect(port, "joe");
-        joe.join("#lab");
+        let joe = lab.person("joe", &["#lab"]);
         joe.expect_contains(" PRIVMSG joe :b1 #1 success");
-        world.end([(2, SUCCESS)], now());
+        master.end([(2, SUCCESS)], now());
         joe.expect_contains(" PRIVMSG joe :b2 #2 success");
         op.expect_contains(" PRIVMSG #lab :b2 #2 success");
-        assert_eq!(
-            (op.lines("#lab").len(), joe.lines("joe").len()),
-            (2, 2),
-            "{}",
-            bot.log()
-        );
+        assert_eq!(op.lines("#lab").len(), 2, "{:?}", op.lines("#lab"));
+        assert_eq!(joe.lines("joe").len(), 2, "{:?}", joe.lines("joe"));
     }
 }
 
 /// No channel shows who holds the nick, and the first slow retry would come after 15 s.
 #[test]
 fn a_nick_in_use_is_watched_by_monitor_and_both_are_answered_to() {
-    let irc = Inspircd::start(false);
-    let (holder, joe) = (
-        Client::connect(irc.easy, "bot"),
-        Client::connect(irc.easy, "joe"),
-    );
-    joe.join("#lab");
-    let mut bot = start(AWAY, irc.port, "[channel #lab]");
+    let lab = Lab::new().with_inspircd();
+    let holder = lab.person("bot", &[]);
+    let joe = lab.person("joe", &["#lab"]);
+    let mut bot = lab.start("[channel #lab]");
     bot.expect_log("IRC: online as bot_");
     let since = Instant::now();
     joe.expect_contains(":bot_!bot@127.0.0.1 JOIN");
@@ -367,367 +297,382 @@ fn a_nick_in_use_is_watched_by_monitor_and_both_are_answered_to() {
     }
     holder.send("NICK robert");
     joe.expect_contains(":bot_!bot@127.0.0.1 NICK :bot");
-    assert!(since.elapsed() < 14 * SECOND, "{:?}", since.elapsed());
+    let elapsed = since.elapsed();
+    assert!(elapsed < 14 * SECOND, "{elapsed:?}");
     joe.say("#lab", "bot: source");
     joe.expect_contains(":bot!bot@127.0.0.1 PRIVMSG #lab :Buildbot: ");
 }
 
-/// Whichever comes first, one of the two needs the second address.
+/// Whichever address comes first, one of the two servers needs the second one.
 #[test]
 fn every_address_of_a_host_is_tried() {
     for address in ["127.0.0.1:0", "[::1]:0"] {
-        let irc = FakeIrc::start_at(address, None);
+        let server = FakeIrc::start_at(address, None);
+        let lab = Lab::new().with_running_fake_irc(server);
         let hosts = "printf '127.0.0.1 localhost\\n::1 localhost\\n' > hosts; mount --bind hosts /etc/hosts";
-        let _bot = Bot::start_within(
-            hosts,
-            BOT,
-            &config(AWAY, "localhost", irc.port, "[channel #lab]"),
+        let config = lab.config("bot", "", "[channel #lab]");
+        let config = config.replace("host = 127.0.0.1", "host = localhost");
+        let _bot = Bot::start_within(hosts, &config);
+        lab.accept();
+    }
+}
+
+/// A name server that takes queries and never answers.
+struct SilentDns {
+    socket: UdpSocket,
+    /// Shell that makes it the only one of a mount namespace.
+    setup: String,
+}
+
+impl SilentDns {
+    #[track_caller]
+    fn start() -> SilentDns {
+        let pid = std::process::id();
+        let address = format!("127.{}.{}.53", 64 + pid / 256 % 64, pid % 256);
+        let socket = UdpSocket::bind((address.as_str(), 53));
+        let socket = socket.expect("port 53 of a loopback address, which only root may bind");
+        socket.set_read_timeout(Some(TIMEOUT)).unwrap();
+        let setup = format!(
+            "printf 'nameserver {address}\\noptions timeout:30\\n' > resolv.conf; mount --bind resolv.conf /etc/resolv.conf; \
+             echo 'hosts: files dns' > nsswitch.conf; mount --bind nsswitch.conf /etc/nsswitch.conf"
         );
-        lab(&irc);
+        SilentDns { socket, setup }
+    }
+
+    /// Waits for a query whose name has this label.
+    #[track_caller]
+    fn expect(&self, label: &str) {
+        let mut query = [0; 512];
+        loop {
+            let size = self.socket.recv(&mut query).expect("a query");
+            let mut parts = query[..size].windows(label.len());
+            if parts.any(|part| part == label.as_bytes()) {
+                return;
+            }
+        }
     }
 }
 
 #[test]
 fn a_name_server_that_does_not_answer_freezes_nothing() {
-    let pid = std::process::id();
-    let server = format!("127.{}.{}.53", 64 + pid / 256 % 64, pid % 256);
-    let dns = UdpSocket::bind((server.as_str(), 53))
-        .expect("port 53 of a loopback address, for which one must be root");
-    dns.set_read_timeout(Some(TIMEOUT)).unwrap();
-    let setup = format!(
-        "printf 'nameserver {server}\\noptions timeout:30\\n' > resolv.conf; mount --bind resolv.conf /etc/resolv.conf; \
-         echo 'hosts: files dns' > nsswitch.conf; mount --bind nsswitch.conf /etc/nsswitch.conf"
-    );
-    let asked_for = |name: &str| {
-        let mut query = [0; 512];
-        let found = |query: &[u8]| {
-            query
-                .windows(name.len())
-                .any(|part| part == name.as_bytes())
-        };
-        while !dns
-            .recv(&mut query)
-            .map(|size| found(&query[..size]))
-            .expect("a query")
-        {}
-    };
-    // One cannot find its IRC server …
-    let mut bot = Bot::start_within(&setup, BOT, &config(AWAY, "irc.silent.test", 6667, ""));
-    asked_for("silent");
+    let dns = SilentDns::start();
+    // One bot cannot find its IRC server …
+    let config = Lab::new().config("bot", "", "");
+    let config = config.replace("host = 127.0.0.1", "host = irc.silent.test");
+    let mut bot = Bot::start_within(&dns.setup, &config);
+    dns.expect("silent");
     let since = Instant::now();
-    bot.signal("HUP");
-    bot.expect_log("configuration read again");
-    assert_eq!(bot.terminate(), 0, "{}", bot.log());
-    assert!(since.elapsed() < 10 * SECOND, "{:?}", since.elapsed());
-    assert!(
-        !bot.log().contains("name lookup"),
-        "it was over:\n{}",
-        bot.log()
-    );
+    bot.reload();
+    bot.stop();
+    let elapsed = since.elapsed();
+    assert!(elapsed < 10 * SECOND, "{elapsed:?}");
+    bot.assert_not_logged("name lookup"); // the query was still open
     // … and one its master.
-    let irc = FakeIrc::start();
-    let text = config(
-        "http://master.lost.test:8010/",
-        "127.0.0.1",
-        irc.port,
-        "[channel #lab]",
-    );
-    let mut bot = Bot::start_within(&setup, BOT, &text);
-    let mut peer = lab(&irc);
-    asked_for("lost");
-    answers(&mut peer);
-    assert_eq!(bot.terminate(), 0, "{}", bot.log());
-    assert!(
-        !bot.log().contains("does not answer"),
-        "it was over:\n{}",
-        bot.log()
-    );
+    let mut lab = Lab::new().with_fake_irc();
+    lab.master_url = "http://master.lost.test:8010/".to_string();
+    let config = lab.config("bot", "", "[channel #lab]");
+    let mut bot = Bot::start_within(&dns.setup, &config);
+    let mut peer = lab.accept();
+    dns.expect("lost");
+    peer.expect_alive();
+    bot.stop();
+    bot.assert_not_logged("does not answer"); // the query was still open
+}
+
+/// ngIRCd with the operator joe, whose password is `lab`.
+#[track_caller]
+fn ngircd_with_operator() -> Lab {
+    Lab::new().with_ngircd_options(NgircdOptions {
+        extra: "[Operator]\nName = joe\nPassword = lab\n",
+        ..NgircdOptions::default()
+    })
+}
+
+/// InspIRCd with the same operator.
+#[track_caller]
+fn inspircd_with_operator() -> Lab {
+    Lab::new().with_inspircd_options(InspircdOptions {
+        extra: "<class name=\"all\" commands=\"*\"><type name=\"all\" classes=\"all\">\
+                <oper name=\"joe\" password=\"lab\" host=\"*\" type=\"all\"><insane ipmasks=\"yes\">",
+        ..InspircdOptions::default()
+    })
 }
 
 #[test]
 fn banned_it_says_so_and_goes_on() {
-    let extra = "[Operator]\nName = joe\nPassword = lab\n";
-    let ngircd = Ngircd::start(NgircdOptions {
-        extra,
-        ..Default::default()
-    });
-    let extra = "<class name=\"all\" commands=\"*\"><type name=\"all\" classes=\"all\">\
-                 <oper name=\"joe\" password=\"lab\" host=\"*\" type=\"all\"><insane ipmasks=\"yes\">";
-    let inspircd = Inspircd::start_with(InspircdOptions {
-        extra,
-        ..Default::default()
-    });
+    let ngircd = ngircd_with_operator();
+    let inspircd = inspircd_with_operator();
     let closed =
         "IRC: the server closes the connection: K-Line by \"joe\": \"no bots\"; next try in ";
     let banned = "IRC: the server closes the connection: Closing link: (bot@127.0.0.1) [";
     let cases = [
-        (ngircd.port, ngircd.port, "KLINE bot!*@*", closed),
-        (inspircd.easy, inspircd.port, "KLINE *bot@*", banned),
-        (inspircd.easy, inspircd.port, "ZLINE 127.0.0.1", banned),
+        (&ngircd, "KLINE bot!*@*", closed),
+        (&inspircd, "KLINE *bot@*", banned),
+        (&inspircd, "ZLINE 127.0.0.1", banned),
     ];
-    for (easy, port, ban, sentence) in cases {
-        let joe = Client::connect(easy, "joe");
-        joe.send("OPER joe lab");
-        joe.expect_contains(" 381 ");
+    for (lab, ban, sentence) in cases {
+        let joe = lab.person("joe", &[]);
+        joe.become_operator("lab");
         joe.join("#lab");
-        let mut bot = start(AWAY, port, "[channel #lab]");
+        let mut bot = lab.start("[channel #lab]");
         joe.expect_contains("JOIN");
         joe.send(&format!("{ban} 600 :no bots"));
         bot.expect_log(sentence);
-        bot.signal("HUP");
-        bot.expect_log("configuration read again");
+        bot.reload();
+        assert_eq!(bot.try_exit(), None);
         joe.send(ban); // lifts it
     }
 }
 
 #[test]
-fn a_nick_that_the_server_refuses_is_told() {
-    let irc = Ngircd::start(NgircdOptions::default());
-    let joe = Client::connect(irc.port, "joe");
-    joe.join("#lab");
-    // One that is too long can be made shorter …
-    let long = "buildbot-of-the-lab";
-    let mut bot = start_as(long, AWAY, irc.port, "[channel #lab]");
+fn a_nick_that_is_too_long_is_made_shorter() {
+    let lab = Lab::new().with_ngircd();
+    let joe = lab.person("joe", &["#lab"]);
+    let nick = "buildbot-of-the-lab";
+    let mut bot = lab.start_as(nick, "", "[channel #lab]");
     joe.expect_contains(":buildbot1!~buildbotofthelab@127.0.0.1 JOIN");
     bot.expect_log(&format!(
-        "IRC: nick {long}: Nickname too long, max. 16 characters (432); trying {long}_"
+        "IRC: nick {nick}: Nickname too long, max. 16 characters (432); trying {nick}_"
     ));
-    joe.say("#lab", &format!("{long}: source"));
+    joe.say("#lab", &format!("{nick}: source"));
     joe.expect_contains(":buildbot1!~buildbotofthelab@127.0.0.1 PRIVMSG #lab :Buildbot: ");
-    // … but no other can be made of what it does not take at all.
-    let mut bot = start_as("b\u{f6}t", AWAY, irc.port, "");
-    assert_eq!(bot.wait_exit(), 78, "{}", bot.log());
-    assert!(
-        bot.log()
-            .ends_with("\nIRC: nick b\u{f6}t9: Erroneous nickname (432)\n"),
-        "{}",
-        bot.log()
-    );
 }
 
-/// A bot that remembers, and the fake server and master that it has.
-struct Memory {
-    world: World,
-    irc: FakeIrc,
+/// No other nick can be made of one with a letter that the server does not take.
+#[test]
+fn a_nick_that_the_server_does_not_take_ends_the_bot() {
+    let lab = Lab::new().with_ngircd();
+    let mut bot = lab.start_as("b\u{f6}t", "", "");
+    bot.expect_exit(78);
+    let log = bot.log();
+    let last = "\nIRC: nick b\u{f6}t9: Erroneous nickname (432)\n";
+    assert!(log.ends_with(last), "{log}");
+}
+
+/// A bot with a state file, on a fake IRC server and a fake master.
+struct Keeper {
+    master: FakeMaster,
+    lab: Lab,
     bot: Bot,
     peer: FakePeer,
-    _master: FakeHttp,
 }
 
-impl Memory {
-    /// The state file is in a directory of its own, which may be mounted by `setup`.
+impl Keeper {
     #[track_caller]
-    fn start(setup: &str, more: &str) -> Memory {
-        let (world, irc) = (World::new(60), FakeIrc::start());
-        world.end([(1, SUCCESS)], now()); // old when the bot comes
-        let master = world.serve();
-        let more = format!(
-            "notify_events = finished\n[channel #lab]\n{more}\n[bot]\nstate_file = memory/state"
-        );
-        let text = config(&master.url(), "127.0.0.1", irc.port, &more);
-        let mut bot = if setup.is_empty() {
-            let dir = scratch("memory");
-            fs::create_dir(dir.join("memory")).unwrap();
-            Bot::start_in(&dir, BOT, &text)
-        } else {
-            Bot::start_within(&format!("mkdir memory; {setup}"), BOT, &text)
-        };
-        let peer = lab(&irc);
-        ready(&mut bot);
-        Memory {
-            world,
-            irc,
+    fn start() -> Keeper {
+        Keeper::start_with("")
+    }
+
+    /// With more sections in the configuration.
+    #[track_caller]
+    fn start_with(sections: &str) -> Keeper {
+        let dir = scratch("keeper");
+        fs::create_dir(dir.join("states")).unwrap();
+        Keeper::launch(sections, |config| Bot::start_in(&dir, config))
+    }
+
+    /// With its state file in a directory that this shell mounts.
+    #[track_caller]
+    fn start_mounted(mount: &str) -> Keeper {
+        let setup = format!("mkdir states; {mount}");
+        Keeper::launch("", |config| Bot::start_within(&setup, config))
+    }
+
+    #[track_caller]
+    fn launch(sections: &str, start: impl Fn(&str) -> Bot) -> Keeper {
+        let master = FakeMaster::new(60);
+        master.end([(1, SUCCESS)], now()); // old when the bot comes
+        let lab = Lab::new().with_fake_master(master.serve()).with_fake_irc();
+        let irc = format!("{ANNOUNCING}\n{sections}\n[bot]\nstate_file = states/state");
+        let mut bot = start(&lab.config("bot", POLLING, &irc));
+        let peer = lab.accept();
+        bot.wait_ready();
+        Keeper {
+            master,
+            lab,
             bot,
             peer,
-            _master: master,
         }
+    }
+
+    /// Starts the bot again and takes it into #lab.
+    #[track_caller]
+    fn start_again(&mut self) {
+        self.bot.start_again();
+        self.peer = self.lab.accept();
     }
 
     /// Asks in #lab.
     #[track_caller]
     fn ask(&mut self, text: &str, answer: &str) {
-        self.peer
-            .send(&format!(":joe!j@h PRIVMSG #lab :bot: {text}"));
+        self.peer.say("#lab", &format!("bot: {text}"));
         assert_eq!(
             self.peer.expect("PRIVMSG"),
             format!("PRIVMSG #lab :{answer}")
         );
     }
 
-    /// The next line is said in #lab and begins so.
+    /// The next line is said in #lab and begins like this.
     #[track_caller]
     fn hear(&mut self, start: &str) {
-        let line = self.peer.expect("PRIVMSG");
-        assert!(
-            line.starts_with(&format!("PRIVMSG #lab :{start}")),
-            "{start}: {line}"
-        );
+        self.peer.expect_message("#lab", start);
     }
 
-    /// Says that what was said has arrived, and waits until that is on the disk.
+    /// Answers the PING that confirms what was said, and waits until that is on the disk.
     #[track_caller]
     fn confirm(&mut self) {
-        let token = self.peer.expect("PING :told-").replace("PING :", "");
+        let line = self.peer.expect("PING :told-");
+        let token = line.replace("PING :", "");
         self.peer
             .send(&format!(":fake.test PONG fake.test :{token}"));
-        self.remembers("that it was told", |state| state["pending"] == json!([]));
+        self.wait_state("nothing pending", |state| state["pending"] == json!([]));
     }
 
     /// The directory of the state file as the bot sees it.
-    fn disk(&self) -> String {
-        format!(
-            "/proc/{}/root{}/memory",
-            self.bot.pid(),
-            self.bot.dir.display()
-        )
+    fn disk(&self) -> PathBuf {
+        let root = format!("/proc/{}/root", self.bot.pid());
+        let dir = self.bot.dir.strip_prefix("/").unwrap();
+        Path::new(&root).join(dir).join("states")
     }
 
-    /// Waits until the state file is as it should be.
+    /// Waits until the state file is as the closure wants it.
     #[track_caller]
-    fn remembers(&self, what: &str, wanted: impl Fn(&Value) -> bool) {
-        let file = self.disk() + "/state";
-        wait_for(what, TIMEOUT, || wanted(&state(&file)?).then_some(()));
+    fn wait_state(&self, what: &str, wanted: impl Fn(&Value) -> bool) {
+        let file = self.disk().join("state");
+        wait_for(what, TIMEOUT, || wanted(&read_state(&file)?).then_some(()));
     }
 }
 
-/// A state file: a line with the version, and JSON.
-fn state(file: impl AsRef<Path>) -> Option<Value> {
-    serde_json::from_str(fs::read_to_string(file).ok()?.split_once('\n')?.1).ok()
+const RETRYING: &str = "; trying again every 60 s";
+
+/// The bot of `keeper` announces a build although it cannot write its state, and writes all of it with the next change.
+#[track_caller]
+fn expect_recovery(mut keeper: Keeper, repair: impl Fn()) {
+    keeper.master.end([(2, SUCCESS)], now());
+    keeper.hear("b2 #2 success");
+    assert_eq!(keeper.bot.try_exit(), None);
+    repair();
+    keeper.ask(
+        "notify on started",
+        "notify is on for started finished worker",
+    );
+    let events = json!(["finished", "started", "worker"]);
+    keeper.wait_state("all events", |state| state["events"]["#lab"] == events);
+    keeper.bot.stop();
 }
 
 #[test]
-fn a_state_file_that_cannot_be_written_is_kept_trying() {
-    let mut lost = Memory::start("", "");
-    let [here, away] = ["memory", "elsewhere"].map(|name| lost.bot.dir.join(name));
+fn a_state_file_whose_directory_is_gone_is_kept_trying() {
+    let mut keeper = Keeper::start();
+    let here = keeper.bot.dir.join("states");
+    let away = keeper.bot.dir.join("elsewhere");
     fs::rename(&here, &away).unwrap();
-    lost.ask("notify on worker", "notify is on for finished worker");
-    lost.bot.expect_log(
-        "memory/state: No such file or directory (os error 2); trying again every 60 s",
-    );
+    keeper.ask("notify on worker", "notify is on for finished worker");
+    keeper.bot.expect_log(&format!(
+        "states/state: No such file or directory (os error 2){RETRYING}"
+    ));
+    expect_recovery(keeper, || fs::rename(&away, &here).unwrap());
+}
 
-    // A disk of 64 KiB, of which someone else takes what is left.
-    let mut full = Memory::start("mount -t tmpfs -o size=64k none memory", "");
-    full.remembers("the state file", |state| state["events"] == json!({}));
-    let filler = full.disk() + "/filler";
+/// On a disk of 64 KiB, of which another file takes what is left.
+#[test]
+fn a_state_file_on_a_full_disk_is_kept_trying() {
+    let mut keeper = Keeper::start_mounted("mount -t tmpfs -o size=64k none states");
+    keeper.wait_state("no events", |state| state["events"] == json!({}));
+    let filler = keeper.disk().join("filler");
     fs::write(&filler, [0; 1 << 20]).expect_err("the disk should be full");
-    full.ask("notify on worker", "notify is on for finished worker");
-    full.bot
-        .expect_log("memory/state: No space left on device (os error 28); trying again every 60 s");
-    full.remembers("the old state", |state| state["events"] == json!({}));
-
-    // They go on, and write all of it with the next change.
-    for memory in [&mut lost, &mut full] {
-        memory.world.end([(2, SUCCESS)], now());
-        memory.hear("b2 #2 success");
-    }
-    fs::rename(&away, &here).unwrap();
-    fs::remove_file(&filler).unwrap();
-    for mut memory in [lost, full] {
-        memory.ask(
-            "notify on started",
-            "notify is on for started finished worker",
-        );
-        memory.remembers("what was lost", |state| {
-            state["events"]["#lab"] == json!(["finished", "started", "worker"])
-        });
-        assert_eq!(memory.bot.terminate(), 0, "{}", memory.bot.log());
-    }
+    keeper.ask("notify on worker", "notify is on for finished worker");
+    keeper.bot.expect_log(&format!(
+        "states/state: No space left on device (os error 28){RETRYING}"
+    ));
+    keeper.wait_state("the old events", |state| state["events"] == json!({}));
+    expect_recovery(keeper, || fs::remove_file(&filler).unwrap());
 }
 
 #[test]
 fn killed_it_repeats_what_may_be_lost_and_skips_nothing() {
-    let mut memory = Memory::start("", "");
+    let mut keeper = Keeper::start();
     for n in [2, 5] {
-        let [one, two, three] = [n, n + 1, n + 2].map(|n| format!("b{n} #{n} failure"));
-        memory.world.end([(n, FAILURE)], now());
-        memory.hear(&one);
-        memory.confirm();
-        // Nobody says whether the second has arrived, and the third ends while the bot is dead.
-        memory.world.end([(n + 1, FAILURE)], now());
-        memory.hear(&two);
-        memory.remembers("that it has ended", |state| state["known"]["mark"] == n + 1);
-        memory.bot.kill9();
-        memory.world.end([(n + 2, FAILURE)], now());
-        memory.bot.start_again();
-        memory.peer = lab(&memory.irc);
-        memory.hear(&two);
-        memory.hear(&three);
-        memory.confirm();
+        let line = |n| format!("b{n} #{n} failure");
+        keeper.master.end([(n, FAILURE)], now());
+        keeper.hear(&line(n));
+        keeper.confirm();
+        // The second is not confirmed, and the third ends while the bot is dead.
+        keeper.master.end([(n + 1, FAILURE)], now());
+        keeper.hear(&line(n + 1));
+        keeper.wait_state("the second build", |state| state["known"]["mark"] == n + 1);
+        keeper.bot.kill9();
+        keeper.master.end([(n + 2, FAILURE)], now());
+        keeper.start_again();
+        keeper.hear(&line(n + 1));
+        keeper.hear(&line(n + 2));
+        keeper.confirm();
     }
 }
-/// Settings in a channel and in private, and a channel that it was sent out of.
+
+/// Settings in a channel and in private, and a configured channel that the bot was told to leave.
 #[test]
 fn what_it_was_told_to_do_survives_a_kill() {
-    let mut memory = Memory::start("", "[authorization]\nleave = everyone");
-    memory.ask("mute 1h", "muted for 1h");
-    memory.peer.send(":ann!a@h PRIVMSG bot :notify on failure");
-    memory.peer.expect("PRIVMSG ann :notify is on for failure");
-    memory.remembers("all of it", |state| {
+    let mut keeper = Keeper::start_with("[authorization]\nleave = everyone");
+    keeper.ask("mute 1h", "muted for 1h");
+    keeper.peer.send(":ann!a@h PRIVMSG bot :notify on failure");
+    keeper.peer.expect("PRIVMSG ann :notify is on for failure");
+    keeper.wait_state("both settings", |state| {
         state["events"]["ann"] == json!(["failure"]) && state["muted"]["#lab"].is_i64()
     });
-    memory.bot.kill9();
-    memory.bot.start_again();
-    memory.peer = lab(&memory.irc);
-    memory.world.end([(2, SUCCESS), (3, FAILURE)], now());
-    assert!(
-        memory
-            .peer
-            .expect("PRIVMSG")
-            .starts_with("PRIVMSG ann :b3 #3 failure: ")
-    );
-    memory.confirm();
-    memory.ask("unmute", "unmuted");
-    memory.world.end([(4, SUCCESS)], now());
-    memory.hear("b4 #4 success");
-    memory.confirm();
-    // A configured channel that it was sent out of.
-    memory.peer.send(":joe!j@h PRIVMSG #lab :bot: leave");
-    memory.peer.expect("PART #lab");
-    memory.remembers("that it left", |state| state["left"] == json!(["#lab"]));
-    memory.bot.kill9();
-    memory.bot.start_again();
-    memory.peer = memory.irc.accept();
-    memory.peer.register();
-    assert_eq!(memory.peer.barrier(), ["CAP END"]);
-    memory.world.end([(5, FAILURE)], now());
-    assert!(
-        memory
-            .peer
-            .expect("PRIVMSG")
-            .starts_with("PRIVMSG ann :b5 #5 failure: ")
-    );
+    keeper.bot.kill9();
+    keeper.start_again();
+    keeper.master.end([(2, SUCCESS), (3, FAILURE)], now());
+    keeper.peer.expect_message("ann", "b3 #3 failure: ");
+    keeper.confirm();
+    keeper.ask("unmute", "unmuted");
+    keeper.master.end([(4, SUCCESS)], now());
+    keeper.hear("b4 #4 success");
+    keeper.confirm();
+    // The configured channel.
+    keeper.peer.say("#lab", "bot: leave");
+    keeper.peer.expect("PART #lab");
+    keeper.wait_state("the channel it left", |state| {
+        state["left"] == json!(["#lab"])
+    });
+    keeper.bot.kill9();
+    keeper.bot.start_again();
+    keeper.peer = keeper.lab.fake_irc().accept();
+    keeper.peer.register();
+    assert_eq!(keeper.peer.barrier(), ["CAP END"]);
+    keeper.master.end([(5, FAILURE)], now());
+    keeper.peer.expect_message("ann", "b5 #5 failure: ");
 }
 
 #[test]
 fn forced_builds_that_run_or_wait_are_told_after_a_kill() {
-    let master = Master::start("forced", "gated('app')\n");
-    let _worker = Worker::start(&master, "w1");
-    let irc = Ngircd::start(NgircdOptions::default());
-    let joe = Client::connect(irc.port, "joe");
-    joe.join("#lab");
-    let more = "[channel #lab]\n[authorization]\nforce = everyone\n[bot]\nstate_file = state";
-    let mut bot = start(&master.url(), irc.port, more);
-    ready(&mut bot);
-    let (channel, private) = (Ear::new(&joe, "#lab"), Ear::new(&joe, "joe"));
+    let lab = Lab::new()
+        .with_master("forced", "gated('app')\n")
+        .with_worker("w1")
+        .with_ngircd();
+    let joe = lab.person("joe", &["#lab"]);
+    let config = "[channel #lab]\n[authorization]\nforce = everyone\n[bot]\nstate_file = state";
+    let mut bot = lab.start_ready("bot", POLLING, config);
+    let master = lab.master();
+    let channel = Listener::new(&joe, "#lab");
+    let private = Listener::new(&joe, "joe");
     channel.ask("bot: force build app it runs", "<bot> forced app #1 *");
     master.wait_started("app", 1);
     joe.say("bot", "force build app it waits");
     private.hear("<bot> queued app: *");
-    let file = bot.dir.join("state");
-    let remembers = |watches| {
-        wait_for("the watches, and nothing untold", TIMEOUT, || {
-            let state = state(&file)?;
-            (state["watches"].as_array()?.len() == watches && state["pending"] == json!([]))
-                .then_some(())
-        })
+    let wait_watches = |bot: &Bot, count: usize| {
+        bot.wait_state("the watches, and nothing pending", |state| {
+            let watches = state["watches"].as_array().unwrap();
+            watches.len() == count && state["pending"] == json!([])
+        });
     };
-    remembers(2);
+    wait_watches(&bot, 2);
     bot.kill9();
     master.release("app", SUCCESS);
     master.wait_started("app", 2);
     bot.start_again();
     channel.hear("<bot> app #1 success*");
-    remembers(1);
+    wait_watches(&bot, 1);
     bot.kill9();
     master.release("app", FAILURE);
     master.wait_build("app", 2);
@@ -738,203 +683,168 @@ fn forced_builds_that_run_or_wait_are_told_after_a_kill() {
 
 #[test]
 fn older_than_catch_up_is_one_line_and_the_rest_is_told() {
-    let mut memory = Memory::start("", "");
-    memory.bot.terminate();
+    let mut keeper = Keeper::start();
+    keeper.bot.terminate();
     let old = now() - 2 * 3600;
-    memory
-        .world
-        .end([(2, SUCCESS), (3, FAILURE), (4, SUCCESS)], old);
-    memory.world.end([(5, FAILURE), (6, SUCCESS)], now() - 1800);
-    memory.bot.start_again();
-    memory.peer = lab(&memory.irc);
+    let ends = [(2, SUCCESS), (3, FAILURE), (4, SUCCESS)];
+    keeper.master.end(ends, old);
+    keeper
+        .master
+        .end([(5, FAILURE), (6, SUCCESS)], now() - 1800);
+    keeper.start_again();
     let missed = "PRIVMSG #lab :missed while away: failure b3 #3; success b2 #2, b4 #4";
-    assert_eq!(memory.peer.expect("PRIVMSG"), missed);
-    memory.hear("b5 #5 failure:");
-    memory.hear("b6 #6 success,");
+    assert_eq!(keeper.peer.expect("PRIVMSG"), missed);
+    keeper.hear("b5 #5 failure:");
+    keeper.hear("b6 #6 success,");
 }
 
 #[test]
 fn a_server_that_is_stopped_is_left_and_come_back_to() {
-    let world = World::new(9);
-    let master = world.serve();
-    let mut irc = Ngircd::start(NgircdOptions::default());
-    let joe = Client::connect(irc.port, "joe");
-    joe.join("#lab");
-    let mut bot = start(
-        &master.url(),
-        irc.port,
-        "ping_timeout = 5\nnotify_events = finished\n[channel #lab]",
-    );
-    ready(&mut bot);
-    let ear = Ear::new(&joe, "#lab");
-    irc.process().signal("STOP");
+    let master = FakeMaster::new(9);
+    let mut lab = Lab::new().with_fake_master(master.serve()).with_ngircd();
+    let joe = lab.person("joe", &["#lab"]);
+    let config = format!("ping_timeout = 5\n{ANNOUNCING}");
+    let mut bot = lab.start_ready("bot", POLLING, &config);
+    let channel = Listener::new(&joe, "#lab");
+    lab.ngircd().process().signal("STOP");
     bot.expect_log("IRC: the server has gone silent and does not answer PING; next try in ");
-    world.end([(1, FAILURE)], now());
-    bot.expect_log_times(">> NICK bot", 2); // the kernel still takes connections for it
-    irc.process().signal("CONT");
+    master.end([(1, FAILURE)], now());
+    bot.expect_log_times(">> NICK bot", 2); // the kernel still accepts for the server
+    lab.ngircd().process().signal("CONT");
     bot.expect_log_times("IRC: joined #lab", 2);
-    ear.hear("<bot> b1 #1 failure: *");
-    ear.ask("bot: source", "<bot> Buildbot: *");
+    channel.hear("<bot> b1 #1 failure: *");
+    channel.ask("bot: source", "<bot> Buildbot: *");
 }
 
 #[test]
 fn asked_to_stop_it_says_for_three_seconds_what_waits() {
-    let mut memory = Memory::start("", "");
-    memory.peer.send(":joe!j@h PRIVMSG bot :status all");
-    (0..5).for_each(|_| drop(memory.peer.expect("PRIVMSG joe :b")));
+    let mut keeper = Keeper::start();
+    keeper.peer.say("bot", "status all");
+    for _ in 0..5 {
+        keeper.peer.expect("PRIVMSG joe :b");
+    }
     let since = Instant::now();
-    memory.bot.signal("TERM");
-    memory.peer.expect("PRIVMSG joe :b");
-    memory.peer.expect("QUIT :");
-    assert_eq!(memory.bot.wait_exit(), 0, "{}", memory.bot.log());
-    assert!(
-        (2..8).contains(&since.elapsed().as_secs()),
-        "{:?}",
-        since.elapsed()
-    );
+    keeper.bot.signal("TERM");
+    keeper.peer.expect("PRIVMSG joe :b");
+    keeper.peer.expect("QUIT :");
+    keeper.bot.expect_exit(0);
+    let seconds = since.elapsed().as_secs();
+    assert!((2..8).contains(&seconds), "{seconds} s");
 }
 
 #[test]
 fn hup_changes_authority_and_channels_of_a_real_connection() {
-    let irc = Ngircd::start(NgircdOptions::default());
-    let joe = Client::connect(irc.port, "joe");
-    ["#lab", "#new"]
-        .iter()
-        .for_each(|channel| joe.join(channel));
-    let mut bot = start(AWAY, irc.port, "[channel #lab]");
+    let lab = Lab::new().with_ngircd();
+    let joe = lab.person("joe", &["#lab", "#new"]);
+    let mut bot = lab.start("[channel #lab]");
     joe.expect_contains(":bot!~bot@127.0.0.1 JOIN :#lab");
     joe.say("#lab", "bot: source");
     joe.expect_contains(" PRIVMSG #lab :Buildbot: ");
-    bot.configure(&config(
-        AWAY,
-        "127.0.0.1",
-        irc.port,
-        "[channel #new]\n[authorization]\nsource = nobody",
-    ));
+    let next = "[channel #new]\n[authorization]\nsource = nobody";
+    bot.configure(&lab.config("bot", "", next));
     bot.signal("HUP");
     let changes = [
         joe.expect_contains(":bot!~bot@127.0.0.1 "),
         joe.expect_contains(":bot!~bot@127.0.0.1 "),
     ]
     .concat();
-    assert!(
-        changes.contains("PART #lab") && changes.contains("JOIN :#new"),
-        "{changes}"
-    );
+    assert!(changes.contains("PART #lab"), "{changes}");
+    assert!(changes.contains("JOIN :#new"), "{changes}");
     joe.say("#new", "bot: source");
     joe.expect_contains(" PRIVMSG #new :sorry, joe, `source` is not for you");
-    assert_eq!(
-        bot.log().matches("IRC: connecting to ").count(),
-        1,
-        "{}",
-        bot.log()
-    );
+    bot.assert_logged("IRC: connecting to ", 1);
 }
 
-/// The last wait that the log tells, in seconds.
-fn next_try(bot: &Bot) -> u64 {
-    let log = bot.log();
-    log.rsplit("; next try in ")
-        .next()
-        .and_then(|rest| rest.split(' ').next()?.parse().ok())
-        .unwrap()
+/// The last wait that the log announces, in seconds.
+fn next_try(log: &str) -> u64 {
+    let (_, rest) = log.rsplit_once("; next try in ").unwrap();
+    let (seconds, _) = rest.split_once(' ').unwrap();
+    seconds.parse().unwrap()
 }
 
-/// A ban is told with its reason, and not knocked at every few seconds, whichever words a server has for it.
+/// The reason of a ban is logged, and the bot does not try again every few seconds, whichever words a server has.
 #[test]
 fn every_ban_is_told_with_its_reason_and_waited_for() {
-    let extra = "[Operator]\nName = joe\nPassword = lab\n";
-    let ngircd = Ngircd::start(NgircdOptions {
-        extra,
-        ..Default::default()
-    });
-    let extra = "<class name=\"all\" commands=\"*\"><type name=\"all\" classes=\"all\">\
-                 <oper name=\"joe\" password=\"lab\" host=\"*\" type=\"all\">";
-    let inspircd = Inspircd::start_with(InspircdOptions {
-        extra,
-        ..Default::default()
-    });
-    let mut wrong = Vec::new();
-    for (easy, port, ban) in [
-        (ngircd.port, ngircd.port, "bot!*@*"),
-        (inspircd.easy, inspircd.port, "*bot@*"),
+    for (lab, mask) in [
+        (ngircd_with_operator(), "bot!*@*"),
+        (inspircd_with_operator(), "*bot@*"),
     ] {
-        let joe = Client::connect(easy, "joe");
-        joe.send("OPER joe lab");
-        joe.expect_contains(" 381 ");
-        joe.send(&format!("KLINE {ban} 600 :no bots"));
+        let joe = lab.person("joe", &[]);
+        joe.become_operator("lab");
+        joe.send(&format!("KLINE {mask} 600 :no bots"));
         joe.barrier();
-        let mut bot = start(AWAY, port, "[channel #lab]");
+        let mut bot = lab.start("[channel #lab]");
         bot.expect_log("; next try in ");
-        let told = bot
-            .log()
-            .lines()
-            .any(|line| line.contains("no bots") && line.contains(" IRC: "));
-        if !told || next_try(&bot) < 120 {
-            wrong.push(
-                bot.log()
-                    .lines()
-                    .filter(|line| line.contains("ERROR") || line.contains(" IRC: "))
-                    .collect::<Vec<_>>()
-                    .join("\n"),
-            );
-        }
+        let log = bot.log();
+        let mut lines = log.lines().filter(|line| line.contains(" IRC: "));
+        assert!(lines.any(|line| line.contains("no bots")), "{log}");
+        assert!(next_try(&log) >= 120, "{log}");
     }
-    assert!(wrong.is_empty(), "{}", wrong.join("\n---\n"));
 }
 
-/// PONGs go at once, so they can fill what the kernel holds for a peer: 16 MB are enough for its usual limits. The wait
-/// that is told begins when it is told.
+/// Seconds of the day at which the last line with this text was logged, by the bot's clock: the test may read a line
+/// later.
+fn logged_at(log: &str, text: &str) -> u64 {
+    let line = log.lines().rev().find(|line| line.contains(text)).unwrap();
+    let clock = line[11..19].split(':');
+    clock.fold(0, |all, number| all * 60 + number.parse::<u64>().unwrap())
+}
+
+/// PONGs are not paced, so they fill what the kernel holds for a peer: 16 MB are enough for its usual limits. The wait
+/// begins when it is logged.
 #[test]
 fn a_server_that_reads_nothing_is_left_for_as_long_as_is_said() {
-    let irc = FakeIrc::start();
-    let mut bot = start(AWAY, irc.port, "[channel #lab]");
-    let mut peer = lab(&irc);
+    let lab = Lab::new().with_fake_irc();
+    let mut bot = lab.start("[channel #lab]");
+    let mut peer = lab.accept();
     let pings = format!("PING :{}\r\n", "x".repeat(400)).repeat(1000);
-    (0..40).for_each(|_| peer.send_bytes(pings.as_bytes()));
+    for _ in 0..40 {
+        peer.send_bytes(pings.as_bytes());
+    }
     bot.expect_log("IRC: writing: timed out; next try in ");
-    let wait = next_try(&bot);
+    let wait = next_try(&bot.log());
     bot.expect_log_times("IRC: connecting to ", 2);
-    // By its own clock, because such a log comes late.
     let log = bot.log();
-    let seconds = |text: &str| {
-        let line = log.lines().rev().find(|line| line.contains(text)).unwrap();
-        let clock: Vec<u64> = line[11..19]
-            .split(':')
-            .map(|n| n.parse().unwrap())
-            .collect();
-        clock.iter().fold(0, |all, n| all * 60 + n)
-    };
-    let waited = (seconds("IRC: connecting to ") + 86_400 - seconds("; next try in ")) % 86_400;
+    let left = logged_at(&log, "; next try in ");
+    let back = logged_at(&log, "IRC: connecting to ");
+    let waited = (back + 86_400 - left) % 86_400;
     assert!(waited + 1 >= wait, "{waited} s rather than {wait} s");
-    answers(&mut lab(&irc));
+    lab.accept().expect_alive();
 }
 
-/// A peer that reads nothing must not keep the bot from stopping: three seconds for what waits, and some to spare.
+/// Three seconds for what waits to be said, and some to spare.
 #[test]
 fn it_stops_in_time_though_the_server_reads_nothing() {
-    let irc = FakeIrc::start();
-    let mut bot = start(AWAY, irc.port, "[channel #lab]");
-    let mut peer = lab(&irc);
+    let lab = Lab::new().with_fake_irc();
+    let mut bot = lab.start("[channel #lab]");
+    let mut peer = lab.accept();
     let pings = format!("PING :{}\r\n", "x".repeat(400)).repeat(500);
     std::thread::scope(|scope| {
-        scope.spawn(|| (0..80).for_each(|_| peer.send_bytes(pings.as_bytes())));
-        // It has said nothing for two seconds: it is stuck.
-        let mut seen = (0, Instant::now());
-        wait_for("a blocked write", 2 * TIMEOUT, || {
-            let size = bot.log().len();
-            if size != seen.0 {
-                seen = (size, Instant::now());
+        scope.spawn(|| {
+            for _ in 0..80 {
+                peer.send_bytes(pings.as_bytes());
             }
-            (seen.1.elapsed() > 2 * SECOND).then_some(())
         });
+        wait_stuck(&bot);
         let since = Instant::now();
         bot.signal("TERM");
         let code = wait_for("the end", 3 * TIMEOUT, || bot.try_exit());
-        assert!(
-            code == 0 && since.elapsed() < 6 * SECOND,
-            "exit {code} after {:?}",
-            since.elapsed()
-        );
+        let elapsed = since.elapsed();
+        assert_eq!(code, 0, "after {elapsed:?}");
+        assert!(elapsed < 6 * SECOND, "after {elapsed:?}");
+    });
+}
+
+/// Waits until the bot has logged nothing for two seconds: a write blocks it.
+#[track_caller]
+fn wait_stuck(bot: &Bot) {
+    let mut size = 0;
+    let mut changed = Instant::now();
+    wait_for("a blocked write", 2 * TIMEOUT, || {
+        if bot.log().len() != size {
+            size = bot.log().len();
+            changed = Instant::now();
+        }
+        (changed.elapsed() > 2 * SECOND).then_some(())
     });
 }

@@ -1,24 +1,34 @@
 //! The bot: the built binary as a process with a configuration of its own.
 
-use super::{Process, TIMEOUT, collect, guarded, scratch, spawn};
+use super::{Process, TIMEOUT, collect, guarded, root, scratch, spawn, wait_for};
+use serde_json::Value;
 use std::fs;
-use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex};
+
+/// The program under test. Cargo builds none for the examples (demo, bench): they take the release build.
+pub fn binary() -> String {
+    match option_env!("CARGO_BIN_EXE_buildbot-irc") {
+        Some(path) => path.to_string(),
+        None => root()
+            .join("target/release/buildbot-irc")
+            .display()
+            .to_string(),
+    }
+}
 
 /// A running bot; dropped, it is asked to end.
 pub struct Bot {
     /// Its working directory, where a relative `state_file` lands.
     pub dir: PathBuf,
-    binary: String,
     /// Shell that prepares a mount namespace for it; empty: it runs in ours.
     setup: String,
     process: Process,
 }
 
-/// How a one-shot run ended. A signal is code -1.
+/// How a run that ended by itself went. A signal is code -1.
 #[derive(Debug)]
 pub struct Finished {
     pub code: i32,
@@ -27,51 +37,67 @@ pub struct Finished {
 }
 
 impl Bot {
-    /// Writes bot.conf (mode 0600) to a new directory and runs `binary -c bot.conf -v` there. `binary` is
-    /// `env!("CARGO_BIN_EXE_buildbot-irc")`, which only the test file itself can name.
-    pub fn start(binary: &str, config: &str) -> Bot {
-        Bot::start_in(&scratch("bot"), binary, config)
+    /// Writes bot.conf to a new directory and runs `buildbot-irc -c bot.conf -v` there.
+    pub fn start(config: &str) -> Bot {
+        Bot::start_in(&scratch("bot"), config)
     }
 
-    /// The same in a directory of an earlier bot, whose state file it finds.
-    pub fn start_in(dir: &Path, binary: &str, config: &str) -> Bot {
-        Bot::launch(dir.to_path_buf(), binary, "", config)
+    /// The same in the directory of an earlier bot, whose state file it finds.
+    pub fn start_in(dir: &Path, config: &str) -> Bot {
+        Bot::launch(dir.to_path_buf(), "", config)
     }
 
     /// In a mount namespace of its own, which these lines of shell prepare in its working directory.
     #[track_caller]
-    pub fn start_within(setup: &str, binary: &str, config: &str) -> Bot {
+    pub fn start_within(setup: &str, config: &str) -> Bot {
         let tried = Command::new("unshare")
             .args(["--map-root-user", "--mount", "true"])
             .output();
-        let may = tried.is_ok_and(|out| out.status.success());
         assert!(
-            may,
+            tried.is_ok_and(|out| out.status.success()),
             "`unshare --map-root-user --mount true` fails: run this test as root, or allow user namespaces"
         );
-        Bot::launch(scratch("bot"), binary, setup, config)
+        Bot::launch(scratch("bot"), setup, config)
     }
 
-    fn launch(dir: PathBuf, binary: &str, setup: &str, config: &str) -> Bot {
-        configure(&dir, config);
-        let process = launch(&dir, binary, setup);
+    fn launch(dir: PathBuf, setup: &str, config: &str) -> Bot {
+        write_config(&dir, config);
+        let process = launch(&dir, setup);
         Bot {
             dir,
-            binary: binary.to_string(),
             setup: setup.to_string(),
             process,
         }
     }
 
-    /// Starts it again after it has ended, or ends it first: same directory, same configuration, new log.
+    /// Ends it if it still runs and starts it again: same directory, same configuration, new log.
     pub fn start_again(&mut self) {
         self.process.terminate();
-        self.process = launch(&self.dir, &self.binary, &self.setup);
+        self.process = launch(&self.dir, &self.setup);
     }
 
     /// Replaces bot.conf; the bot reads it on HUP or when started again.
     pub fn configure(&self, config: &str) {
-        configure(&self.dir, config);
+        write_config(&self.dir, config);
+    }
+
+    /// Waits until the bot is in its configured channels and knows which builds are old: it has the event stream, or
+    /// its second poll has begun if it has none.
+    #[track_caller]
+    pub fn wait_ready(&mut self) {
+        let config = fs::read_to_string(self.dir.join("bot.conf")).unwrap();
+        self.expect_log_times("IRC: joined", config.matches("[channel ").count());
+        if config.contains("event_stream = no") {
+            self.expect_log_times("GET /api/v2/buildrequests", 2);
+        } else {
+            self.wait_subscribed(1);
+        }
+    }
+
+    /// Waits until it has subscribed to the event stream this many times.
+    #[track_caller]
+    pub fn wait_subscribed(&mut self, times: usize) {
+        self.expect_log_times("event stream: subscribed", times);
     }
 
     /// All it has logged.
@@ -85,7 +111,7 @@ impl Bot {
         self.expect_log_times(text, 1);
     }
 
-    /// Waits until it holds the text at least so many times.
+    /// Waits until it holds the text at least this many times.
     #[track_caller]
     pub fn expect_log_times(&mut self, text: &str, times: usize) {
         let what = format!("{text:?}, {times} times, in the log");
@@ -94,13 +120,52 @@ impl Bot {
         });
     }
 
+    /// The log holds the text exactly this many times: its last lines may still be on their way.
+    #[track_caller]
+    pub fn assert_logged(&self, text: &str, times: usize) {
+        wait_for(&format!("{text:?} in the log"), TIMEOUT, || {
+            (self.log().matches(text).count() >= times).then_some(())
+        });
+        let count = self.log().matches(text).count();
+        assert_eq!(count, times, "{text:?} in the log:\n{}", self.log());
+    }
+
+    /// The log holds the text nowhere.
+    #[track_caller]
+    pub fn assert_not_logged(&self, text: &str) {
+        let log = self.log();
+        assert!(!log.contains(text), "{text:?} in the log:\n{log}");
+    }
+
+    /// Waits until its state file `state` is as the closure wants it.
+    #[track_caller]
+    pub fn wait_state(&self, what: &str, wanted: impl Fn(&Value) -> bool) {
+        let file = self.dir.join("state");
+        wait_for(what, TIMEOUT, || wanted(&read_state(&file)?).then_some(()));
+    }
+
     pub fn pid(&self) -> u32 {
         self.process.pid()
+    }
+
+    /// The most memory that it ever had, in kB.
+    pub fn peak_memory(&self) -> u64 {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap();
+        let mut lines = status.lines();
+        let peak = lines.find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+        peak.trim().trim_end_matches(" kB").parse().unwrap()
     }
 
     /// HUP, STOP, CONT …
     pub fn signal(&mut self, name: &str) {
         self.process.signal(name);
+    }
+
+    /// Sends HUP and waits until it has taken over bot.conf.
+    #[track_caller]
+    pub fn reload(&mut self) {
+        self.signal("HUP");
+        self.expect_log("configuration read again");
     }
 
     pub fn kill9(&mut self) {
@@ -112,6 +177,12 @@ impl Bot {
         self.process.terminate().code().unwrap_or(-1)
     }
 
+    /// Asks it to end, which it does with code 0.
+    #[track_caller]
+    pub fn stop(&mut self) {
+        assert_eq!(self.terminate(), 0, "{}", self.log());
+    }
+
     /// Its exit code, if it has ended.
     pub fn try_exit(&mut self) -> Option<i32> {
         Some(self.process.exited()?.code().unwrap_or(-1))
@@ -120,76 +191,99 @@ impl Bot {
     /// Waits for it to end by itself.
     #[track_caller]
     pub fn wait_exit(&mut self) -> i32 {
-        let status = super::wait_for("the bot to end", TIMEOUT, || self.process.exited());
-        status.code().unwrap_or(-1)
+        self.process.wait_exit().code().unwrap_or(-1)
     }
 
-    /// A run that ends by itself, in `dir`; what `input` holds is its standard input.
+    /// It ends by itself with this code.
     #[track_caller]
-    pub fn run(dir: &Path, binary: &str, args: &[&str], input: &str) -> Finished {
-        let mut command = guarded(binary);
-        command
-            .args(args)
-            .current_dir(dir)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped());
-        let mut child = spawn(command);
-        let (stdout, stderr) = (
-            Arc::<Mutex<String>>::default(),
-            Arc::<Mutex<String>>::default(),
-        );
-        let readers = [
-            collect(child.stdout.take().unwrap(), &stdout),
-            collect(child.stderr.take().unwrap(), &stderr),
-        ];
-        let _ = child.stdin.take().unwrap().write_all(input.as_bytes()); // it may have no use for it
-        let end = std::time::Instant::now() + 3 * TIMEOUT;
-        let status = loop {
-            match child.try_wait().unwrap() {
-                Some(status) => break status,
-                None if std::time::Instant::now() > end => {
-                    let _ = child.kill();
-                    let _ = child.wait();
-                    panic!(
-                        "{binary} {args:?} does not end; it wrote:\n{}",
-                        stderr.lock().unwrap()
-                    );
-                }
-                None => std::thread::sleep(std::time::Duration::from_millis(5)),
-            }
-        };
-        readers
-            .into_iter()
-            .for_each(|reader| reader.join().unwrap());
-        let take = |text: &Mutex<String>| std::mem::take(&mut *text.lock().unwrap());
-        Finished {
-            code: status.code().unwrap_or(-1),
-            stdout: take(&stdout),
-            stderr: take(&stderr),
-        }
+    pub fn expect_exit(&mut self, code: i32) {
+        assert_eq!(self.wait_exit(), code, "{}", self.log());
+    }
+
+    /// Runs the program in `dir` until it ends by itself.
+    #[track_caller]
+    pub fn run(dir: &Path, args: &[&str]) -> Finished {
+        run(&binary(), dir, args)
     }
 }
 
-fn configure(dir: &Path, config: &str) {
+/// Runs a program in `dir` until it ends by itself.
+#[track_caller]
+pub fn run(program: &str, dir: &Path, args: &[&str]) -> Finished {
+    let mut command = guarded(program);
+    command
+        .args(args)
+        .current_dir(dir)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    let mut child = spawn(command);
+    let stdout = Arc::<Mutex<String>>::default();
+    let stderr = Arc::<Mutex<String>>::default();
+    let readers = [
+        collect(child.stdout.take().unwrap(), &stdout),
+        collect(child.stderr.take().unwrap(), &stderr),
+    ];
+    let Some(status) = wait_child(&mut child) else {
+        let stderr = stderr.lock().unwrap();
+        panic!("{program} {args:?} does not end; it wrote:\n{stderr}");
+    };
+    for reader in readers {
+        reader.join().unwrap();
+    }
+    Finished {
+        code: status.code().unwrap_or(-1),
+        stdout: std::mem::take(&mut *stdout.lock().unwrap()),
+        stderr: std::mem::take(&mut *stderr.lock().unwrap()),
+    }
+}
+
+/// Waits for a child to end; kills it if it does not in time.
+fn wait_child(child: &mut Child) -> Option<ExitStatus> {
+    let end = std::time::Instant::now() + 3 * TIMEOUT;
+    let status = wait_for("the end of a program", 4 * TIMEOUT, || {
+        let status = child.try_wait().unwrap();
+        let late = std::time::Instant::now() > end;
+        (status.is_some() || late).then_some(status)
+    });
+    if status.is_none() {
+        let _ = child.kill();
+        let _ = child.wait();
+    }
+    status
+}
+
+/// The JSON of a state file, below the line with its version; `None` if there is no such file yet.
+pub fn read_state(file: &Path) -> Option<Value> {
+    let text = fs::read_to_string(file).ok()?;
+    let (_, json) = text.split_once('\n')?;
+    serde_json::from_str(json).ok()
+}
+
+/// A new directory with this bot.conf.
+pub fn config_dir(config: &str) -> PathBuf {
+    let dir = scratch("config");
+    write_config(&dir, config);
+    dir
+}
+
+/// Writes bot.conf with mode 0600.
+pub fn write_config(dir: &Path, config: &str) {
     let file = dir.join("bot.conf");
     fs::write(&file, config).unwrap();
     fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).unwrap();
 }
 
-fn launch(dir: &Path, binary: &str, setup: &str) -> Process {
-    let mut command = guarded(if setup.is_empty() { binary } else { "unshare" });
-    if !setup.is_empty() {
+fn launch(dir: &Path, setup: &str) -> Process {
+    let mut command;
+    if setup.is_empty() {
+        command = guarded(binary());
+    } else {
         let script = format!("set -e; {setup}; exec \"$@\"");
-        command.args([
-            "--map-root-user",
-            "--mount",
-            "sh",
-            "-c",
-            &script,
-            "sh",
-            binary,
-        ]);
+        command = guarded("unshare");
+        command
+            .args(["--map-root-user", "--mount", "sh", "-c", &script, "sh"])
+            .arg(binary());
     }
     command.args(["-c", "bot.conf", "-v"]).current_dir(dir);
     Process::start("bot", command)

@@ -44,12 +44,10 @@ impl Master {
 
     #[track_caller]
     fn launch(name: &str, config: &str, certificates: Option<&'static Certificates>) -> Master {
-        let dir = scratch(&format!("master-{name}"));
-        let (port, worker_port) = (super::free_port(), super::free_port());
         let mut master = Master {
-            port,
-            dir,
-            worker_port,
+            port: super::free_port(),
+            dir: scratch(&format!("master-{name}")),
+            worker_port: super::free_port(),
             certificates,
             process: None,
         };
@@ -66,9 +64,9 @@ impl Master {
     /// Replaces the test's part of the configuration; the master reads it on HUP or when started again.
     pub fn configure(&self, config: &str) {
         // Buildbot refuses a builder that no scheduler drives.
-        let rest =
+        let end =
             "if not c['schedulers']:\n    force('force', [one.name for one in c['builders']])\n";
-        let text = format!("{}{config}\n{rest}", include_str!("master.cfg"));
+        let text = format!("{}{config}\n{end}", include_str!("master.cfg"));
         fs::write(self.dir.join("master.cfg"), text).unwrap();
     }
 
@@ -77,9 +75,8 @@ impl Master {
     pub fn start_again(&mut self) {
         assert!(self.process.is_none(), "the master runs already");
         let mut command = twistd(&self.dir);
-        command
-            .env("MASTER_DIR", &self.dir)
-            .env("MASTER_PORT", self.port.to_string());
+        command.env("MASTER_DIR", &self.dir);
+        command.env("MASTER_PORT", self.port.to_string());
         command.env("WORKER_PORT", self.worker_port.to_string());
         if let Some(certificates) = self.certificates {
             command.env("MASTER_TLS", &certificates.dir);
@@ -116,13 +113,14 @@ impl Master {
         self.process.as_mut().expect("the master does not run")
     }
 
-    /// As the bot is to be told, with the slash at the end.
+    /// As the bot's configuration has it.
     pub fn url(&self) -> String {
-        format!(
-            "http{}://127.0.0.1:{}/",
-            if self.certificates.is_some() { "s" } else { "" },
-            self.port
-        )
+        let scheme = if self.certificates.is_some() {
+            "https"
+        } else {
+            "http"
+        };
+        format!("{scheme}://127.0.0.1:{}/", self.port)
     }
 
     /// GET of a path such as `/api/v2/builds`.
@@ -149,14 +147,9 @@ impl Master {
     #[track_caller]
     pub fn builder_id(&self, name: &str) -> i64 {
         let all = self.get("/api/v2/builders"); // masters before 4 refuse to look for a name that is no identifier
-        let mut found = all["builders"]
-            .as_array()
-            .into_iter()
-            .flatten()
-            .filter(|builder| builder["name"] == name);
-        let id = found
-            .next()
-            .and_then(|builder| builder["builderid"].as_i64());
+        let mut builders = all["builders"].as_array().into_iter().flatten();
+        let found = builders.find(|builder| builder["name"] == name);
+        let id = found.and_then(|builder| builder["builderid"].as_i64());
         id.unwrap_or_else(|| panic!("no builder {name}: {all}"))
     }
 
@@ -168,9 +161,9 @@ impl Master {
         let name = schedulers["forceschedulers"][0]["name"].as_str();
         let name = name.unwrap_or_else(|| panic!("no force scheduler lists {builder}"));
         let mut params = json!({"builderid": id});
-        fields
-            .iter()
-            .for_each(|(key, value)| params[*key] = json!(value));
+        for (key, value) in fields {
+            params[*key] = json!(value);
+        }
         let result = self.post(
             &format!("/api/v2/forceschedulers/{}", percent(name)),
             "force",
@@ -263,10 +256,8 @@ impl Master {
     #[track_caller]
     pub fn release(&self, builder: &str, result: i64) {
         let name: String = builder.bytes().map(|byte| format!("{byte:02x}")).collect();
-        let (gate, new) = (
-            self.dir.join(format!("gate-{name}")),
-            self.dir.join(format!("new-{name}")),
-        );
+        let gate = self.dir.join(format!("gate-{name}"));
+        let new = self.dir.join(format!("new-{name}"));
         wait_for("the release before this one to be used", TIMEOUT, || {
             (!gate.exists()).then_some(())
         });
@@ -274,7 +265,7 @@ impl Master {
         fs::rename(new, gate).unwrap(); // the step must not read half a file
     }
 
-    /// One request on a connection of its own. HTTP/1.0 spares us the chunks.
+    /// One request on a connection of its own. HTTP/1.0, whose answers have no chunks.
     pub fn request(
         &self,
         method: &str,
@@ -299,17 +290,10 @@ impl Master {
         match self.certificates {
             None => exchange(tcp, &message, &mut answer)?,
             Some(certificates) => {
-                let ca = native_tls::Certificate::from_pem(&fs::read(certificates.path("ca.pem"))?);
-                let tls = native_tls::TlsConnector::builder()
-                    .add_root_certificate(ca.unwrap())
-                    .build()
-                    .unwrap();
-                exchange(
-                    tls.connect("127.0.0.1", tcp)
-                        .map_err(std::io::Error::other)?,
-                    &message,
-                    &mut answer,
-                )?;
+                let connector = certificates.connector();
+                let tls = connector.connect("127.0.0.1", tcp);
+                let tls = tls.map_err(std::io::Error::other)?;
+                exchange(tls, &message, &mut answer)?;
             }
         }
         let answer = String::from_utf8_lossy(&answer);
@@ -335,7 +319,7 @@ fn exchange(
 }
 
 impl Drop for Master {
-    /// At once: nobody reads its database again, and with a build running it would take its time.
+    /// At once: nobody reads its database again, and a running build would delay an orderly end.
     fn drop(&mut self) {
         self.process.as_mut().map(Process::kill);
     }
@@ -343,7 +327,7 @@ impl Drop for Master {
 
 /// A worker process of a master; dropped, it is ended.
 pub struct Worker {
-    name: String,
+    pub name: String,
     process: Process,
 }
 
@@ -423,13 +407,13 @@ fn empty_database() -> &'static Path {
 
 fn percent(text: &str) -> String {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte);
-    text.bytes()
-        .map(|byte| {
-            if plain(byte) {
-                char::from(byte).to_string()
-            } else {
-                format!("%{byte:02X}")
-            }
-        })
-        .collect()
+    let mut encoded = String::new();
+    for byte in text.bytes() {
+        if plain(byte) {
+            encoded.push(char::from(byte));
+        } else {
+            encoded += &format!("%{byte:02X}");
+        }
+    }
+    encoded
 }

@@ -1,4 +1,4 @@
-"""Fills the database of a running master: fill.py DATABASE BUILDERS BUILDS.
+"""Fills the database of a running master: fill_database.py DATABASE BUILDERS BUILDS.
 
 Adds builders b00001 … until there are so many, all configured on worker w1, and spreads finished builds over
 them. Prints, as JSON, a build request that more builds may name, and the builders' ids.

@@ -5,12 +5,9 @@
 
 #[path = "../common/mod.rs"]
 mod common;
-#[path = "bench/hall.rs"]
-mod hall;
-#[path = "bench/lab.rs"]
-mod lab;
-#[path = "bench/rows.rs"]
+mod irc_server;
 mod rows;
+mod subjects;
 
 use serde_json::{Value, json};
 use std::fs;
@@ -23,7 +20,7 @@ fn ms(time: Duration) -> f64 {
 }
 
 /// What is going on, for whoever waits.
-fn tell(text: &str) {
+fn progress(text: &str) {
     eprintln!("bench: {text} …");
 }
 
@@ -51,23 +48,21 @@ impl Row {
         unit: &'static str,
         values: Vec<f64>,
     ) -> Row {
-        let (what, reporter, aim, note) =
-            (what.to_string(), Vec::new(), String::new(), String::new());
         Row {
             group,
-            what,
+            what: what.to_string(),
             size,
             unit,
             values,
-            reporter,
-            aim,
+            reporter: Vec::new(),
+            aim: String::new(),
             met: None,
-            note,
+            note: String::new(),
             more_is_better: false,
         }
     }
 
-    fn beside(mut self, reporter: Vec<f64>) -> Row {
+    fn reporter(mut self, reporter: Vec<f64>) -> Row {
         self.reporter = reporter;
         self
     }
@@ -108,48 +103,46 @@ impl Row {
         }
     }
 
-    fn shown(&self) -> String {
-        let size = if self.size == 0 {
-            String::new()
-        } else {
-            self.size.to_string()
-        };
-        let verdict = match self.met {
+    /// As a line of the table.
+    fn line(&self) -> String {
+        let mut size = String::new();
+        if self.size > 0 {
+            size = self.size.to_string();
+        }
+        let mut ratio = String::new();
+        if self.ratio().is_finite() {
+            ratio = format!("{}x", number(self.ratio()));
+        }
+        let mut note = String::new();
+        if !self.note.is_empty() {
+            note = format!("  ({})", self.note);
+        }
+        let median = number(self.median());
+        let p95 = number(self.p95());
+        let reporter = number(quantile(&self.reporter, 0.5));
+        let unit = self.unit;
+        let figures = format!("{median:>9} {p95:>9} {unit:<7} {reporter:>9} {ratio:>8}");
+        let verdict = self.verdict();
+        let what = &self.what;
+        let aim = &self.aim;
+        format!("{what:<46} {size:>6} {figures}  {aim:<16} {verdict}{note}")
+    }
+
+    fn verdict(&self) -> &'static str {
+        match self.met {
             _ if self.values.is_empty() => "NOT MEASURED",
             Some(true) => "ok",
             Some(false) => "MISSED",
             None => "",
-        };
-        let ratio = if self.ratio().is_finite() {
-            format!("{}x", number(self.ratio()))
-        } else {
-            String::new()
-        };
-        let note = if self.note.is_empty() {
-            String::new()
-        } else {
-            format!("  ({})", self.note)
-        };
-        let (median, p95, beside) = (self.median(), self.p95(), quantile(&self.reporter, 0.5));
-        let figures = format!(
-            "{:>9} {:>9} {:<7} {:>9} {ratio:>8}",
-            number(median),
-            number(p95),
-            self.unit,
-            number(beside)
-        );
-        format!(
-            "{:<46} {size:>6} {figures}  {:<16} {verdict}{note}",
-            self.what, self.aim
-        )
+        }
     }
 
     fn json(&self) -> Value {
-        let figures = |values: &[f64]| match values.is_empty() {
-            true => Value::Null,
-            false => {
-                json!({"n": values.len(), "median": quantile(values, 0.5), "p95": quantile(values, 0.95)})
+        let figures = |values: &[f64]| {
+            if values.is_empty() {
+                return Value::Null;
             }
+            json!({"n": values.len(), "median": quantile(values, 0.5), "p95": quantile(values, 0.95)})
         };
         let ratio = Some(self.ratio()).filter(|ratio| ratio.is_finite());
         json!({
@@ -181,67 +174,76 @@ fn number(value: f64) -> String {
     }
 }
 
+/// The machine, for the reader of the figures.
+fn machine() -> Value {
+    let cpuinfo = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let mut lines = cpuinfo.lines();
+    let cpu = lines.find_map(|line| line.strip_prefix("model name"));
+    let cpu = cpu.unwrap_or("").trim_matches([' ', '\t', ':']);
+    let cores = std::thread::available_parallelism().map_or(0, |cores| cores.get());
+    let kernel = subjects::output(Command::new("uname").arg("-sr"));
+    let load = fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    json!({
+        "cpu": cpu, "cores": cores, "kernel": kernel.unwrap_or_default(), "load": load.trim(),
+    })
+}
+
 /// Writes what there is so far: a later row that ends in a panic must not cost the earlier ones.
 fn write(rows: &[Row]) {
-    let ask = |program: &str, args: &[&str]| {
-        lab::output(Command::new(program).args(args)).unwrap_or_default()
-    };
-    let cpu = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let cpu = cpu
-        .lines()
-        .find_map(|line| line.strip_prefix("model name"))
-        .unwrap_or("")
-        .trim_matches([' ', '\t', ':']);
-    let machine = json!({
-        "cpu": cpu, "cores": std::thread::available_parallelism().map_or(0, |cores| cores.get()),
-        "kernel": ask("uname", &["-sr"]), "load": fs::read_to_string("/proc/loadavg").unwrap_or_default().trim(),
-    });
+    let mut describe = Command::new("git");
+    describe.args(["describe", "--always", "--dirty"]);
+    let commit = subjects::output(&mut describe).unwrap_or_default();
     let all: Vec<Value> = rows.iter().map(Row::json).collect();
-    let report = json!({"commit": ask("git", &["describe", "--always", "--dirty"]), "machine": machine, "rows": all});
+    let report = json!({"commit": commit, "machine": machine(), "rows": all});
     let text = serde_json::to_string_pretty(&report).expect("plain values");
-    fs::write(common::root().join("target/bench.json"), text + "\n")
-        .expect("target can be written");
+    let file = common::root().join("target/bench.json");
+    fs::write(file, text + "\n").expect("target can be written");
+}
+
+/// The groups that `$ROWS` names, or all of them.
+fn wanted_groups() -> Result<Vec<(&'static str, rows::Measure)>, String> {
+    let text = std::env::var("ROWS").unwrap_or_default();
+    let mut wanted: Vec<&str> = text.split([',', ' ']).collect();
+    wanted.retain(|name| !name.is_empty());
+    let known = rows::GROUPS.map(|(name, _)| name);
+    if let Some(name) = wanted.iter().find(|name| !known.contains(name)) {
+        return Err(format!("no rows {name}; there are {}", known.join(",")));
+    }
+    let mut groups = rows::GROUPS.to_vec();
+    groups.retain(|(name, _)| wanted.is_empty() || wanted.contains(name));
+    Ok(groups)
 }
 
 fn main() -> ExitCode {
-    let wanted = std::env::var("ROWS").unwrap_or_default();
-    let wanted: Vec<&str> = wanted
-        .split([',', ' '])
-        .filter(|name| !name.is_empty())
-        .collect();
-    if let Some(wrong) = wanted
-        .iter()
-        .find(|name| rows::GROUPS.iter().all(|group| group.0 != **name))
-    {
-        let known: Vec<&str> = rows::GROUPS.iter().map(|group| group.0).collect();
-        eprintln!("bench: no rows {wrong}; there are {}", known.join(","));
-        return ExitCode::from(64);
-    }
-    let [size, median, p95, unit, reporter, ratio] =
-        ["size", "median", "p95", "", "reporter", "ratio"];
-    println!(
-        "{:<48} {size:>6} {median:>9} {p95:>9} {unit:<7} {reporter:>9} {ratio:>8}  aim",
-        ""
-    );
-    let (mut stage, from) = (rows::Stage::new(), Instant::now());
-    let mut all: Vec<Row> = Vec::new();
-    for (name, measure) in rows::GROUPS {
-        if wanted.is_empty() || wanted.contains(&name) {
-            println!("{name}, after {} s", from.elapsed().as_secs());
-            let rows = measure(&mut stage);
-            rows.iter().for_each(|row| println!("  {}", row.shown()));
-            all.extend(rows);
-            write(&all);
+    let groups = match wanted_groups() {
+        Ok(groups) => groups,
+        Err(e) => {
+            eprintln!("bench: {e}");
+            return ExitCode::from(64);
         }
-    }
-    let missed = all
-        .iter()
-        .filter(|row| row.met == Some(false) && !row.values.is_empty())
-        .count();
-    let unmeasured = all.iter().filter(|row| row.values.is_empty()).count();
-    let took = from.elapsed().as_secs();
+    };
     println!(
-        "\n{} rows in {took} s, {missed} missed, {unmeasured} not measured; also in target/bench.json",
+        "{:<48} {:>6} {:>9} {:>9} {:<7} {:>9} {:>8}  aim",
+        "", "size", "median", "p95", "", "reporter", "ratio"
+    );
+    let mut bench = rows::Bench::new();
+    let start = Instant::now();
+    let mut all: Vec<Row> = Vec::new();
+    for (name, measure) in groups {
+        println!("{name}, after {} s", start.elapsed().as_secs());
+        let rows = measure(&mut bench);
+        for row in &rows {
+            println!("  {}", row.line());
+        }
+        all.extend(rows);
+        write(&all);
+    }
+    let unmeasured = all.iter().filter(|row| row.values.is_empty()).count();
+    let is_missed = |row: &&Row| row.met == Some(false) && !row.values.is_empty();
+    let missed = all.iter().filter(is_missed).count();
+    let seconds = start.elapsed().as_secs();
+    println!(
+        "\n{} rows in {seconds} s, {missed} missed, {unmeasured} not measured; also in target/bench.json",
         all.len()
     );
     ExitCode::from(u8::from(unmeasured > 0))
