@@ -62,7 +62,8 @@ struct Subscriber<'a> {
     listener: Listener,
 }
 
-const TRANSITIONS: [i64; 4] = [SUCCESS, WARNINGS, FAILURE, EXCEPTION];
+/// The results between which Buildbot has events of the kind `successToFailure`.
+const TRANSITION_RESULTS: [i64; 4] = [SUCCESS, WARNINGS, FAILURE, EXCEPTION];
 
 /// The results of builders `a` and `b`, which take turns: each transition comes once.
 const RESULTS: [(&str, [i64; 10]); 2] = [
@@ -103,8 +104,8 @@ fn subscriptions(events_of_a_build: &[String]) -> Vec<(&str, &str, &str)> {
 fn selective_events() -> Vec<String> {
     let words = "success warnings failure exception cancelled problem recovery worse better";
     let mut names: Vec<String> = words.split(' ').map(String::from).collect();
-    for before in TRANSITIONS {
-        for now in TRANSITIONS {
+    for before in TRANSITION_RESULTS {
+        for now in TRANSITION_RESULTS {
             names.push(events(now, Some(before)).remove(2));
         }
     }
@@ -199,7 +200,7 @@ fn expect_no_late_line(subscriber: &Subscriber, joe: &Client) {
 
 const EVE: &str = "Eve\r\nQUIT :x\u{2}\u{3}04 red\u{202e}\u{0} <eve@example.org>";
 
-/// Many channels of a bot (of two, for speed), and people in private.
+/// Many channels, of two bots for speed, and people in private.
 #[test]
 fn each_channel_and_person_hears_what_it_is_configured_for() {
     let config = "ends('app', FAILURE, tags=['release'])\nends('mac os', FAILURE)\nends('größe/x', FAILURE, tags=['x'])\n\

@@ -248,10 +248,9 @@ fn the_bot_answers_only_when_addressed_and_never_a_notice() {
 }
 
 #[test]
-fn status_tells_idle_building_queued_paused_and_offline() {
-    let config = "gated('slow')\ngated('quick')\nbuilder('far', workers=['w2'])\nworker('w2')\n";
-    let mut lab = Lab::new()
-        .with_master("work", config)
+fn status_tells_how_long_builds_run_and_watch_tells_their_end() {
+    let lab = Lab::new()
+        .with_master("work", "gated('slow')\ngated('quick')\n")
         .with_worker("w1")
         .with_ngircd();
     let joe = lab.person("jane", &["#work"]);
@@ -305,23 +304,32 @@ fn status_tells_idle_building_queued_paused_and_offline() {
     channel.ask("work: source", "<work> Buildbot: *");
     joe.say("work", "source");
     private.hear("<work> Buildbot: *");
+}
 
-    // w2 is paused and stopped.
-    let workers = master.get("/api/v2/workers?name=w2");
+#[test]
+fn status_tells_paused_workers_and_what_is_queued() {
+    let mut lab = Lab::new()
+        .with_master("paused", "builder('far')\n")
+        .with_worker("w1")
+        .with_ngircd();
+    let joe = lab.person("jill", &["#paused"]);
+    let _bot = lab.start_ready("paused", "", "[channel #paused]");
+    let channel = Listener::new(&joe, "#paused");
+    let master = lab.master();
+    let workers = master.get("/api/v2/workers?name=w1");
     let path = format!("/api/v2/workers/{}", workers["workers"][0]["workerid"]);
-    lab.start_worker("w2");
-    channel.ask_until("work: status far", "<work> far: idle; no builds yet");
-    lab.master().post(&path, "pause", json!({"reason": "tea"}));
-    channel.ask_until("work: list workers", "<work> 2 workers: *w2 [paused]*");
-    lab.master().force("far", &[]);
+    channel.ask_until("paused: status far", "<paused> far: idle; no builds yet");
+    master.post(&path, "pause", json!({"reason": "tea"}));
+    channel.ask_until("paused: list workers", "<paused> 1 worker: w1 [paused]");
+    master.force("far", &[]);
     channel.ask_until(
-        "work: status far",
-        "<work> far: idle; no builds yet; 1 queued; paused: w2",
+        "paused: status far",
+        "<paused> far: idle; no builds yet; 1 queued; paused: w1",
     );
-    lab.stop_worker("w2");
+    lab.stop_worker("w1");
     channel.ask_until(
-        "work: status far",
-        "<work> far: offline; no builds yet; 1 queued; paused: w2",
+        "paused: status far",
+        "<paused> far: offline; no builds yet; 1 queued; paused: w1",
     );
 }
 

@@ -140,8 +140,8 @@ fn a_base_path_is_kept() {
     }
 }
 
-#[test]
-fn broken_answers_are_told_in_a_sentence() {
+/// Broken answers, and what the bot says about each.
+fn broken_answers() -> Vec<(Answer, &'static str)> {
     let head = "HTTP/1.1 200 OK\r\n";
     let length = |n: usize, body: &str| {
         Answer::Raw(format!("{head}Content-Length: {n}\r\n\r\n{body}").into_bytes())
@@ -151,7 +151,7 @@ fn broken_answers_are_told_in_a_sentence() {
     };
     let endless =
         |start: &str, again: &str| Answer::Endless(start.into(), again.repeat(1000).into());
-    let cases = [
+    vec![
         (length(90, "{\"builders\": ["), "the connection ended early"),
         (
             Answer::Json("{\"builders\": [".into()),
@@ -217,9 +217,13 @@ fn broken_answers_are_told_in_a_sentence() {
             ),
             "Ty pe Error (500)",
         ),
-    ];
+    ]
+}
+
+#[test]
+fn broken_answers_are_told_in_a_sentence() {
     std::thread::scope(|scope| {
-        for (answer, sentence) in cases {
+        for (answer, sentence) in broken_answers() {
             scope.spawn(move || expect_error(answer, sentence));
         }
     });

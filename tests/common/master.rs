@@ -24,7 +24,7 @@ pub const CANCELLED: i64 = 6;
 pub struct Master {
     pub port: u16,
     pub dir: PathBuf,
-    worker_port: u16,
+    pub worker_port: u16,
     certificates: Option<&'static Certificates>,
     process: Option<Process>,
 }
@@ -325,47 +325,8 @@ impl Drop for Master {
     }
 }
 
-/// A worker process of a master; dropped, it is ended.
-pub struct Worker {
-    pub name: String,
-    process: Process,
-}
-
-impl Worker {
-    /// Starts one that master.cfg knows (`w1` always) and waits until the master has it.
-    #[track_caller]
-    pub fn start(master: &Master, name: &str) -> Worker {
-        let dir = scratch(&format!("worker-{name}"));
-        let tac = format!(
-            "from twisted.application import service\nfrom buildbot_worker.bot import Worker\n\
-             application = service.Application('buildbot-worker')\n\
-             Worker('127.0.0.1', {}, '{name}', 'p', '{}', 600).setServiceParent(application)\n",
-            master.worker_port,
-            dir.display()
-        );
-        fs::write(dir.join("buildbot.tac"), tac).unwrap();
-        let mut process = Process::start(&format!("worker {name}"), twistd(&dir));
-        // Not as soon as it is `online`: a master whose worker ends while it is still being attached keeps it for good.
-        process.wait_for("its master", START, |worker| {
-            worker.output().contains("worker is ready").then_some(())
-        });
-        Worker {
-            name: name.to_string(),
-            process,
-        }
-    }
-
-    /// Ends it and waits until the master has noticed. A build that it was running ends as `retry`.
-    #[track_caller]
-    pub fn stop(mut self, master: &Master) {
-        self.process.terminate();
-        wait_for("the worker to be offline", TIMEOUT, || {
-            (!master.online(&self.name)).then_some(())
-        });
-    }
-}
-
-fn twistd(dir: &Path) -> Command {
+/// Runs buildbot.tac in a directory.
+pub fn twistd(dir: &Path) -> Command {
     let mut command = guarded(venv("twistd"));
     command
         .args([

@@ -19,6 +19,7 @@ mod master;
 mod net;
 mod process;
 mod proxy;
+mod worker;
 
 pub use bot::{Bot, Finished, binary, config_dir, read_state, run, write_config};
 pub use certificates::Certificates;
@@ -30,11 +31,10 @@ pub use fuzz::Random;
 pub use irc::{Inspircd, InspircdOptions, Ngircd, NgircdOptions};
 pub use lab::{ANNOUNCING, Lab, NO_MASTER, POLLING, execute};
 pub use listener::{Listener, matches};
-pub use master::{
-    CANCELLED, EXCEPTION, FAILURE, Master, RETRY, SKIPPED, SUCCESS, WARNINGS, Worker,
-};
+pub use master::{CANCELLED, EXCEPTION, FAILURE, Master, RETRY, SKIPPED, SUCCESS, WARNINGS};
 pub use process::{Process, collect, daemon, guarded, spawn};
 pub use proxy::{Proxy, Tunnel};
+pub use worker::Worker;
 
 use std::fs;
 use std::net::TcpListener;
