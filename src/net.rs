@@ -14,33 +14,38 @@ use std::time::{Duration, Instant};
 const CONNECT: Duration = Duration::from_secs(15);
 /// The most that the TLS hand-shake may take.
 const HANDSHAKE: Duration = Duration::from_secs(20);
+/// A peer that speaks TLS answers the first record within a round trip; one that does not may wait
+/// for ever for a line that never comes.
+const FIRST_RECORD: Duration = Duration::from_secs(6);
 /// A peer that does not take a line or a request within this time is gone: its window has long been
 /// shut then. Nothing else happens meanwhile, so a signal to stop waits as long.
 const WRITE: Duration = Duration::from_secs(3);
-/// What the reader hands over at once.
+/// The bytes that the reader hands over at once.
 const CHUNK: usize = 4096;
 
 /// A socket under TLS, or under nothing. Reads come from the socket itself until the reader thread
-/// takes over, then from what it has fed.
+/// takes over, then from the bytes that it has handed in.
 #[derive(Debug)]
 pub struct Transport {
     socket: TcpStream,
-    /// The most that one read may take, and when all of them must be done.
-    stall: Duration,
+    /// The most that one read may take.
+    read_limit: Duration,
+    /// When all reads must be done.
     deadline: Instant,
-    fed: Option<VecDeque<u8>>,
+    /// Bytes from the reader thread that TLS has not taken yet; nothing before it runs.
+    received: Option<VecDeque<u8>>,
 }
 
 impl Read for Transport {
     fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
-        match &mut self.fed {
+        match &mut self.received {
             Some(bytes) if bytes.is_empty() => Err(io::ErrorKind::WouldBlock.into()),
             Some(bytes) => bytes.read(out),
             None => {
                 let left = self
                     .deadline
                     .saturating_duration_since(Instant::now())
-                    .min(self.stall);
+                    .min(self.read_limit);
                 if left.is_zero() {
                     return Err(io::ErrorKind::TimedOut.into());
                 }
@@ -91,10 +96,11 @@ fn no_would_block(e: io::Error) -> io::Error {
 pub trait Stream: Read + Write + Send {
     fn transport(&mut self) -> &mut Transport;
 
-    /// From now on, each read may take `stall` and all of them `whole`.
-    fn set_limits(&mut self, stall: Duration, whole: Duration) {
+    /// From now on, each read may take `one` and all of them together `whole`.
+    fn set_read_limits(&mut self, one: Duration, whole: Duration) {
         let transport = self.transport();
-        (transport.stall, transport.deadline) = (stall, Instant::now() + whole);
+        transport.read_limit = one;
+        transport.deadline = Instant::now() + whole;
     }
 
     /// Another handle of the socket, to shut it down or to read it elsewhere.
@@ -104,9 +110,11 @@ pub trait Stream: Read + Write + Send {
 
     /// Takes raw bytes from the reader and returns all the text that they complete; the end of the
     /// TLS session, clean or not, is an error.
-    fn feed(&mut self, bytes: &[u8]) -> io::Result<Vec<u8>> {
-        self.transport().fed.get_or_insert_default().extend(bytes);
-        let (mut text, mut chunk) = (Vec::new(), [0; CHUNK]);
+    fn receive(&mut self, bytes: &[u8]) -> io::Result<Vec<u8>> {
+        let received = &mut self.transport().received;
+        received.get_or_insert_default().extend(bytes);
+        let mut text = Vec::new();
+        let mut chunk = [0; CHUNK];
         loop {
             match self.read(&mut chunk) {
                 // What came before the end is worth hearing; the end will show again.
@@ -145,9 +153,9 @@ pub fn connect(
         .map_err(|e| format!("{host}:{port}: {e}"))?;
     let transport = Transport {
         socket,
-        stall: HANDSHAKE,
+        read_limit: FIRST_RECORD,
         deadline: Instant::now() + HANDSHAKE,
-        fed: None,
+        received: None,
     };
     let Some(tls) = tls else {
         return Ok(Box::new(transport));
@@ -179,7 +187,7 @@ fn dial(host: &str, port: u16) -> Result<TcpStream, String> {
 
 /// What happens to an IRC connection, in this order: `Up`, any number of `Bytes`, `Down`; or `Down`
 /// alone, when it could not be made.
-pub enum Link {
+pub enum SocketEvent {
     Up(Box<dyn Stream>),
     Bytes(Vec<u8>),
     Down(String),
@@ -191,11 +199,11 @@ pub fn open(
     host: String,
     port: u16,
     tls: Option<TlsConnector>,
-    emit: impl Fn(Link) -> bool + Send + 'static,
+    emit: impl Fn(SocketEvent) -> bool + Send + 'static,
 ) {
     let reader = move || {
         if let Err(why) = read(&host, port, tls.as_ref(), &emit) {
-            emit(Link::Down(why));
+            emit(SocketEvent::Down(why));
         }
     };
     // Without threads nothing works; the supervisor starts us again.
@@ -210,18 +218,18 @@ fn read(
     host: &str,
     port: u16,
     tls: Option<&TlsConnector>,
-    emit: &dyn Fn(Link) -> bool,
+    emit: &dyn Fn(SocketEvent) -> bool,
 ) -> Result<(), String> {
     let mut stream = connect(host, port, tls)?;
     let mut socket = stream.socket().map_err(|e| e.to_string())?;
     // The timeout belongs to the socket, so the clone shares it.
     socket.set_read_timeout(None).map_err(|e| e.to_string())?;
-    let mut heard = emit(Link::Up(stream));
+    let mut is_wanted = emit(SocketEvent::Up(stream));
     let mut chunk = [0; CHUNK];
-    while heard {
+    while is_wanted {
         match socket.read(&mut chunk) {
             Ok(0) => return Err("closed by the server".into()),
-            Ok(n) => heard = emit(Link::Bytes(chunk[..n].to_vec())),
+            Ok(length) => is_wanted = emit(SocketEvent::Bytes(chunk[..length].to_vec())),
             Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
             Err(e) => return Err(e.to_string()),
         }
@@ -262,6 +270,9 @@ fn tls_error(text: &str) -> String {
         format!("the certificate is refused: {why} (tls_ca_file names an authority to trust)")
     } else if text.contains("wrong version number") || text.contains("packet length too long") {
         "no TLS is spoken on this port".into()
+    } else if text.contains("access denied") {
+        // What Solanum does to those who come too often.
+        "the server refuses the hand-shake (connections are throttled)".into()
     } else if text.contains("timed out") || text.contains("unexpected EOF") {
         "no TLS hand-shake (is this a port without TLS?)".into()
     } else {

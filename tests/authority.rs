@@ -479,7 +479,7 @@ fn those_who_may_not_stop_can_take_back_their_own_requests_only() {
     let ann = talk.lab.person("own-a", &[]);
     talk.ask("force build mine why", "queued mine: no worker is online");
     ann.say("own", "stop build mine for fun");
-    ann.expect_contains(" PRIVMSG own-a :sorry, own-a, `stop` is not for you");
+    ann.expect_contains(" PRIVMSG own-a :sorry, own-a, you may not use `stop`");
     talk.say("stop build mine changed my mind");
     // The end of the request may be told before the answer to `stop`.
     talk.joe.expect_contains("mine: took back 1 queued request");
@@ -526,13 +526,13 @@ fn a_refusal_says_nothing_else_and_every_attempt_is_logged() {
     ] {
         eve.say("#door", &format!("door: {text}"));
         let line = eve.expect_contains(" PRIVMSG #door :");
-        let refusal = "PRIVMSG #door :sorry, eve, `force` is not for you";
+        let refusal = "PRIVMSG #door :sorry, eve, you may not use `force`";
         assert!(line.ends_with(refusal), "{text}: {line}");
     }
     ann.say("#door", "door: force build ours x");
     ann.expect_contains(" PRIVMSG #door :forced ours #1 ");
     ann.say("door", "stop build ours x");
-    ann.expect_contains(" PRIVMSG anna :sorry, anna, `stop` is not for you");
+    ann.expect_contains(" PRIVMSG anna :sorry, anna, you may not use `stop`");
     let log = attempts(&bot, "force", 5);
     for line in &log[..4] {
         assert!(line.contains("eve!eve@"), "{line}");
@@ -551,7 +551,7 @@ fn an_attempt_without_an_account_is_logged_once() {
     let talk = Talk::new("plain", "[authorization]\nforce = account:plain-j");
     talk.ask(
         "force build open x",
-        "sorry, plain-j, `force` is not for you",
+        "sorry, plain-j, you may not use `force`",
     );
     attempts(&talk.bot, "force", 1);
 }

@@ -240,7 +240,7 @@ fn the_bot_answers_only_when_addressed_and_never_a_notice() {
     );
     channel.ask(
         "Bob[1]: join #x",
-        "-Bob[1]- sorry, jim, `join` is not for you",
+        "-Bob[1]- sorry, jim, you may not use `join`",
     );
     channel.ask("Bob[1]:", "-Bob[1]- yes? try `help`");
     joe.say("bob[1]", "source");
@@ -485,21 +485,21 @@ fn authorization_decides_who_may_use_a_command() {
         }
         door.hear(&format!("<door> {answer}"));
     };
-    ask(&ann, "join #more", "sorry, ann, `join` is not for you");
+    ask(&ann, "join #more", "sorry, ann, you may not use `join`");
     ask(&joe, "JOIN #more", "joining #more");
     ann.expect_contains(":door!~door@127.0.0.1 JOIN :#more");
     ask(&joe, "join #key sesame", "joining #key");
     ann.expect_contains(":door!~door@127.0.0.1 JOIN :#key");
     // The operator of a channel has no authority in private, and none once deposed.
     joe.say("door", "join #other");
-    joe.expect_contains(" PRIVMSG joe :sorry, joe, `join` is not for you");
+    joe.expect_contains(" PRIVMSG joe :sorry, joe, you may not use `join`");
     joe.set_mode("#door", "-o joe");
-    ask(&joe, "join #other", "sorry, joe, `join` is not for you");
+    ask(&joe, "join #other", "sorry, joe, you may not use `join`");
     joe.say("#more", "door: mute");
-    more.hear("<joe> *\n<door> sorry, joe, `mute` is not for you");
+    more.hear("<joe> *\n<door> sorry, joe, you may not use `mute`");
     // A mask is for one user at one host; without services nobody has an account; all else is for everyone.
-    ask(&joe, "leave #more", "sorry, joe, `leave` is not for you");
-    ask(&joe, "last", "sorry, joe, `last` is not for you");
+    ask(&joe, "leave #more", "sorry, joe, you may not use `leave`");
+    ask(&joe, "last", "sorry, joe, you may not use `last`");
     ask(&joe, "source", "Buildbot: https://buildbot.net/");
     ask(&ann, "leave #MORE", "leaving #MORE");
     ann.expect_contains(":door!~door@127.0.0.1 PART #more");

@@ -327,7 +327,7 @@ fn an_account_is_known_by_its_tag() {
     owner.expect_contains(" PRIVMSG moe :Buildbot: https://buildbot.net/");
     let thief = lab.person("joe", &["#lab"]);
     thief.say("#lab", "bot: source");
-    thief.expect_contains("sorry, joe, `source` is not for you");
+    thief.expect_contains("sorry, joe, you may not use `source`");
     bot.assert_not_logged(">> WHOIS");
 }
 
@@ -351,7 +351,7 @@ fn without_tags_an_account_is_proved_by_whois() {
                 let expected = if *proved {
                     "PRIVMSG #lab :Buildbot: https://buildbot.net/"
                 } else {
-                    "PRIVMSG #lab :sorry, joe, `source` is not for you"
+                    "PRIVMSG #lab :sorry, joe, you may not use `source`"
                 };
                 assert_eq!(reply, expected, "after {answers:?}");
             });
@@ -363,7 +363,7 @@ fn without_tags_an_account_is_proved_by_whois() {
 #[test]
 fn a_whois_without_user_and_host_proves_nothing() {
     let reply = reply_after_whois(&["330 bot joe joe :is logged in as"]);
-    assert_eq!(reply, "PRIVMSG #lab :sorry, joe, `source` is not for you");
+    assert_eq!(reply, "PRIVMSG #lab :sorry, joe, you may not use `source`");
 }
 
 /// The bot's reply to joe after these answers to its WHOIS.
@@ -394,7 +394,7 @@ fn an_operator_is_one_as_long_as_the_channel_says_so() {
     let _bot = lab.start("[channel #lab]\n[authorization]\nsource = op");
     op.expect_contains(":bot!~bot@");
     let yes = "PRIVMSG #lab :Buildbot: ";
-    let no = "PRIVMSG #lab :sorry, joe, `source` is not for you";
+    let no = "PRIVMSG #lab :sorry, joe, you may not use `source`";
     op.say("#lab", "bot: source");
     op.expect_contains(yes);
     joe.say("#lab", "bot: source");
@@ -406,7 +406,7 @@ fn an_operator_is_one_as_long_as_the_channel_says_so() {
         joe.expect_contains(reply);
     }
     op.say("bot", "source");
-    op.expect_contains("sorry, op, `source` is not for you");
+    op.expect_contains("sorry, op, you may not use `source`");
 }
 
 #[test]

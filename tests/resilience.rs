@@ -751,7 +751,7 @@ fn hup_changes_authority_and_channels_of_a_real_connection() {
     assert!(changes.contains("PART #lab"), "{changes}");
     assert!(changes.contains("JOIN :#new"), "{changes}");
     joe.say("#new", "bot: source");
-    joe.expect_contains(" PRIVMSG #new :sorry, joe, `source` is not for you");
+    joe.expect_contains(" PRIVMSG #new :sorry, joe, you may not use `source`");
     bot.assert_logged("IRC: connecting to ", 1);
 }
 

@@ -1,723 +1,932 @@
-//! What waits to be said, in which order and how fast. Pure. A penalty clock runs ahead of the real
-//! one by what each line costs, as servers count it (RFC 1459, section 8.10, and the measured limits
-//! of the common ones). Replies come before announcements, and targets take turns.
+//! What waits to be said, in which order, whether it has arrived, and whether each target can be
+//! reached. Pure.
+//!
+//! An announcement is delivered when its line was handed to the socket, the connection has answered
+//! a PING since, and the server has not refused it. Channels come before people, replies before
+//! announcements, and each leaves the other a share; targets take turns.
 
-use super::wire::{Line, is_channel, plain, split};
-use crate::status::Outcome::{
-    self, Cancelled, Exception, Failure, Retry, Skipped, Success, Warnings,
-};
-use crate::store::Announcement;
-use crate::text::fitted;
-use std::collections::{BTreeSet, VecDeque};
-use std::mem::take;
+use super::Refusal;
+use super::pacing::{PenaltyClock, Software};
+use super::wire::{Line, split};
+use crate::backoff::Backoff;
+use crate::names::{Casemapping, Name};
+use crate::outcome::Outcome;
+use crate::sanitize::strip_formatting;
+use crate::state_file::Announcement;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::{Duration, Instant};
 
-/// How far the clock may be ahead when a line goes: with that line's own cost it stays near the ten
-/// seconds that servers allow. Five short lines go at once, then one every two seconds.
-const AHEAD: Duration = Duration::from_secs(8);
-pub const CHANNEL_LINES: usize = 10; // of one reply; the rest is for private talk
-const PATIENCE: (usize, usize) = (50, 20_000); // lines of replies that wait for a target, and for all: no more yet
-const REPLIES_AT_ONCE: usize = 5; // then an announcement has its turn
-const WAITING: usize = 100; // announcements for one target; beyond it the least important are only counted
-const PILE: usize = 4; // from so many announcements on, they are told in a summary
-const SPARE: usize = 20; // room that a summary leaves for `and N more`
-const ORDER: [Outcome; 7] = [
-    Exception, Failure, Warnings, Retry, Cancelled, Skipped, Success,
-];
+/// Lines of one reply in a channel; the rest is for private talk.
+pub const CHANNEL_LINES: usize = 10;
+/// Lines of replies that wait for one target, and for all: no more questions are taken yet.
+const REPLIES_PER_TARGET: usize = 50;
+const REPLIES: usize = 20_000;
+/// CTCP answers that wait for one person.
+const CTCP_REPLIES: usize = 3;
+/// A reply of more lines than this to a person gives way to their next question.
+const LONG_REPLY: usize = 10;
+/// Replies in a row, then an announcement has its turn.
+const REPLIES_IN_A_ROW: usize = 5;
+/// Lines to channels in a row, then a person has their turn.
+const CHANNEL_LINES_IN_A_ROW: usize = 5;
+/// Announcements for one target; beyond it the least important are only counted.
+const ANNOUNCEMENTS: usize = 100;
+/// From so many announcements on, they are told in a summary.
+const SUMMARY_THRESHOLD: usize = 4;
+/// Bytes that a summary leaves for `and N more`.
+const OMITTED_ROOM: usize = 20;
+/// A channel that refuses us is tried again then, doubling; and a person, who may be gone.
+const CHANNEL_RETRY: (Duration, Duration) = (Duration::from_secs(60), Duration::from_secs(3600));
+const PERSON_RETRY: (Duration, Duration) = (Duration::from_secs(900), Duration::from_secs(86_400));
+/// When it was too much at once.
+const RATE_RETRY: Duration = Duration::from_secs(60);
+/// Lines whose fate is open; beyond it the oldest replies are taken for arrived.
+const OPEN_LINES: usize = 500;
 
-/// The lower, the more important; what has no outcome comes last.
-fn rank(a: &Announcement) -> usize {
-    ORDER
-        .iter()
-        .position(|o| Some(*o) == a.outcome)
-        .unwrap_or(ORDER.len())
+/// How lines to a target look now.
+pub struct Route {
+    /// Bytes of text that fit into one line.
+    pub budget: usize,
+    pub is_notice: bool,
+    /// Announcements are held back.
+    pub is_muted: bool,
 }
 
-#[derive(Default)]
+impl Route {
+    fn line(&self, target: &Name, text: &str) -> Line {
+        text_line(target, text, self.is_notice)
+    }
+}
+
+fn text_line(target: &Name, text: &str, is_notice: bool) -> Line {
+    let command = if is_notice { "NOTICE" } else { "PRIVMSG" };
+    Line::new(command, &[target.as_str()], Some(text))
+}
+
+/// Finds the route to a target, if it can be reached now.
+pub type Router<'a> = dyn Fn(&Name) -> Option<Route> + 'a;
+
+/// One line of a reply.
+#[derive(Clone, Debug)]
+enum Reply {
+    Text {
+        text: String,
+        is_notice: bool,
+    },
+    /// A question to the server, in its turn.
+    Raw(Line),
+}
+
+/// What waits for one target.
+#[derive(Debug)]
 struct Queue {
-    target: String,
-    replies: VecDeque<Line>,
-    news: Vec<Announcement>,
+    target: Name,
+    replies: VecDeque<Reply>,
+    announcements: Vec<Announcement>,
+}
+
+/// A line that was handed to the socket, and whose fate is open.
+#[derive(Debug)]
+struct Sent {
+    number: u64,
+    target: Name,
+    content: Content,
+}
+
+#[derive(Debug)]
+enum Content {
+    Announcements {
+        announcements: Vec<Announcement>,
+        has_colors: bool,
+    },
+    Reply {
+        text: String,
+        is_notice: bool,
+    },
+}
+
+impl Content {
+    fn has_colors(&self) -> bool {
+        match self {
+            Content::Announcements { has_colors, .. } => *has_colors,
+            Content::Reply { text, .. } => is_colored(text),
+        }
+    }
+}
+
+fn is_colored(text: &str) -> bool {
+    text.contains('\u{3}')
+}
+
+/// Whether a target can be reached, as far as the server's refusals tell.
+#[derive(Debug)]
+struct Reachability {
+    /// Until the connection ends: a `+c` channel refuses lines with colours.
+    takes_colors: bool,
+    /// Refusals of lines whose fate is open; while there are any, nothing more is sent.
+    open_refusals: usize,
+    is_rate: bool,
+    /// Nothing is tried before.
+    refused_until: Option<Instant>,
+    backoff: Backoff,
+    /// As it was logged last.
+    reason: String,
+}
+
+impl Reachability {
+    fn new(target: &Name) -> Reachability {
+        let (first, limit) = if target.is_channel() {
+            CHANNEL_RETRY
+        } else {
+            PERSON_RETRY
+        };
+        Reachability {
+            takes_colors: true,
+            open_refusals: 0,
+            is_rate: false,
+            refused_until: None,
+            backoff: Backoff::new(first, limit),
+            reason: String::new(),
+        }
+    }
+}
+
+/// What an answer to our PING has settled.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Confirmation {
+    /// Announcements were delivered.
+    pub has_delivered: bool,
+    /// Targets that could not be told.
+    pub refused: Vec<Name>,
 }
 
 /// All that waits.
 pub struct Outbox {
-    clock: Instant,
-    paced: bool,                           // whether the clock counts at all
-    queues: VecDeque<Queue>,               // the next one's turn is in front
-    unconfirmed: Vec<(u64, Announcement)>, // sent, but the connection has not answered since
-    sent: u64,
-    replied: usize, // lines that an announcement has had to wait for
-}
-
-/// How a target can be reached now.
-pub struct Route {
-    pub budget: usize, // bytes of text that fit into one line
-    pub notice: bool,
-}
-
-impl Route {
-    fn line(&self, target: &str, text: &str) -> Line {
-        Line::new(
-            if self.notice { "NOTICE" } else { "PRIVMSG" },
-            &[target],
-            Some(text),
-        )
-    }
+    clock: PenaltyClock,
+    /// The next one's turn is in front.
+    queues: VecDeque<Queue>,
+    sent: VecDeque<Sent>,
+    last_number: u64,
+    reachability: BTreeMap<Name, Reachability>,
+    /// A bouncer without its network takes lines and drops them.
+    has_upstream: bool,
+    /// Replies since the last announcement, while one waits.
+    replies_in_a_row: usize,
+    /// Lines to channels since the last one to a person, while one waits.
+    channel_lines_in_a_row: usize,
 }
 
 impl Outbox {
-    pub fn new(now: Instant, paced: bool) -> Outbox {
+    pub fn new(is_paced: bool, now: Instant) -> Outbox {
         Outbox {
-            clock: now,
-            paced,
+            clock: PenaltyClock::new(is_paced, now),
             queues: VecDeque::new(),
-            unconfirmed: Vec::new(),
-            sent: 0,
-            replied: 0,
+            sent: VecDeque::new(),
+            last_number: 0,
+            reachability: BTreeMap::new(),
+            has_upstream: true,
+            replies_in_a_row: 0,
+            channel_lines_in_a_row: 0,
         }
     }
 
-    fn queue(&mut self, target: &str) -> &mut Queue {
-        let at = self
-            .queues
-            .iter()
-            .position(|q| q.target == target)
-            .unwrap_or_else(|| {
-                self.queues.push_back(Queue {
-                    target: target.to_owned(),
-                    ..Queue::default()
-                });
-                self.queues.len() - 1
-            });
-        &mut self.queues[at]
+    pub fn set_software(&mut self, software: Software) {
+        self.clock.set_software(software);
     }
+
+    /// The server's way to compare names has become known: queues of one name become one.
+    pub fn refold(&mut self, casemapping: Casemapping) {
+        for queue in std::mem::take(&mut self.queues) {
+            let target = queue.target.refold(casemapping);
+            let own = self.queue(&target);
+            own.replies.extend(queue.replies);
+            own.announcements.extend(queue.announcements);
+        }
+        for sent in &mut self.sent {
+            sent.target = sent.target.refold(casemapping);
+        }
+        self.reachability.clear();
+    }
+
+    fn find(&self, target: &Name) -> Option<&Queue> {
+        self.queues.iter().find(|queue| queue.target == *target)
+    }
+
+    fn queue(&mut self, target: &Name) -> &mut Queue {
+        let found = self.queues.iter().position(|queue| queue.target == *target);
+        let position = found.unwrap_or_else(|| {
+            self.queues.push_back(Queue {
+                target: target.clone(),
+                replies: VecDeque::new(),
+                announcements: Vec::new(),
+            });
+            self.queues.len() - 1
+        });
+        &mut self.queues[position]
+    }
+
+    // Putting in
 
     /// Whether a reply to this target would still be taken.
-    pub fn takes(&self, target: &str) -> bool {
-        let here = self
-            .queues
-            .iter()
-            .find(|q| q.target == target)
-            .map_or(0, |q| q.replies.len());
-        here <= PATIENCE.0
-            && self.queues.iter().map(|q| q.replies.len()).sum::<usize>() <= PATIENCE.1
+    pub fn takes_reply(&self, target: &Name) -> bool {
+        let here = self.find(target).map_or(0, |queue| queue.replies.len());
+        // A person's next question ends a long reply.
+        let limit = if target.is_channel() {
+            REPLIES_PER_TARGET
+        } else {
+            usize::MAX
+        };
+        let all: usize = self.queues.iter().map(|queue| queue.replies.len()).sum();
+        here <= limit && all <= REPLIES
     }
 
-    /// Queues a reply, split to the budget; in a channel its first lines and a hint. There are so many
-    /// `more` lines than these.
-    pub fn reply(&mut self, target: &str, lines: &[String], more: usize, route: &Route) {
-        if !self.takes(target) {
-            return log!(
-                Warning,
-                "{target}: too much waits to be said there, not answering"
-            );
-        }
-        let pieces: Vec<&str> = lines.iter().flat_map(|l| split(l, route.budget)).collect();
-        let shown = if is_channel(target) {
+    /// Queues a reply, split to the budget; in a channel its first lines and a hint. There are so
+    /// many lines more than these.
+    pub fn reply(&mut self, target: &Name, lines: &[String], omitted: usize, route: &Route) {
+        let pieces: Vec<&str> = lines
+            .iter()
+            .flat_map(|line| split(line, route.budget))
+            .collect();
+        let shown = if target.is_channel() {
             pieces.len().min(CHANNEL_LINES)
         } else {
             pieces.len()
         };
-        let more = pieces.len() - shown + more;
-        let hint = format!("… and {more} more, ask in private");
-        let hint = Some(hint.as_str()).filter(|_| more > 0);
-        let said = pieces[..shown].iter().copied().chain(hint);
-        self.queue(target)
-            .replies
-            .extend(said.map(|text| route.line(target, text)));
+        let omitted = pieces.len() - shown + omitted;
+        let mut said: Vec<String> = pieces[..shown].iter().map(|s| (*s).to_owned()).collect();
+        if omitted > 0 {
+            said.push(omission(omitted));
+        }
+        self.push_replies(target, said, route.is_notice);
     }
 
-    /// Queues a line to the server among the replies to a target, as the next.
-    pub fn ask(&mut self, target: &str, line: Line) {
-        self.queue(target).replies.push_front(line);
-    }
-
-    pub fn announce(&mut self, announcement: Announcement) {
-        let news = &mut self.queue(&announcement.target).news;
-        news.push(announcement);
-        // Beyond its size, only the number of the least important ones is kept.
-        let named: Vec<usize> = (0..news.len())
-            .rev()
-            .filter(|&i| news[i].more == 0)
-            .collect();
-        if let (Some(least), true) = (
-            named.iter().copied().max_by_key(|&i| rank(&news[i])),
-            named.len() > WAITING,
-        ) {
-            let least = news.remove(least);
-            match news.iter_mut().find(|a| a.more > 0) {
-                Some(counted) => (counted.more, counted.at) = (counted.more + 1, least.at),
-                None => news.push(Announcement {
-                    more: 1,
-                    outcome: None,
-                    label: String::new(),
-                    text: String::new(),
-                    ..least
-                }),
+    /// Queues items behind a heading, on as few lines as they need; in a channel the first lines
+    /// of them and a hint. There are so many items more than these.
+    pub fn reply_list(
+        &mut self,
+        target: &Name,
+        heading: &str,
+        items: &[String],
+        omitted: usize,
+        route: &Route,
+    ) {
+        let limit = if target.is_channel() { CHANNEL_LINES } else { usize::MAX };
+        let mut lines = Vec::new();
+        let mut line = format!("{heading}:");
+        let mut shown = 0;
+        for item in items {
+            let is_last = shown + 1 == items.len();
+            let comma = if is_last { "" } else { "," };
+            if line.len() + item.len() + 2 > route.budget {
+                if lines.len() + 1 >= limit {
+                    break;
+                }
+                lines.push(std::mem::take(&mut line));
+            } else {
+                line.push(' ');
+            }
+            line.push_str(item);
+            line.push_str(comma);
+            shown += 1;
+            // An item may be longer than a line.
+            let pieces = split(&line, route.budget);
+            if let [whole @ .., last] = &pieces[..] {
+                lines.extend(whole.iter().map(|piece| (*piece).to_owned()));
+                line = (*last).to_owned();
             }
         }
+        lines.push(line);
+        let omitted = items.len() - shown + omitted;
+        if omitted > 0 {
+            lines.push(omission(omitted));
+        }
+        self.push_replies(target, lines, route.is_notice);
+    }
+
+    fn push_replies(&mut self, target: &Name, lines: Vec<String>, is_notice: bool) {
+        let queue = self.queue(target);
+        if !target.is_channel() && queue.replies.len() > LONG_REPLY {
+            queue.replies.clear();
+        }
+        for text in lines {
+            queue.replies.push_back(Reply::Text { text, is_notice });
+        }
+    }
+
+    /// Queues the answer to a CTCP, unless enough wait for that person.
+    pub fn reply_ctcp(&mut self, target: &Name, text: String) {
+        let queue = self.queue(target);
+        if queue.replies.len() < CTCP_REPLIES {
+            let is_notice = true;
+            queue.replies.push_back(Reply::Text { text, is_notice });
+        }
+    }
+
+    /// Queues a question to the server, as the next of what waits for a target.
+    pub fn ask_server(&mut self, target: &Name, line: Line) {
+        let queue = self.queue(target);
+        queue.replies.push_front(Reply::Raw(line));
+    }
+
+    pub fn announce(&mut self, target: &Name, announcement: Announcement) {
+        let announcements = &mut self.queue(target).announcements;
+        announcements.push(announcement);
+        drop_least_important(announcements);
     }
 
     /// Forgets what waits for a target.
-    pub fn forget(&mut self, target: &str) {
-        self.queues.retain(|q| q.target != target);
-        self.unconfirmed.retain(|(_, a)| a.target != target);
+    pub fn forget(&mut self, target: &Name) {
+        self.queues.retain(|queue| queue.target != *target);
+        self.sent.retain(|sent| sent.target != *target);
+        self.reachability.remove(target);
     }
 
-    /// A line of so many bytes went over the wire, whoever sent it.
-    pub fn charge(&mut self, now: Instant, bytes: usize) {
-        if !self.paced {
-            return;
+    /// Forgets the announcements that wait for a target: nobody there wants them any more.
+    pub fn forget_announcements(&mut self, target: &Name) {
+        self.queue(target).announcements.clear();
+        self.drop_empty_queues();
+    }
+
+    /// What waits for a target now happened while it was muted.
+    pub fn mark_muted(&mut self, target: &Name) {
+        for announcement in &mut self.queue(target).announcements {
+            announcement.was_muted = true;
         }
-        let cost = Duration::from_millis((1000 + 10 * bytes as u64).max(2000));
-        // What goes at once must not silence us for long, however much of it a server provokes.
-        self.clock = (self.clock.max(now) + cost).min(now + 4 * AHEAD);
+        self.drop_empty_queues();
     }
 
-    /// When the next line may go, if one waits for a target that `route` can reach.
-    pub fn deadline(&self, route: &dyn Fn(&str) -> Option<Route>) -> Option<Instant> {
-        let waits = self
-            .queues
+    fn drop_empty_queues(&mut self) {
+        self.queues.retain(Queue::has_waiting);
+    }
+
+    // Taking out
+
+    /// A line of so many bytes goes over the wire, whoever has sent it.
+    pub fn charge(&mut self, bytes: usize, now: Instant) {
+        self.clock.charge(bytes, now);
+    }
+
+    /// When the next line may go, if one waits for a target that can be reached.
+    pub fn deadline(&self, router: &Router) -> Option<Instant> {
+        let may_go = |queue: &Queue| self.can_try(&queue.target) && queue.can_go(router);
+        let waits = self.has_upstream && self.queues.iter().any(may_go);
+        let refused = self
+            .reachability
             .iter()
-            .any(|q| q.waits() && route(&q.target).is_some());
-        waits.then(|| self.clock.checked_sub(AHEAD).unwrap_or(self.clock))
+            .filter_map(|(target, reachability)| {
+                let until = reachability.refused_until?;
+                self.find(target).map(|_| until)
+            });
+        let ready = waits.then(|| self.clock.ready_at());
+        refused.chain(ready).min()
+    }
+
+    /// Whether the server's refusals let us try.
+    fn can_try(&self, target: &Name) -> bool {
+        let Some(reachability) = self.reachability.get(target) else {
+            return true;
+        };
+        reachability.open_refusals == 0 && reachability.refused_until.is_none()
     }
 
     /// The next line, if one waits and the clock allows it. Announcements older than `oldest`
-    /// (seconds since the epoch) are told in one line for all.
-    pub fn next(
-        &mut self,
-        now: Instant,
-        oldest: i64,
-        route: &dyn Fn(&str) -> Option<Route>,
-    ) -> Option<Line> {
-        if self.clock > now + AHEAD {
+    /// (seconds since the epoch) share one line.
+    pub fn next(&mut self, now: Instant, oldest: i64, router: &Router) -> Option<Line> {
+        for reachability in self.reachability.values_mut() {
+            reachability.refused_until = reachability.refused_until.filter(|until| *until > now);
+        }
+        if !self.has_upstream || !self.clock.is_ready(now) {
             return None;
         }
-        let first = |has: fn(&Queue) -> bool| {
-            self.queues
-                .iter()
-                .position(|q| has(q) && route(&q.target).is_some())
+        let (position, is_reply) = self.choose(router)?;
+        let mut queue = self.queues.remove(position)?;
+        let line = if is_reply {
+            self.send_reply(&mut queue)
+        } else {
+            self.send_announcements(&mut queue, oldest, router)
         };
-        let (reply, waiting) = (
-            first(|q| !q.replies.is_empty()),
-            first(|q| !q.news.is_empty()),
-        );
-        let news = waiting.filter(|_| reply.is_none() || self.replied >= REPLIES_AT_ONCE);
-        let mut queue = self.queues.remove(news.or(reply)?)?;
-        let line = match news {
-            Some(_) => {
-                let route = route(&queue.target)?;
-                let (text, told) = queue.take(
-                    oldest,
-                    route.budget,
-                    if self.paced { PILE } else { usize::MAX },
-                );
-                (self.replied, self.sent) = (0, self.sent + 1);
-                self.unconfirmed
-                    .extend(told.into_iter().map(|a| (self.sent, a)));
-                route.line(&queue.target, &text)
-            }
-            None => {
-                self.replied = waiting.map_or(0, |_| self.replied + 1);
-                queue.replies.pop_front()?
-            }
+        if queue.has_waiting() {
+            self.queues.push_back(queue);
+        }
+        if let Some(line) = &line {
+            self.clock.charge(line.bytes().len(), now);
+        }
+        line
+    }
+
+    /// Whose turn it is, and whether for a reply.
+    fn choose(&mut self, router: &Router) -> Option<(usize, bool)> {
+        let find = |is_channel: bool, is_reply: bool| {
+            self.queues.iter().position(|queue| {
+                queue.target.is_channel() == is_channel
+                    && self.can_try(&queue.target)
+                    && queue.has(is_reply, router)
+            })
         };
-        self.queues.extend(Some(queue).filter(Queue::waits));
-        self.charge(now, line.bytes().len());
+        let channel_reply = find(true, true);
+        let channel_news = find(true, false);
+        let private_reply = find(false, true);
+        let private_news = find(false, false);
+        let channel = self.prefer(channel_reply, channel_news);
+        let private = self.prefer(private_reply, private_news);
+        let private_turn = self.channel_lines_in_a_row >= CHANNEL_LINES_IN_A_ROW;
+        let chosen = if private_turn {
+            private.or(channel)
+        } else {
+            channel.or(private)
+        };
+        if chosen == channel && private.is_some() {
+            self.channel_lines_in_a_row += 1;
+        } else {
+            self.channel_lines_in_a_row = 0;
+        }
+        let news_waits = channel_news.is_some() || private_news.is_some();
+        match chosen {
+            Some((_, true)) if news_waits => self.replies_in_a_row += 1,
+            _ => self.replies_in_a_row = 0,
+        }
+        chosen
+    }
+
+    /// Replies come first, but not for ever.
+    fn prefer(&self, reply: Option<usize>, news: Option<usize>) -> Option<(usize, bool)> {
+        let reply = reply.map(|position| (position, true));
+        let news = news.map(|position| (position, false));
+        if self.replies_in_a_row >= REPLIES_IN_A_ROW {
+            news.or(reply)
+        } else {
+            reply.or(news)
+        }
+    }
+
+    fn send_reply(&mut self, queue: &mut Queue) -> Option<Line> {
+        match queue.replies.pop_front()? {
+            Reply::Raw(line) => Some(line),
+            Reply::Text { text, is_notice } => {
+                let text = self.dress(&queue.target, text);
+                let line = text_line(&queue.target, &text, is_notice);
+                self.note_sent(&queue.target, Content::Reply { text, is_notice });
+                Some(line)
+            }
+        }
+    }
+
+    fn send_announcements(
+        &mut self,
+        queue: &mut Queue,
+        oldest: i64,
+        router: &Router,
+    ) -> Option<Line> {
+        let route = router(&queue.target)?;
+        let (text, announcements) = queue.take_next(oldest, route.budget, self.clock.is_paced());
+        let text = self.dress(&queue.target, text);
+        let line = route.line(&queue.target, &text);
+        let has_colors = is_colored(&text);
+        let content = Content::Announcements {
+            announcements,
+            has_colors,
+        };
+        self.note_sent(&queue.target, content);
         Some(line)
     }
 
-    /// The number of the last announcement that was sent, if some wait for the connection's answer.
-    pub fn unconfirmed(&self) -> Option<u64> {
-        self.unconfirmed.last().map(|(number, _)| *number)
+    /// The text as the target takes it.
+    fn dress(&self, target: &Name, text: String) -> String {
+        let takes_colors = self.reachability.get(target).is_none_or(|r| r.takes_colors);
+        if takes_colors || !is_colored(&text) {
+            return text;
+        }
+        strip_formatting(&text)
     }
 
-    /// Whether nothing waits to be sent at once.
+    fn note_sent(&mut self, target: &Name, content: Content) {
+        self.last_number += 1;
+        self.sent.push_back(Sent {
+            number: self.last_number,
+            target: target.clone(),
+            content,
+        });
+        if self.sent.len() > OPEN_LINES {
+            let is_reply = |sent: &Sent| matches!(sent.content, Content::Reply { .. });
+            if let Some(oldest) = self.sent.iter().position(is_reply) {
+                self.sent.remove(oldest);
+            }
+        }
+    }
+
+    // Delivery
+
+    /// The number of the last line, if the connection should be asked whether it has arrived: an
+    /// announcement's fate is open, or a refusal's.
+    pub fn unconfirmed(&self) -> Option<u64> {
+        let is_open = |sent: &Sent| {
+            let is_news = matches!(sent.content, Content::Announcements { .. });
+            let reachability = self.reachability.get(&sent.target);
+            is_news || reachability.is_some_and(|r| r.open_refusals > 0)
+        };
+        let last = self.sent.back().map(|sent| sent.number);
+        last.filter(|_| self.sent.iter().any(is_open))
+    }
+
+    /// Whether nothing waits to be sent.
     pub fn is_idle(&self) -> bool {
         self.queues.is_empty()
     }
 
-    /// The connection has answered after announcement `number`. Returns whether that was news.
-    pub fn confirm(&mut self, number: u64) -> bool {
-        self.unconfirmed
-            .extract_if(.., |(n, _)| *n <= number)
-            .count()
-            > 0
-    }
-
-    /// The connection is gone: replies are no use any more, announcements that may not have arrived
-    /// will be said again.
-    pub fn lost(&mut self, now: Instant) {
-        self.clock = now;
-        self.queues.iter_mut().for_each(|q| q.replies.clear());
-        for (_, announcement) in take(&mut self.unconfirmed).into_iter().rev() {
-            self.queue(&announcement.target)
-                .news
-                .insert(0, announcement);
+    /// The server has refused something that was said to a target. It belongs to a line that was
+    /// sent before; to which one shows when the connection answers our PING.
+    pub fn on_refused(&mut self, target: &Name, refusal: &Refusal) {
+        if !self.sent.iter().any(|sent| sent.target == *target) {
+            return;
         }
-        self.queues.retain(Queue::waits);
+        let new = || Reachability::new(target);
+        let reachability = self.reachability.entry(target.clone()).or_insert_with(new);
+        reachability.open_refusals += 1;
+        reachability.is_rate |= refusal.is_rate;
+        reachability.reason.clone_from(&refusal.reason);
     }
 
-    /// The server has not passed on what was last said to a target. Announcements will be said again:
-    /// those with colours at once and without, because some channels take none; or else, it returns
-    /// true, later.
-    pub fn unheard(&mut self, target: &str) -> bool {
-        let colored = |a: &Announcement| a.target == target && a.text.contains('\u{3}');
-        let first = self.unconfirmed.iter().any(|(_, a)| colored(a));
-        let refused = |a: &Announcement| {
-            if first {
-                colored(a)
-            } else {
-                a.target == target
+    /// The connection has answered the PING that followed line `number`.
+    pub fn confirm(&mut self, number: u64, now: Instant) -> Confirmation {
+        let mut settled: BTreeMap<Name, Vec<Sent>> = BTreeMap::new();
+        let is_settled = |sent: &Sent| sent.number <= number;
+        while self.sent.front().is_some_and(is_settled) {
+            if let Some(sent) = self.sent.pop_front() {
+                settled.entry(sent.target.clone()).or_default().push(sent);
             }
-        };
-        let unheard: Vec<_> = self
-            .unconfirmed
-            .extract_if(.., |(_, a)| refused(a))
-            .collect();
-        let later = !first && !unheard.is_empty();
-        self.queue(target).replies.clear();
-        for (_, announcement) in unheard.into_iter().rev() {
-            let announcement = Announcement {
-                text: plain(&announcement.text),
-                ..announcement
-            };
-            self.queue(target).news.insert(0, announcement);
         }
-        self.queues.retain(Queue::waits);
-        later
+        let mut confirmation = Confirmation::default();
+        for (target, lines) in settled {
+            let refused = self.settle(&target, lines, &mut confirmation.has_delivered, now);
+            if refused {
+                confirmation.refused.push(target);
+            }
+        }
+        self.drop_empty_queues();
+        confirmation
+    }
+
+    /// Sorts the lines of a target into delivered and refused. Returns true if the target cannot
+    /// be told for now.
+    fn settle(
+        &mut self,
+        target: &Name,
+        lines: Vec<Sent>,
+        has_delivered: &mut bool,
+        now: Instant,
+    ) -> bool {
+        let is_news = |sent: &Sent| matches!(sent.content, Content::Announcements { .. });
+        let Some(reachability) = self.reachability.get_mut(target) else {
+            *has_delivered |= lines.iter().any(is_news);
+            return false;
+        };
+        let refusals = std::mem::take(&mut reachability.open_refusals);
+        if refusals == 0 {
+            *has_delivered |= lines.iter().any(is_news);
+            reachability.backoff.reset();
+            return false;
+        }
+        let colored = lines
+            .iter()
+            .filter(|sent| sent.content.has_colors())
+            .count();
+        if colored > 0 {
+            // Some channels take no colours: once more without, for as long as we are connected.
+            log!(Info, "IRC: {target} takes no colours");
+            reachability.takes_colors = false;
+            let all = refusals > colored;
+            let (refused, delivered): (Vec<Sent>, Vec<Sent>) = lines
+                .into_iter()
+                .partition(|sent| all || sent.content.has_colors());
+            *has_delivered |= delivered.iter().any(is_news);
+            self.put_back(target, refused, true);
+            return false;
+        }
+        let wait = if std::mem::take(&mut reachability.is_rate) {
+            RATE_RETRY
+        } else {
+            reachability.backoff.next_wait()
+        };
+        reachability.refused_until = Some(now + wait);
+        if reachability.backoff.failures() <= 1 {
+            log!(
+                Warning,
+                "IRC: cannot speak to {target}: {}",
+                reachability.reason
+            );
+        }
+        let has_news = lines.iter().any(is_news);
+        self.queue(target).replies.clear();
+        self.put_back(target, lines, false);
+        has_news
+    }
+
+    /// Lines that did not arrive wait once more, before what came later. Replies only if they will
+    /// be dressed otherwise: a refused reply is of no use any more.
+    fn put_back(&mut self, target: &Name, lines: Vec<Sent>, with_replies: bool) {
+        let queue = self.queue(target);
+        for sent in lines.into_iter().rev() {
+            match sent.content {
+                Content::Announcements { announcements, .. } => {
+                    queue.announcements.splice(..0, announcements);
+                }
+                Content::Reply { text, is_notice } if with_replies && is_colored(&text) => {
+                    let text = strip_formatting(&text);
+                    queue.replies.push_front(Reply::Text { text, is_notice });
+                }
+                Content::Reply { .. } => {}
+            }
+        }
+    }
+
+    /// A sign that this target can be told again.
+    pub fn allow(&mut self, target: &Name) {
+        if let Some(reachability) = self.reachability.get_mut(target) {
+            reachability.refused_until = None;
+            reachability.backoff.reset();
+        }
+    }
+
+    /// The bouncer has lost its network, or has it again. What it took meanwhile is lost.
+    pub fn set_upstream(&mut self, has_upstream: bool) {
+        if self.has_upstream && !has_upstream {
+            self.put_all_back();
+        }
+        self.has_upstream = has_upstream;
+    }
+
+    /// The connection is gone: replies are no use any more, announcements that may not have
+    /// arrived will be said again, and refusals are forgotten.
+    pub fn on_disconnected(&mut self, now: Instant) {
+        self.clock.reset(now);
+        self.clock.set_software(Software::Unknown);
+        for queue in &mut self.queues {
+            queue.replies.clear();
+        }
+        self.put_all_back();
+        self.reachability.clear();
+        self.has_upstream = true;
+    }
+
+    fn put_all_back(&mut self) {
+        for sent in std::mem::take(&mut self.sent).into_iter().rev() {
+            let target = sent.target.clone();
+            self.put_back(&target, vec![sent], false);
+        }
+        self.drop_empty_queues();
     }
 
     /// Every announcement whose arrival is not certain.
     pub fn pending(&self) -> Vec<Announcement> {
-        let unconfirmed = self.unconfirmed.iter().map(|(_, a)| a);
-        unconfirmed
-            .chain(self.queues.iter().flat_map(|q| &q.news))
-            .cloned()
-            .collect()
+        let mut pending = Vec::new();
+        for sent in &self.sent {
+            if let Content::Announcements { announcements, .. } = &sent.content {
+                pending.extend(announcements.iter().cloned());
+            }
+        }
+        for queue in &self.queues {
+            pending.extend(queue.announcements.iter().cloned());
+        }
+        pending
     }
+}
+
+fn omission(count: usize) -> String {
+    format!("… and {count} more, ask in private")
+}
+
+/// Beyond the limit, only the number of the least important ones is kept.
+fn drop_least_important(announcements: &mut Vec<Announcement>) {
+    let named = |a: &Announcement| a.omitted == 0;
+    if announcements.iter().filter(|a| named(a)).count() <= ANNOUNCEMENTS {
+        return;
+    }
+    let candidates = announcements.iter().enumerate().filter(|(_, a)| named(a));
+    // Of equally unimportant ones the oldest goes: what is newer says more of how things stand.
+    let least = candidates.rev().max_by_key(|(_, a)| importance(a));
+    let Some((position, _)) = least else {
+        return;
+    };
+    let dropped = announcements.remove(position);
+    match announcements.iter_mut().find(|a| a.omitted > 0) {
+        Some(counter) => {
+            counter.omitted += 1;
+            counter.at = dropped.at;
+        }
+        None => announcements.push(Announcement {
+            target: dropped.target,
+            at: dropped.at,
+            was_muted: dropped.was_muted,
+            omitted: 1,
+            ..Announcement::default()
+        }),
+    }
+}
+
+/// The lower, the more important; what is no end of a build comes last.
+fn importance(announcement: &Announcement) -> usize {
+    let least = Outcome::ALL.len();
+    announcement.outcome.map_or(least, Outcome::importance)
 }
 
 impl Queue {
-    fn waits(&self) -> bool {
-        !(self.replies.is_empty() && self.news.is_empty())
+    fn has_waiting(&self) -> bool {
+        !self.replies.is_empty() || !self.announcements.is_empty()
     }
 
-    /// Takes what is to be said next: one announcement, or a summary of several.
-    fn take(
+    /// Whether a reply, or an announcement, can go now.
+    fn has(&self, is_reply: bool, router: &Router) -> bool {
+        let is_empty = if is_reply {
+            self.replies.is_empty()
+        } else {
+            self.announcements.is_empty()
+        };
+        !is_empty && router(&self.target).is_some_and(|route| is_reply || !route.is_muted)
+    }
+
+    fn can_go(&self, router: &Router) -> bool {
+        self.has(true, router) || self.has(false, router)
+    }
+
+    /// Takes what is to be said next: one announcement, or a summary of several. There is at
+    /// least one.
+    fn take_next(
         &mut self,
         oldest: i64,
         budget: usize,
-        pile_size: usize,
+        is_paced: bool,
     ) -> (String, Vec<Announcement>) {
-        let missed = self.news.iter().filter(|a| a.at < oldest).count() > 1;
-        let mut pile: Vec<Announcement> = self
-            .news
-            .extract_if(.., |a| !missed || a.at < oldest)
-            .collect();
-        if !missed && pile.len() < pile_size && pile.iter().all(|a| a.more == 0) {
-            self.news = pile.split_off(1);
-            return (fitted(&pile[0].text, budget), pile);
+        if self.announcements.iter().any(|a| a.was_muted) {
+            let muted = self.announcements.extract_if(.., |a| a.was_muted).collect();
+            return Summary::new("while muted:", muted).whole(budget);
         }
-        // Whoever hears of the end need not hear of the start.
-        let ended: BTreeSet<String> = pile
+        let is_missed = |a: &Announcement| a.at < oldest;
+        if self.announcements.iter().filter(|a| is_missed(a)).count() > 1 {
+            let missed = self
+                .announcements
+                .extract_if(.., |a| is_missed(a))
+                .collect();
+            return Summary::new("missed while away:", missed).whole(budget);
+        }
+        let has_omitted = self.announcements.iter().any(|a| a.omitted > 0);
+        let is_pile = is_paced && self.announcements.len() >= SUMMARY_THRESHOLD;
+        if !is_pile && !has_omitted {
+            let first = self.announcements.remove(0);
+            return (fit(&first.text, budget), vec![first]);
+        }
+        let all = std::mem::take(&mut self.announcements);
+        let (text, told, rest) = Summary::new("meanwhile:", all).part(budget);
+        self.announcements = rest;
+        (text, told)
+    }
+}
+
+/// One line for several announcements, the most important first.
+struct Summary {
+    heading: &'static str,
+    named: Vec<Announcement>,
+    counted: Vec<Announcement>,
+    /// Starts whose end is told beside them: they go without a word.
+    implied: Vec<Announcement>,
+    /// Where the builders stand now, and a link.
+    ending: String,
+}
+
+impl Summary {
+    fn new(heading: &'static str, mut all: Vec<Announcement>) -> Summary {
+        let ends: BTreeSet<String> = all
             .iter()
+            .filter(|a| a.outcome.is_some())
             .map(|a| format!("{} started", a.label))
             .collect();
-        pile.retain(|a| !ended.contains(&a.label));
-        let counted: Vec<Announcement> = pile.extract_if(.., |a| a.more > 0).collect();
-        pile.sort_by_key(rank);
-        // One line that names as many as fit, by result.
-        let mut text = String::from(if missed {
-            "missed while away:"
-        } else {
-            "meanwhile:"
-        });
-        let mut told = 0;
-        for (i, a) in pile.iter().enumerate() {
-            let item = match a.outcome.map_or("also", Outcome::word) {
-                word if i == 0 => format!(" {word} {}", a.label),
-                _ if pile[i - 1].outcome == a.outcome => format!(", {}", a.label),
-                word => format!("; {word} {}", a.label),
-            };
-            if i > 0 && text.len() + item.len() + SPARE > budget {
-                break;
-            }
-            text += &item;
-            told = i + 1;
+        let implied = all.extract_if(.., |a| ends.contains(&a.label)).collect();
+        let counted = all.extract_if(.., |a| a.omitted > 0).collect();
+        let ending = standing(&all);
+        let order: Vec<String> = all.iter().map(|a| a.builder.clone()).collect();
+        let first_of = |builder: &str| order.iter().position(|other| other == builder);
+        all.sort_by_key(|a| (importance(a), first_of(&a.builder)));
+        Summary {
+            heading,
+            named: all,
+            counted,
+            implied,
+            ending,
         }
-        // What was missed is told once, even if only its number is.
-        if !missed {
-            self.news = pile.split_off(told);
-        }
-        let mut more = pile.len() - told;
-        if missed || self.news.is_empty() {
-            more += counted.iter().map(|a| a.more).sum::<usize>();
-            pile.extend(counted);
-        } else {
-            self.news.extend(counted);
-        }
-        if more > 0 {
-            text += &format!(" and {more} more");
-        }
-        (text, pile)
     }
+
+    /// As many as fit, and the number of the rest, which is told with that.
+    fn whole(self, budget: usize) -> (String, Vec<Announcement>) {
+        let (text, told) = self.lay_out(budget);
+        let counted: usize = self.counted.iter().map(|a| a.omitted).sum();
+        let omitted = self.named.len() - told + counted;
+        let text = self.finish(text, omitted);
+        let all = [self.named, self.counted, self.implied].concat();
+        (fit(&text, budget), all)
+    }
+
+    /// As many as fit; the rest is for the next line.
+    fn part(mut self, budget: usize) -> (String, Vec<Announcement>, Vec<Announcement>) {
+        let (text, told) = self.lay_out(budget);
+        let mut rest = self.named.split_off(told);
+        let mut omitted = rest.len();
+        let counted = std::mem::take(&mut self.counted);
+        let mut done = Vec::new();
+        if rest.is_empty() {
+            omitted += counted.iter().map(|a| a.omitted).sum::<usize>();
+            done = counted;
+        } else {
+            rest.extend(counted);
+        }
+        let text = self.finish(text, omitted);
+        done.extend(self.named);
+        done.extend(self.implied);
+        (fit(&text, budget), done, rest)
+    }
+
+    /// The heading and as many names as fit, by result; and how many these are.
+    fn lay_out(&self, budget: usize) -> (String, usize) {
+        let room = budget.saturating_sub(OMITTED_ROOM + self.ending.len());
+        let mut text = self.heading.to_owned();
+        for (position, announcement) in self.named.iter().enumerate() {
+            let previous = position.checked_sub(1).map(|before| &self.named[before]);
+            let item = summary_item(announcement, previous);
+            if position > 0 && text.len() + item.len() > room {
+                return (text, position);
+            }
+            text.push_str(&item);
+        }
+        (text, self.named.len())
+    }
+
+    fn finish(&self, mut text: String, omitted: usize) -> String {
+        if omitted > 0 {
+            text.push_str(&format!(" and {omitted} more"));
+        }
+        text.push_str(&self.ending);
+        text
+    }
+}
+
+/// ` failure app #1`, then `, #2` of the same builder, or `, lib #3`, or `; success app #4`.
+fn summary_item(announcement: &Announcement, previous: Option<&Announcement>) -> String {
+    let label = &announcement.label;
+    let word = announcement.outcome.map_or("also", Outcome::word);
+    let Some(previous) = previous else {
+        return format!(" {word} {label}");
+    };
+    if previous.outcome != announcement.outcome {
+        return format!("; {word} {label}");
+    }
+    let is_same = !announcement.builder.is_empty() && previous.builder == announcement.builder;
+    let number = label.strip_prefix(&announcement.builder);
+    match number {
+        Some(number) if is_same => format!(",{number}"),
+        _ => format!(", {label}"),
+    }
+}
+
+/// Where builders with several results stand now, and the link to the build that matters most of
+/// those that stand.
+fn standing(announcements: &[Announcement]) -> String {
+    let mut last: BTreeMap<&str, &Announcement> = BTreeMap::new();
+    let mut changed: BTreeSet<&str> = BTreeSet::new();
+    for announcement in announcements.iter().filter(|a| a.outcome.is_some()) {
+        let builder = announcement.builder.as_str();
+        if let Some(before) = last.insert(builder, announcement)
+            && before.outcome != announcement.outcome
+        {
+            changed.insert(builder);
+        }
+    }
+    let mut ending = String::new();
+    if (1..=SUMMARY_THRESHOLD).contains(&changed.len()) {
+        let state = |builder: &&str| {
+            let outcome = last[*builder].outcome.map_or("", Outcome::word);
+            format!("{builder} {outcome}")
+        };
+        let states: Vec<String> = changed.iter().map(state).collect();
+        ending = format!("; now {}", states.join(", "));
+    }
+    let worst = last.values().min_by_key(|a| importance(a));
+    if let Some(worst) = worst.filter(|a| !a.url.is_empty()) {
+        ending.push_str(&format!(" {}", worst.url));
+    }
+    ending
+}
+
+/// A line of at most `budget` bytes. The link at its end is worth more than the end of a long
+/// reason.
+fn fit(text: &str, budget: usize) -> String {
+    if text.len() <= budget {
+        return text.to_owned();
+    }
+    let (line, link) = text.rsplit_once(' ').unwrap_or((text, ""));
+    let room = budget
+        .saturating_sub("… ".len() + link.len())
+        .max(budget / 2);
+    let line = format!("{}… {link}", &line[..line.floor_char_boundary(room)]);
+    line[..line.floor_char_boundary(budget)].to_owned()
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn news(target: &str, n: usize, outcome: Outcome) -> Announcement {
-        let (label, text) = (
-            format!("b{n} #{n}"),
-            format!("b{n} #{n} {} http://m/{n}", outcome.word()),
-        );
-        Announcement {
-            target: target.into(),
-            at: 100,
-            outcome: Some(outcome),
-            label,
-            text,
-            more: 0,
-        }
-    }
-
-    fn route(_: &str) -> Option<Route> {
-        Some(Route {
-            budget: 400,
-            notice: false,
-        })
-    }
-
-    /// Everything that is said until nothing waits, with the second at which it is said.
-    fn drain(outbox: &mut Outbox, start: Instant) -> Vec<(u64, String)> {
-        let mut said = Vec::new();
-        let mut now = start;
-        while let Some(at) = outbox.deadline(&route) {
-            now = now.max(at);
-            while let Some(line) = outbox.next(now, 0, &route) {
-                said.push(((now - start).as_secs(), line.shown()));
-            }
-        }
-        said
-    }
-
-    #[test]
-    fn a_burst_then_one_line_every_two_seconds() {
-        let now = Instant::now();
-        let mut outbox = Outbox::new(now, true);
-        let lines: Vec<String> = (0..8).map(|i| format!("line {i}")).collect();
-        outbox.reply("joe", &lines, 0, &route("").unwrap());
-        let said = drain(&mut outbox, now);
-        assert_eq!(
-            said.iter().map(|s| s.0).collect::<Vec<_>>(),
-            [0, 0, 0, 0, 0, 2, 4, 6]
-        );
-        assert_eq!(said[7].1, "PRIVMSG joe :line 7");
-    }
-
-    #[test]
-    fn long_lines_cost_more() {
-        let now = Instant::now();
-        let mut outbox = Outbox::new(now, true);
-        let lines = vec!["x".repeat(380); 5];
-        outbox.reply("joe", &lines, 0, &route("").unwrap());
-        let times: Vec<u64> = drain(&mut outbox, now).iter().map(|s| s.0).collect();
-        assert_eq!(times, [0, 0, 1, 6, 11]);
-    }
-
-    #[test]
-    fn replies_first_and_targets_take_turns() {
-        let now = Instant::now();
-        let mut outbox = Outbox::new(now, true);
-        for n in 1..3 {
-            outbox.announce(news("#a", n, Outcome::Success));
-            outbox.announce(news("#b", n, Outcome::Success));
-        }
-        outbox.reply("#c", &["one".into(), "two".into()], 0, &route("").unwrap());
-        outbox.reply(
-            "joe",
-            &["hi".into()],
-            0,
-            &Route {
-                budget: 400,
-                notice: true,
-            },
-        );
-        let said: Vec<String> = drain(&mut outbox, now)
-            .into_iter()
-            .map(|s| s.1[..11].to_owned())
-            .collect();
-        assert_eq!(
-            said,
-            [
-                "PRIVMSG #c ",
-                "NOTICE joe ",
-                "PRIVMSG #c ",
-                "PRIVMSG #a ",
-                "PRIVMSG #b ",
-                "PRIVMSG #a ",
-                "PRIVMSG #b "
-            ]
-        );
-    }
-
-    #[test]
-    fn long_talk_does_not_keep_news_back() {
-        let now = Instant::now();
-        let mut outbox = Outbox::new(now, true);
-        outbox.reply("joe", &vec!["line".to_owned(); 20], 0, &route("").unwrap());
-        outbox.announce(news("#c", 1, Outcome::Failure));
-        let said = drain(&mut outbox, now);
-        assert_eq!(
-            said.iter().position(|s| s.1.contains("b1 #1")),
-            Some(REPLIES_AT_ONCE)
-        );
-    }
-
-    #[test]
-    fn what_a_server_provokes_does_not_silence_for_long() {
-        let now = Instant::now();
-        let mut outbox = Outbox::new(now, true);
-        (0..1000).for_each(|_| outbox.charge(now, 20));
-        outbox.announce(news("#c", 1, Outcome::Failure));
-        assert_eq!(drain(&mut outbox, now)[0].0, 24);
-    }
-
-    #[test]
-    fn a_long_reply_is_cut_in_a_channel_and_whole_in_private() {
-        let now = Instant::now();
-        let lines: Vec<String> = (0..30).map(|i| format!("line {i}")).collect();
-        let mut outbox = Outbox::new(now, true);
-        outbox.reply("#c", &lines, 0, &route("").unwrap());
-        let said = drain(&mut outbox, now);
-        assert_eq!(
-            (said.len(), said[10].1.as_str()),
-            (11, "PRIVMSG #c :… and 20 more, ask in private")
-        );
-        outbox.reply("joe", &lines, 0, &route("").unwrap());
-        assert_eq!(drain(&mut outbox, now).len(), 30);
-        outbox.reply("joe", &vec!["x".to_owned(); 60], 0, &route("").unwrap());
-        assert!(
-            !outbox.takes("joe") && outbox.takes("#c"),
-            "enough waits for joe"
-        );
-        outbox.reply("joe", &lines, 0, &route("").unwrap());
-        assert_eq!(drain(&mut outbox, now).len(), 60);
-    }
-
-    #[test]
-    fn fifty_builds_at_once_are_all_named_within_ten_seconds_failures_first() {
-        let now = Instant::now();
-        let mut outbox = Outbox::new(now, true);
-        for n in 0..50 {
-            outbox.announce(news(
-                "#c",
-                n,
-                if n % 10 == 9 {
-                    Outcome::Failure
-                } else {
-                    Outcome::Success
-                },
-            ));
-        }
-        let said = drain(&mut outbox, now);
-        assert!(
-            said[0]
-                .1
-                .starts_with("PRIVMSG #c :meanwhile: failure b9 #9, b19 #19"),
-            "{said:?}"
-        );
-        assert!(said.last().unwrap().0 <= 10, "{said:?}");
-        let all: String = said.iter().map(|s| s.1.clone() + ",").collect();
-        assert!(
-            (0..50).all(|n| all.contains(&format!(" b{n} #{n}"))),
-            "{said:?}"
-        );
-        assert_eq!(outbox.pending().len(), 50);
-        outbox.confirm(outbox.unconfirmed().unwrap());
-        assert!(outbox.pending().is_empty());
-    }
-
-    #[test]
-    fn beyond_its_size_it_keeps_the_failures_and_counts_the_rest() {
-        let now = Instant::now();
-        let mut outbox = Outbox::new(now, true);
-        outbox.announce(news("#c", 0, Outcome::Failure));
-        (1..150).for_each(|n| outbox.announce(news("#c", n, Outcome::Success)));
-        assert_eq!(outbox.pending().len(), WAITING + 1);
-        // What is only counted outlives a restart, and a lost connection.
-        let mut again = Outbox::new(now, true);
-        outbox.pending().into_iter().for_each(|a| again.announce(a));
-        assert!(
-            drain(&mut again, now)
-                .last()
-                .unwrap()
-                .1
-                .ends_with(" and 50 more")
-        );
-        again.lost(now);
-        assert!(
-            drain(&mut again, now)
-                .last()
-                .unwrap()
-                .1
-                .ends_with(" and 50 more")
-        );
-        let said = drain(&mut outbox, now);
-        assert!(said[0].1.contains("failure b0 #0"), "{said:?}");
-        assert!(said.last().unwrap().1.ends_with(" and 50 more"), "{said:?}");
-    }
-
-    #[test]
-    fn a_summary_tells_of_a_start_only_while_the_end_is_not_known() {
-        let now = Instant::now();
-        let mut outbox = Outbox::new(now, true);
-        for n in 0..4 {
-            let label = format!("b{n} #{n} started");
-            outbox.announce(Announcement {
-                outcome: None,
-                label,
-                ..news("#c", n, Outcome::Success)
-            });
-        }
-        (0..3).for_each(|n| outbox.announce(news("#c", n, Outcome::Success)));
-        let said = drain(&mut outbox, now);
-        let line = "PRIVMSG #c :meanwhile: success b0 #0, b1 #1, b2 #2; also b3 #3 started";
-        assert_eq!(
-            said.iter().map(|s| s.1.as_str()).collect::<Vec<_>>(),
-            [line]
-        );
-    }
-
-    #[test]
-    fn what_a_lost_connection_may_have_swallowed_is_said_again() {
-        let now = Instant::now();
-        let mut outbox = Outbox::new(now, true);
-        (0..3).for_each(|n| outbox.announce(news("#c", n, Outcome::Success)));
-        outbox.next(now, 0, &route);
-        let first = outbox.unconfirmed().unwrap();
-        outbox.next(now, 0, &route);
-        outbox.confirm(first);
-        outbox.reply("joe", &["stale".into()], 0, &route("").unwrap());
-        outbox.lost(now);
-        let said: Vec<String> = drain(&mut outbox, now).into_iter().map(|s| s.1).collect();
-        assert_eq!(said.len(), 2);
-        assert!(said[0].contains("b1 #1") && said[1].contains("b2 #2"));
-    }
-
-    #[test]
-    fn what_the_server_did_not_pass_on_is_said_again() {
-        let now = Instant::now();
-        let mut outbox = Outbox::new(now, true);
-        outbox.announce(news("#c", 1, Outcome::Success));
-        let text = "b2 #2 \u{3}04failure\u{f}".into();
-        outbox.announce(Announcement {
-            text,
-            ..news("#d", 2, Outcome::Failure)
-        });
-        let said = drain(&mut outbox, now).len();
-        outbox.reply("#d", &["of no use any more".into()], 0, &route("").unwrap());
-        assert!(!outbox.unheard("#d"), "perhaps it is the colours");
-        outbox.confirm(outbox.unconfirmed().unwrap());
-        let again = |outbox: &mut Outbox| {
-            drain(outbox, now)
-                .into_iter()
-                .map(|s| s.1)
-                .collect::<Vec<_>>()
-        };
-        assert_eq!(
-            (said, again(&mut outbox)),
-            (2, vec!["PRIVMSG #d :b2 #2 failure".to_owned()])
-        );
-        assert!(outbox.unheard("#d"), "it was not");
-        assert_eq!(again(&mut outbox), ["PRIVMSG #d :b2 #2 failure"]);
-        outbox.confirm(outbox.unconfirmed().unwrap());
-        assert!(
-            !outbox.unheard("#d") && outbox.is_idle(),
-            "that was a reply"
-        );
-    }
-
-    #[test]
-    fn what_was_passed_on_before_the_colours_is_not_said_again() {
-        let now = Instant::now();
-        let mut outbox = Outbox::new(now, true);
-        outbox.announce(news("#d", 1, Outcome::Success));
-        let text = "b2 #2 \u{3}04failure\u{f}".into();
-        outbox.announce(Announcement {
-            text,
-            ..news("#d", 2, Outcome::Failure)
-        });
-        drain(&mut outbox, now);
-        outbox.unheard("#d");
-        outbox.confirm(2);
-        let again: Vec<String> = drain(&mut outbox, now).into_iter().map(|s| s.1).collect();
-        assert_eq!(again, ["PRIVMSG #d :b2 #2 failure"]);
-    }
-
-    #[test]
-    fn a_question_to_the_server_does_not_wait_for_a_long_reply() {
-        let now = Instant::now();
-        let mut outbox = Outbox::new(now, true);
-        outbox.reply("joe", &vec!["x".to_owned(); 40], 0, &route("").unwrap());
-        outbox.ask("joe", Line::new("WHOIS", &["joe"], None));
-        assert_eq!(outbox.next(now, 0, &route).unwrap().shown(), "WHOIS joe");
-    }
-
-    #[test]
-    fn what_is_too_old_is_one_line() {
-        let now = Instant::now();
-        let mut outbox = Outbox::new(now, true);
-        (0..90).for_each(|n| {
-            outbox.announce(news(
-                "#c",
-                n,
-                if n == 50 {
-                    Outcome::Failure
-                } else {
-                    Outcome::Success
-                },
-            ))
-        });
-        let line = outbox.next(now, 101, &route).unwrap().shown();
-        assert!(
-            line.starts_with("PRIVMSG #c :missed while away: failure b50 #50; success b0 #0, "),
-            "{line}"
-        );
-        assert!(line.ends_with(" more"), "{line}");
-        assert!(outbox.is_idle());
-    }
-
-    #[test]
-    fn without_pacing_everything_goes_at_once() {
-        let now = Instant::now();
-        let mut outbox = Outbox::new(now, false);
-        (0..90).for_each(|n| outbox.announce(news("#c", n, Outcome::Success)));
-        outbox.reply("#d", &vec!["x".to_owned(); 3], 2, &route("").unwrap());
-        let said = drain(&mut outbox, now);
-        assert!(
-            said.len() == 94 && said.iter().all(|s| s.0 == 0),
-            "{said:?}"
-        );
-        assert!(
-            said.iter()
-                .any(|s| s.1 == "PRIVMSG #d :… and 2 more, ask in private"),
-            "{said:?}"
-        );
-    }
-
-    #[test]
-    fn nothing_goes_where_it_cannot_arrive() {
-        let now = Instant::now();
-        let mut outbox = Outbox::new(now, true);
-        outbox.announce(news("#c", 1, Outcome::Success));
-        let nowhere = |_: &str| None;
-        assert!(outbox.next(now, 0, &nowhere).is_none() && outbox.deadline(&nowhere).is_none());
-        outbox.forget("#c");
-        assert!(outbox.pending().is_empty());
-    }
-}
+mod tests;

@@ -3,6 +3,9 @@
 //! What the wire forbids cannot be built here: an outgoing [`Line`] holds no CR, LF or NUL and is
 //! never too long, whoever made it.
 
+use crate::names::{Casemapping, Name, is_channel};
+use crate::sanitize::strip_formatting;
+
 /// The most a server may send before LF: 8,191 bytes of tags (IRCv3) and 512 of message (RFC 1459).
 const LINE_IN: usize = 8191 + 512;
 /// The most anyone may send, CR LF included, as the server relays it (RFC 1459, section 2.3).
@@ -10,39 +13,55 @@ const LINE_OUT: usize = 512;
 
 /// Cuts the byte stream into messages. It never holds more than a line and a byte.
 #[derive(Default)]
-pub struct LineBuffer(Vec<u8>);
+pub struct LineBuffer {
+    bytes: Vec<u8>,
+}
 
 impl LineBuffer {
     /// Takes a chunk and returns the messages that it completes. A line ends with LF or CR LF; one
     /// that is too long is dropped.
     pub fn feed(&mut self, chunk: &[u8]) -> Vec<Message> {
         let mut messages = Vec::new();
-        for part in chunk.split_inclusive(|&b| b == b'\n') {
-            let body = part.strip_suffix(b"\n").unwrap_or(part);
-            let room = LINE_IN + 1 - self.0.len();
-            self.0.extend_from_slice(&body[..body.len().min(room)]);
-            if body.len() < part.len() {
-                let line = std::mem::take(&mut self.0);
-                if line.len() > LINE_IN {
-                    log!(Warning, "IRC: dropped a line that was too long");
-                    continue;
-                }
-                // UTF-8, or else Latin-1: what people without UTF-8 mostly send, and it cannot fail.
-                let latin_1 = |line: Vec<u8>| line.into_iter().map(char::from).collect();
-                let line = String::from_utf8(line).unwrap_or_else(|e| latin_1(e.into_bytes()));
-                messages.extend(Message::parse(line.trim_end_matches('\r')));
+        for part in chunk.split_inclusive(|&byte| byte == b'\n') {
+            let body = part.strip_suffix(b"\n");
+            let is_complete = body.is_some();
+            let body = body.unwrap_or(part);
+            // One byte more than a line shows that it is too long.
+            let room = LINE_IN + 1 - self.bytes.len();
+            self.bytes.extend_from_slice(&body[..body.len().min(room)]);
+            if is_complete {
+                let line = std::mem::take(&mut self.bytes);
+                messages.extend(decode(line));
             }
         }
         messages
     }
 }
 
-#[derive(Debug, Default, PartialEq, Eq)]
+/// A line to a message. UTF-8, or else Latin-1: what people without UTF-8 mostly send, and it
+/// cannot fail.
+fn decode(line: Vec<u8>) -> Option<Message> {
+    if line.len() > LINE_IN {
+        log!(Warning, "IRC: dropped a line that was too long");
+        return None;
+    }
+    let text = String::from_utf8(line).unwrap_or_else(|error| {
+        let bytes = error.into_bytes();
+        bytes.into_iter().map(char::from).collect()
+    });
+    Message::parse(text.trim_end_matches('\r'))
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Message {
-    pub tags: String,        // of IRCv3, as they came: `name=value;name`
-    pub source: String,      // `nick!user@host`, a server's name, or empty
-    pub command: String,     // in capitals, or three digits
-    pub params: Vec<String>, // the last may hold blanks
+    /// Tags of IRCv3, as they came: `name=value;name`.
+    pub tags: String,
+    /// `nick!user@host`, a server's name, or empty.
+    pub source: String,
+    /// In capitals, or three digits.
+    pub command: String,
+    /// The last one may hold blanks.
+    pub params: Vec<String>,
 }
 
 impl Message {
@@ -54,43 +73,40 @@ impl Message {
         let (command, mut rest) = word(rest);
         let mut params = Vec::new();
         while !rest.is_empty() {
-            let (param, after) = rest
-                .strip_prefix(':')
-                .map_or_else(|| word(rest), |last| (last, ""));
+            let (param, after) = match rest.strip_prefix(':') {
+                Some(trailing) => (trailing, ""),
+                None => word(rest),
+            };
             params.push(param.to_owned());
             rest = after;
         }
-        let (tags, source, command) = (
-            tags.to_owned(),
-            source.to_owned(),
-            command.to_ascii_uppercase(),
-        );
-        (!command.is_empty()).then_some(Message {
-            tags,
-            source,
-            command,
+        let message = Message {
+            tags: tags.to_owned(),
+            source: source.to_owned(),
+            command: command.to_ascii_uppercase(),
             params,
-        })
+        };
+        (!command.is_empty()).then_some(message)
     }
 
     /// The message as the log may show it: without channel keys, which people and servers tell us.
     pub fn shown(&self) -> String {
-        let mut text = self.params.join(" ");
-        let key = match self.command.as_str() {
-            "MODE" if self.params.get(1).is_some_and(|modes| modes.contains('k')) => text.find(' '),
-            "PRIVMSG" => {
-                // Formatting within the word would hide it.
-                text = plain(&text);
-                text.to_ascii_lowercase()
-                    .find("join")
-                    .map(|at| at + "join".len())
-            }
-            _ => None,
+        let params = self.params.join(" ");
+        let text = match self.command.as_str() {
+            "MODE" if self.sets_key(1) => self.params[..1].join(" ") + " ***",
+            // RPL_CHANNELMODEIS: nick, channel, modes.
+            "324" if self.sets_key(2) => self.params[..2].join(" ") + " ***",
+            "PRIVMSG" => hide_key(&strip_formatting(&params)),
+            _ => params,
         };
-        if let Some(at) = key {
-            text.replace_range(at.., " ***");
-        }
         format!("{} {} {text}", self.source, self.command)
+    }
+
+    /// Whether the modes at that parameter have to do with a channel's key.
+    fn sets_key(&self, modes: usize) -> bool {
+        self.params
+            .get(modes)
+            .is_some_and(|modes| modes.contains('k'))
     }
 
     /// The nick of the source, or a server's name.
@@ -98,29 +114,63 @@ impl Message {
         self.source.split(['!', '@']).next().unwrap_or("")
     }
 
-    /// The tags by name, with raw values; one without a value has an empty one.
-    pub fn tags(&self) -> impl Iterator<Item = (&str, &str)> {
-        self.tags
+    /// The value of a tag, with its escapes undone; of a tag without a value, nothing.
+    pub fn tag(&self, name: &str) -> Option<String> {
+        let tags = self
+            .tags
             .split(';')
-            .map(|tag| tag.split_once('=').unwrap_or((tag, "")))
+            .map(|tag| tag.split_once('=').unwrap_or((tag, "")));
+        let (_, value) = tags.into_iter().find(|(key, _)| *key == name)?;
+        Some(unescape_tag(value))
+    }
+
+    /// Whether a bot has sent it: by IRCv3's tag, or by the name that InspIRCd 3 has for it.
+    pub fn is_from_bot(&self) -> bool {
+        let names = self
+            .tags
+            .split(';')
+            .map(|tag| tag.split('=').next().unwrap_or(""));
+        names
+            .into_iter()
+            .any(|name| name == "bot" || name.ends_with("/bot"))
     }
 }
 
-/// Removes IRC formatting from a server's or a person's text, so that it can be compared.
-pub fn plain(text: &str) -> String {
-    let digits = |t: &str| t.bytes().take(2).take_while(u8::is_ascii_digit).count();
-    let mut out = String::new();
-    for (i, piece) in text.split('\u{3}').enumerate() {
-        // A colour is one or two digits, perhaps a comma and two more.
-        let front = if i > 0 { digits(piece) } else { 0 };
-        let back = piece[front..].strip_prefix(',').map_or(0, digits);
-        out += &piece[if front * back > 0 {
-            front + 1 + back
-        } else {
-            front
-        }..];
+/// The escapes of tag values (IRCv3 message-tags).
+fn unescape_tag(value: &str) -> String {
+    let mut text = String::with_capacity(value.len());
+    let mut chars = value.chars();
+    while let Some(c) = chars.next() {
+        if c != '\\' {
+            text.push(c);
+            continue;
+        }
+        match chars.next() {
+            Some(':') => text.push(';'),
+            Some('s') => text.push(' '),
+            Some('r') => text.push('\r'),
+            Some('n') => text.push('\n'),
+            Some(other) => text.push(other),
+            None => {}
+        }
     }
-    out.replace(char::is_control, "")
+    text
+}
+
+/// Hides what stands behind the word `join`, or behind the name of a channel: a key, though the
+/// command may be mistyped. The first parameter, where it was said, stays.
+fn hide_key(text: &str) -> String {
+    let (place, said) = text.split_once(' ').unwrap_or((text, ""));
+    let mut end = 0;
+    for word in said.split_inclusive(char::is_whitespace) {
+        end += word.len();
+        let word = word.trim_end();
+        let is_join = word.to_ascii_lowercase().ends_with("join");
+        if (is_join || is_channel(word)) && !said[end..].trim().is_empty() {
+            return format!("{place} {} ***", said[..end].trim_end());
+        }
+    }
+    text.to_owned()
 }
 
 /// The first word and what follows its blanks.
@@ -139,7 +189,7 @@ fn marked(mark: char, text: &str) -> (&str, &str) {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Line {
     text: String,
-    secret: bool,
+    is_secret: bool,
 }
 
 impl Line {
@@ -148,26 +198,28 @@ impl Line {
     pub fn new(command: &str, middle: &[&str], trailing: Option<&str>) -> Line {
         let mut text = String::from(command);
         for param in middle {
-            let mark = if param.is_empty() || param.starts_with(':') {
-                " _"
-            } else {
-                " "
-            };
-            text.extend([mark, &param.replace(' ', "_")]);
+            text.push(' ');
+            if param.is_empty() || param.starts_with(':') {
+                text.push('_');
+            }
+            text.push_str(&param.replace(' ', "_"));
         }
-        text.extend(trailing.map(|last| format!(" :{last}")));
+        if let Some(trailing) = trailing {
+            text.push_str(" :");
+            text.push_str(trailing);
+        }
         text = text.replace(['\r', '\n', '\0'], " ");
         text.truncate(text.floor_char_boundary(LINE_OUT - 2));
         Line {
             text,
-            secret: false,
+            is_secret: false,
         }
     }
 
     /// A line whose parameters the log must not show.
     pub fn secret(command: &str, middle: &[&str], trailing: Option<&str>) -> Line {
         Line {
-            secret: true,
+            is_secret: true,
             ..Line::new(command, middle, trailing)
         }
     }
@@ -179,7 +231,7 @@ impl Line {
     /// What the log may show.
     pub fn shown(&self) -> String {
         match self.text.split_once(' ') {
-            Some((command, _)) if self.secret => format!("{command} ***"),
+            Some((command, _)) if self.is_secret => format!("{command} ***"),
             _ => self.text.clone(),
         }
     }
@@ -209,54 +261,11 @@ pub fn split(text: &str, budget: usize) -> Vec<&str> {
     pieces
 }
 
-/// How a server compares names (CASEMAPPING of ISUPPORT): besides the letters A to Z, so many of `[]\~`
-/// are the capitals of `{}|^` (RFC 1459, section 2.2).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Casemapping {
-    Ascii = 0,
-    StrictRfc1459 = 3,
-    #[default]
-    Rfc1459 = 4,
-}
-
-impl Casemapping {
-    /// By its name in ISUPPORT; one that we do not know compares letters only.
-    pub fn named(name: &str) -> Casemapping {
-        match name {
-            "rfc1459" => Casemapping::Rfc1459,
-            "strict-rfc1459" => Casemapping::StrictRfc1459,
-            _ => Casemapping::Ascii,
-        }
-    }
-
-    fn lower(self, c: char) -> char {
-        match "[]\\~".find(c) {
-            Some(i) if i < self as usize => char::from(b"{}|^"[i]),
-            _ => c.to_ascii_lowercase(),
-        }
-    }
-
-    pub fn fold(self, name: &str) -> String {
-        name.chars().map(|c| self.lower(c)).collect()
-    }
-
-    pub fn same(self, a: &str, b: &str) -> bool {
-        a.len() == b.len()
-            && a.chars()
-                .zip(b.chars())
-                .all(|(a, b)| a == b || self.lower(a) == self.lower(b))
-    }
-}
-
 /// The command in `nick: command` or `nick, command`, if the text is addressed so.
-pub fn addressed<'a>(text: &'a str, nick: &str, mapping: Casemapping) -> Option<&'a str> {
+pub fn addressed<'a>(text: &'a str, nick: &Name, casemapping: Casemapping) -> Option<&'a str> {
     let (name, rest) = text.trim_start().split_once([':', ','])?;
-    mapping.same(name.trim_end(), nick).then(|| rest.trim())
-}
-
-/// A channel's name begins with one of these (CHANTYPES, with RFC 2812's list as the default).
-pub fn is_channel(name: &str) -> bool {
-    name.starts_with(['#', '&', '+', '!'])
+    let is_ours = casemapping.name(name.trim_end()) == *nick;
+    is_ours.then(|| rest.trim())
 }
 
 #[cfg(test)]
@@ -267,12 +276,6 @@ mod tests {
     fn feed(chunks: &[&[u8]]) -> Vec<Message> {
         let mut buffer = LineBuffer::default();
         chunks.iter().flat_map(|c| buffer.feed(c)).collect()
-    }
-
-    #[test]
-    fn formatting_is_no_part_of_the_words() {
-        assert_eq!(plain("\u{2}RECOVER\u{2} \u{3}04red\u{f}"), "RECOVER red");
-        assert_eq!(plain("\u{3}04,01a\u{3}b\u{3}1,c\u{3}"), "ab,c");
     }
 
     #[test]
@@ -296,7 +299,7 @@ mod tests {
         let mut buffer = LineBuffer::default();
         for _ in 0..100 {
             assert_eq!(buffer.feed(&[b'x'; 4096]), []);
-            assert!(buffer.0.capacity() <= 2 * LINE_IN);
+            assert!(buffer.bytes.capacity() <= 2 * LINE_IN);
         }
         assert_eq!(
             buffer.feed(b"x\nPING :1\r\n"),
@@ -323,10 +326,11 @@ mod tests {
     #[test]
     fn messages_parse() {
         let m = Message::parse("@a=b\\sc;account=joe;+x :n!u@h PRIVMSG #c  :a :b").unwrap();
-        assert_eq!(
-            m.tags().collect::<Vec<_>>(),
-            [("a", "b\\sc"), ("account", "joe"), ("+x", "")]
-        );
+        assert_eq!(m.tag("a").as_deref(), Some("b c"));
+        assert_eq!(m.tag("account").as_deref(), Some("joe"));
+        assert_eq!(m.tag("+x").as_deref(), Some(""));
+        assert_eq!(m.tag("x"), None);
+        assert_eq!(unescape_tag("a\\:\\\\\\n\\x\\"), "a;\\\nx");
         assert_eq!((m.nick(), m.source.as_str()), ("n", "n!u@h"));
         assert_eq!(m.params, ["#c", "a :b"]);
         let m = Message::parse(":irc.example 353 bot = #x:y :@a +b").unwrap();
@@ -363,9 +367,15 @@ mod tests {
         for (line, shown) in [
             (":s MODE #c +kl key 5", ":s MODE #c ***"),
             (":s MODE #c +o joe", ":s MODE #c +o joe"),
+            (":s 324 bot #c +k key", ":s 324 bot #c ***"),
+            (":s 324 bot #c +nt", ":s 324 bot #c +nt"),
             (
                 ":a!b@c PRIVMSG bot :Join  #c key more",
                 "PRIVMSG bot Join ***",
+            ),
+            (
+                ":a!b@c PRIVMSG bot :jion #c key more",
+                "PRIVMSG bot jion #c ***",
             ),
             (
                 ":a!b@c PRIVMSG #x :bot: jo\u{2}in\u{2}\u{a0}#c key",
@@ -407,21 +417,16 @@ mod tests {
     }
 
     #[test]
-    fn casemappings_differ_where_they_should() {
-        use Casemapping::{Ascii, Rfc1459, StrictRfc1459};
-        assert!(Rfc1459.same("Bot[]\\~", "bot{}|^"));
-        assert!(StrictRfc1459.same("Bot[]\\", "bot{}|") && !StrictRfc1459.same("~", "^"));
-        assert!(Ascii.same("BOT", "bot") && !Ascii.same("[", "{"));
-    }
-
-    #[test]
     fn addressing_is_by_nick_and_colon_or_comma() {
-        let m = Casemapping::Rfc1459;
-        assert_eq!(addressed("Bot[1]:  status", "bot{1}", m), Some("status"));
-        assert_eq!(addressed("bot , help", "bot", m), Some("help"));
-        assert_eq!(addressed("bot help", "bot", m), None);
-        assert_eq!(addressed("robot: help", "bot", m), None);
-        assert_eq!(addressed("bot:", "bot", m), Some(""));
+        let command = |text, nick| {
+            let nick = Casemapping::Rfc1459.name(nick);
+            addressed(text, &nick, Casemapping::Rfc1459)
+        };
+        assert_eq!(command("Bot[1]:  status", "bot{1}"), Some("status"));
+        assert_eq!(command("bot , help", "bot"), Some("help"));
+        assert_eq!(command("bot help", "bot"), None);
+        assert_eq!(command("robot: help", "bot"), None);
+        assert_eq!(command("bot:", "bot"), Some(""));
     }
 
     #[test]

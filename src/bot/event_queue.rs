@@ -1,0 +1,222 @@
+//! Build events on their way to their targets: most go on at once, some wait a moment for who is
+//! behind the build. Events of one builder keep their order. Pure.
+
+use crate::master::jobs::Details;
+use crate::master::model::{BuildCursor, MasterEvent};
+use crate::routing::Wanted;
+use std::collections::{BTreeMap, VecDeque};
+use std::time::{Duration, Instant};
+
+/// The longest that a line waits for what is nice to have in it.
+const PATIENCE: Duration = Duration::from_secs(1);
+/// Builds whose details are kept until they end.
+const KNOWN: usize = 500;
+
+struct Waiting {
+    event: MasterEvent,
+    wanted: Wanted,
+    until: Instant,
+    batch: u64,
+}
+
+/// An event that can go on, with what is known of its build.
+pub struct Ready {
+    pub event: MasterEvent,
+    pub details: Option<Details>,
+}
+
+#[derive(Default)]
+pub struct EventQueue {
+    waiting: VecDeque<Waiting>,
+    details: BTreeMap<u64, Details>,
+    batch: u64,
+    /// How far the master's builds are known after each batch.
+    cursors: VecDeque<(u64, BuildCursor)>,
+}
+
+impl EventQueue {
+    /// A batch of events begins that brings the cursor here. Until all its events are through, an
+    /// older one is remembered: a crash repeats a line rather than skip it.
+    pub fn begin_batch(&mut self, cursor: BuildCursor) {
+        self.batch += 1;
+        self.cursors.push_back((self.batch, cursor));
+    }
+
+    /// Adds an event. Returns the build to ask for, if its details are wanted and not known.
+    pub fn push(&mut self, event: MasterEvent, wanted: Wanted, now: Instant) -> Option<u64> {
+        let build = build_id(&event).filter(|build| !self.is_known(*build, wanted));
+        self.waiting.push_back(Waiting {
+            event,
+            wanted,
+            until: now + PATIENCE,
+            batch: self.batch,
+        });
+        build
+    }
+
+    /// Whether all that is wanted of a build is known. The authors can be asked for while it runs.
+    fn is_known(&self, build: u64, wanted: Wanted) -> bool {
+        match (wanted, self.details.get(&build)) {
+            (Wanted::Nothing, _) => true,
+            (Wanted::Authors, details) => details.is_some(),
+            (Wanted::Revisions, details) => details.is_some_and(|d| !d.revisions.is_empty()),
+        }
+    }
+
+    /// Who and what is behind a build has become known. One without a revision is answered, too.
+    pub fn on_details(&mut self, build: u64, details: Details) {
+        for waiting in &mut self.waiting {
+            if build_id(&waiting.event) == Some(build) {
+                waiting.wanted = Wanted::Nothing;
+            }
+        }
+        self.details.insert(build, details);
+        if self.details.len() > KNOWN {
+            self.details.pop_first();
+        }
+    }
+
+    /// The events that can go on now.
+    pub fn take_ready(&mut self, now: Instant) -> Vec<Ready> {
+        let mut ready = Vec::new();
+        let mut held_builders: Vec<u64> = Vec::new();
+        let mut rest = VecDeque::new();
+        for waiting in std::mem::take(&mut self.waiting) {
+            let build = build_id(&waiting.event);
+            let builder = builder_id(&waiting.event);
+            let is_known = build.is_none_or(|build| self.is_known(build, waiting.wanted));
+            let is_held = builder.is_some_and(|builder| held_builders.contains(&builder));
+            if is_held || !is_known && now < waiting.until {
+                held_builders.extend(builder);
+                rest.push_back(waiting);
+                continue;
+            }
+            ready.push(Ready {
+                details: build.and_then(|build| self.take_details(build, &waiting.event)),
+                event: waiting.event,
+            });
+        }
+        self.waiting = rest;
+        ready
+    }
+
+    /// What is known of a build; once it has ended, nobody asks again.
+    fn take_details(&mut self, build: u64, event: &MasterEvent) -> Option<Details> {
+        match event {
+            MasterEvent::Build(event) if event.build.complete => self.details.remove(&build),
+            _ => None,
+        }
+    }
+
+    /// How far all events are through, if that has changed.
+    pub fn take_cursor(&mut self) -> Option<BuildCursor> {
+        let open = self
+            .waiting
+            .front()
+            .map_or(u64::MAX, |waiting| waiting.batch);
+        let mut settled = None;
+        while self.cursors.front().is_some_and(|(batch, _)| *batch < open) {
+            settled = self.cursors.pop_front().map(|(_, cursor)| cursor);
+        }
+        settled
+    }
+
+    pub fn deadline(&self) -> Option<Instant> {
+        self.waiting.iter().map(|waiting| waiting.until).min()
+    }
+}
+
+fn build_id(event: &MasterEvent) -> Option<u64> {
+    match event {
+        MasterEvent::Build(event) => Some(event.build.id),
+        _ => None,
+    }
+}
+
+fn builder_id(event: &MasterEvent) -> Option<u64> {
+    match event {
+        MasterEvent::Build(event) => Some(event.build.builder_id),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::master::model::{Build, BuildEvent};
+
+    fn ended(id: u64, builder_id: u64) -> MasterEvent {
+        let build = Build {
+            id,
+            builder_id,
+            complete: true,
+            ..Build::default()
+        };
+        MasterEvent::Build(Box::new(BuildEvent {
+            build,
+            ..BuildEvent::default()
+        }))
+    }
+
+    fn cursor(id: u64) -> BuildCursor {
+        BuildCursor {
+            last_build_id: Some(id),
+            ..BuildCursor::default()
+        }
+    }
+
+    fn ids(ready: Vec<Ready>) -> Vec<u64> {
+        ready
+            .iter()
+            .filter_map(|ready| build_id(&ready.event))
+            .collect()
+    }
+
+    #[test]
+    fn who_does_not_care_who_did_it_waits_for_nothing() {
+        let mut queue = EventQueue::default();
+        let now = Instant::now();
+        queue.begin_batch(cursor(1));
+        assert_eq!(queue.push(ended(1, 1), Wanted::Nothing, now), None);
+        assert_eq!(ids(queue.take_ready(now)), [1]);
+        assert_eq!(queue.take_cursor(), Some(cursor(1)));
+        assert_eq!(queue.deadline(), None);
+    }
+
+    #[test]
+    fn a_line_waits_a_second_for_its_authors_and_no_longer() {
+        let mut queue = EventQueue::default();
+        let now = Instant::now();
+        queue.begin_batch(cursor(1));
+        assert_eq!(queue.push(ended(1, 1), Wanted::Authors, now), Some(1));
+        queue.begin_batch(cursor(3));
+        queue.push(ended(2, 1), Wanted::Nothing, now);
+        queue.push(ended(3, 2), Wanted::Nothing, now);
+        assert_eq!(ids(queue.take_ready(now)), [3], "another builder's goes on");
+        assert_eq!(queue.take_cursor(), None, "not while the first waits");
+        assert_eq!(queue.deadline(), Some(now + PATIENCE));
+        let late = queue.take_ready(now + PATIENCE);
+        assert!(late[0].details.is_none());
+        assert_eq!(ids(late), [1, 2], "in their order");
+        assert_eq!(queue.take_cursor(), Some(cursor(3)));
+    }
+
+    #[test]
+    fn what_was_asked_for_while_the_build_ran_is_used_at_its_end() {
+        let mut queue = EventQueue::default();
+        let now = Instant::now();
+        let details = Details {
+            authors: vec!["Ann".into()],
+            ..Details::default()
+        };
+        queue.on_details(1, details.clone());
+        assert_eq!(queue.push(ended(1, 1), Wanted::Authors, now), None);
+        let ready = queue.take_ready(now);
+        assert_eq!(ready[0].details, Some(details.clone()));
+        queue.on_details(2, details);
+        assert_eq!(queue.push(ended(2, 1), Wanted::Revisions, now), Some(2));
+        assert!(queue.take_ready(now).is_empty());
+        queue.on_details(2, Details::default());
+        assert_eq!(ids(queue.take_ready(now)), [2], "it has no revision");
+    }
+}

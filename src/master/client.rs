@@ -1,0 +1,875 @@
+//! Buildbot's REST API v2: paths and payloads to values. Each thread that asks has a [`Client`] of
+//! its own, with one kept connection.
+//!
+//! Answers are asked for in pages of at most 100: larger ones of a 4.3.0 master can stall in
+//! mid-body for a minute on a kept connection.
+
+use super::http::{Connection, Head, HttpError, method};
+use super::model::{Build, BuildRequest, Builder, Change, Identity, Worker};
+use crate::clock;
+use crate::config::Buildbot;
+use crate::encoding::base64;
+use crate::net::{self, Stream};
+use crate::sanitize::{sanitize, sanitize_error};
+use native_tls::TlsConnector;
+use serde::Deserialize;
+use serde::de::{DeserializeOwned, IgnoredAny};
+use serde_json::{Value, json};
+use std::fmt;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+/// The most items in one answer, see above.
+pub const PAGE: usize = 100;
+/// Bytes of a list, and of any other answer: parsed, they take up to twenty times as much memory,
+/// and all of the bot shall stay below 32 MiB. The longest page has 600 KiB: two workers of 10,000
+/// builders.
+const LIST: usize = 1024 * 1024;
+const OTHER: usize = 256 * 1024;
+/// Between two pieces of one body the master may pause for so long; then we ask anew.
+const STALL: Duration = Duration::from_secs(5);
+/// The pause before a GET is asked once more, for the second time on.
+const RETRY_PAUSE: Duration = Duration::from_millis(200);
+/// The longest wait that a `Retry-After` can ask for.
+const RETRY_AFTER: Duration = Duration::from_secs(600);
+/// Seconds by which two clocks that agree can seem to differ.
+const CLOCK_NOISE: i64 = 5;
+/// Verdicts that are looked for below a build.
+const PREVIOUS_BUILDS: usize = 10;
+/// The last builds of one builder.
+const LAST_BUILDS: usize = 10;
+/// Later requests of the same builder among which a merged one looks for its successor.
+const LATER_REQUESTS: usize = 20;
+
+/// Fields that we read. What is filtered or ordered on must be among them.
+const BUILDER_FIELDS: &str = "field=builderid&field=name&field=tags&field=masterids";
+const BUILD_FIELDS: &str = "field=buildid&field=builderid&field=number&field=buildrequestid\
+    &field=started_at&field=complete&field=complete_at&field=results";
+const CHANGE_FIELDS: &str =
+    "field=changeid&field=author&field=revision&field=comments&field=branch";
+const WORKER_FIELDS: &str = "field=workerid&field=name&field=paused&field=connected_to";
+const REQUEST_FIELDS: &str = "field=buildrequestid&field=builderid&field=buildsetid\
+    &field=claimed&field=complete&field=results";
+
+/// What kind of failure it is decides what happens next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ErrorKind {
+    /// No answer, half of one, or one of a proxy: later may be better.
+    Unreachable,
+    /// A POST without an answer: it may have been done.
+    Uncertain,
+    /// An answer that refuses, with its status.
+    Refused(u16),
+    /// What was wanted makes no sense to this master.
+    Wrong,
+    /// The answer is larger than we take.
+    TooLarge,
+}
+
+/// Why the master did not do what it was asked to; a sentence.
+#[derive(Clone, Debug)]
+pub struct Error {
+    pub kind: ErrorKind,
+    message: String,
+    /// The master, or a proxy, wants to be left alone for so long.
+    pub retry_after: Option<Duration>,
+}
+
+impl Error {
+    pub fn new(kind: ErrorKind, message: impl Into<String>) -> Error {
+        Error {
+            kind,
+            message: message.into(),
+            retry_after: None,
+        }
+    }
+
+    pub fn wrong(message: impl Into<String>) -> Error {
+        Error::new(ErrorKind::Wrong, message)
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        let message = sanitize_error(&self.message);
+        match self.kind {
+            ErrorKind::Refused(status) => write!(f, "the master refuses: {message} ({status})"),
+            _ => f.write_str(&message),
+        }
+    }
+}
+
+/// What the poller can ask for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Query {
+    Identity,
+    Builders(Page),
+    /// With the builders that each may work for, or without.
+    Workers(Page, WithBuilders),
+    NewestChanges,
+    RunningBuilds(Page),
+    /// The newest first.
+    RecentBuilds(Page),
+    /// From this id on, the lowest first.
+    BuildsFrom(u64, Page),
+    BuildsById(Vec<u64>, Page),
+    /// Requests that no worker has taken.
+    QueuedRequests(Page),
+    /// What has become of one request.
+    Request(u64),
+    Builder(u64),
+    /// The newest builds of a builder below a number that say something of the code.
+    PreviousBuilds {
+        builder: u64,
+        number: u64,
+    },
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WithBuilders {
+    Yes,
+    No,
+}
+
+/// A part of a list.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Page {
+    pub offset: usize,
+    pub limit: usize,
+    /// Without the texts that can be long.
+    pub without_text: bool,
+}
+
+impl Page {
+    fn query(self) -> String {
+        format!("limit={}&offset={}", self.limit, self.offset)
+    }
+}
+
+/// The answer to a [`Query`].
+#[derive(Clone, Debug)]
+pub enum Answer {
+    Identity(Identity),
+    Builders(List<Builder>),
+    Workers(List<Worker>),
+    Changes(Vec<Change>),
+    Builds(List<Build>),
+    Requests(List<BuildRequest>),
+    Request(RequestFate),
+}
+
+/// What has become of a request.
+#[derive(Clone, Debug, Default)]
+pub struct RequestFate {
+    /// Nothing if the master knows it no more.
+    pub request: Option<BuildRequest>,
+    /// The last build that it has led to.
+    pub build: Option<Build>,
+    /// The request that it was merged into.
+    pub merged_into: Option<u64>,
+}
+
+/// Every answer of the API is an object that holds one list.
+#[derive(Deserialize)]
+#[serde(bound = "T: DeserializeOwned")]
+struct Envelope<T> {
+    #[serde(
+        alias = "builders",
+        alias = "builds",
+        alias = "buildrequests",
+        alias = "buildsets",
+        alias = "changes",
+        alias = "forceschedulers",
+        alias = "steps",
+        alias = "workers"
+    )]
+    items: Vec<Item<T>>,
+}
+
+/// One odd item costs itself, not its page.
+#[derive(Deserialize)]
+#[serde(untagged, bound = "T: DeserializeOwned")]
+enum Item<T> {
+    Usual(T),
+    Odd(IgnoredAny),
+}
+
+/// A page of a list. How many items it had, odd ones too, says whether there is another page.
+#[derive(Clone, Debug)]
+pub struct List<T> {
+    pub items: Vec<T>,
+    pub length: usize,
+}
+
+impl<T> From<Vec<T>> for List<T> {
+    fn from(items: Vec<T>) -> List<T> {
+        List {
+            length: items.len(),
+            items,
+        }
+    }
+}
+
+pub type HttpConnection = Connection<Box<dyn Stream>>;
+
+/// An answer's head, its body, and when it came.
+struct HttpAnswer {
+    head: Head,
+    body: Vec<u8>,
+}
+
+/// The master, as one thread talks to it.
+pub struct Client {
+    config: Buildbot,
+    tls: Option<TlsConnector>,
+    connection: Option<HttpConnection>,
+    /// Name and value of the session's cookie, when we are logged in.
+    cookie: Option<String>,
+    /// How long a GET is tried again while somebody waits for it.
+    patience: Duration,
+    /// The master's clock less ours, in seconds, by its last answer.
+    pub clock_offset: i64,
+}
+
+impl Client {
+    /// A client that has not asked anything yet. The errors are the TLS files' (see
+    /// [`net::connector`]).
+    pub fn new(config: &Buildbot, patience: Duration) -> Result<Client, String> {
+        let tls = if config.url.https {
+            Some(net::connector(&config.tls)?)
+        } else {
+            None
+        };
+        Ok(Client {
+            config: config.clone(),
+            tls,
+            connection: None,
+            cookie: None,
+            patience,
+            clock_offset: 0,
+        })
+    }
+
+    /// Asks what the poller wants to know.
+    pub fn ask(&mut self, query: &Query) -> Result<Answer, Error> {
+        match query {
+            Query::Identity => self.identity().map(Answer::Identity),
+            Query::Builders(page) => {
+                let path = format!("/builders?{BUILDER_FIELDS}&order=name&{}", page.query());
+                self.page(&path).map(Answer::Builders)
+            }
+            Query::Workers(page, with_builders) => {
+                let more = match with_builders {
+                    WithBuilders::Yes => "&field=configured_on",
+                    WithBuilders::No => "",
+                };
+                let path = format!("/workers?{WORKER_FIELDS}{more}&order=name&{}", page.query());
+                self.page(&path).map(Answer::Workers)
+            }
+            Query::NewestChanges => self.newest_changes(PAGE).map(Answer::Changes),
+            Query::RunningBuilds(page) => self.builds("complete=false&order=buildid", *page),
+            Query::RecentBuilds(page) => self.builds("order=-buildid", *page),
+            Query::BuildsFrom(id, page) => {
+                let filter = format!("buildid__ge={id}&order=buildid");
+                self.builds(&filter, *page)
+            }
+            Query::BuildsById(ids, page) => {
+                let ids: Vec<String> = ids.iter().map(|id| format!("buildid={id}")).collect();
+                self.builds(&format!("{}&order=buildid", ids.join("&")), *page)
+            }
+            Query::QueuedRequests(page) => {
+                let filter = "complete=false&claimed=false&order=buildrequestid";
+                let path = format!("/buildrequests?{REQUEST_FIELDS}&{filter}&{}", page.query());
+                self.page(&path).map(Answer::Requests)
+            }
+            Query::Request(id) => self.request(*id).map(Answer::Request),
+            Query::Builder(id) => self.page(&format!("/builders/{id}")).map(Answer::Builders),
+            Query::PreviousBuilds { builder, number } => {
+                self.previous_builds(*builder, *number).map(Answer::Builds)
+            }
+        }
+    }
+
+    fn builds(&mut self, filter: &str, page: Page) -> Result<Answer, Error> {
+        let text = if page.without_text {
+            ""
+        } else {
+            "&field=state_string"
+        };
+        let path = format!("/builds?{BUILD_FIELDS}{text}&{filter}&{}", page.query());
+        self.page(&path).map(Answer::Builds)
+    }
+
+    /// The last builds of a builder, highest number first.
+    pub fn last_builds(&mut self, builder: u64) -> Result<Vec<Build>, Error> {
+        let fields = format!("{BUILD_FIELDS}&field=state_string");
+        let path = format!("/builders/{builder}/builds?{fields}&order=-number&limit={LAST_BUILDS}");
+        self.list(&path)
+    }
+
+    /// The running builds of a builder, lowest number first.
+    pub fn running_builds(&mut self, builder: u64) -> Result<Vec<Build>, Error> {
+        let filter = format!("builderid={builder}&complete=false&order=number&limit={PAGE}");
+        self.list(&format!("/builds?{BUILD_FIELDS}&{filter}"))
+    }
+
+    /// The verdicts of a builder below a number, highest number first.
+    fn previous_builds(&mut self, builder: u64, number: u64) -> Result<List<Build>, Error> {
+        // Success, warnings, failure, exception: the results that say something of the code.
+        let verdicts = "results=0&results=1&results=2&results=4";
+        let filter = format!("complete=true&number__lt={number}&{verdicts}&order=-number");
+        let path =
+            format!("/builders/{builder}/builds?{BUILD_FIELDS}&{filter}&limit={PREVIOUS_BUILDS}");
+        self.page(&path)
+    }
+
+    /// The newest changes, highest id first, at most a page.
+    pub fn newest_changes(&mut self, count: usize) -> Result<Vec<Change>, Error> {
+        let limit = count.min(PAGE);
+        let path = format!("/changes?{CHANGE_FIELDS}&order=-changeid&limit={limit}");
+        let mut changes: Vec<Change> = self.list(&path)?;
+        // This one list comes backwards, whatever the order asked for.
+        if changes.is_sorted_by_key(|change| change.id) {
+            changes.reverse();
+        }
+        Ok(changes)
+    }
+
+    /// The changes of a build: all since the builder's last success, newest first.
+    pub fn changes_of(&mut self, build: u64, limit: usize) -> Result<Vec<Change>, Error> {
+        let fields = "field=changeid&field=author&field=revision";
+        self.list(&format!("/builds/{build}/changes?{fields}&limit={limit}"))
+    }
+
+    /// The requests of one builder that wait for a worker, oldest first.
+    pub fn queued_requests(&mut self, builder: u64) -> Result<Vec<BuildRequest>, Error> {
+        let filter = "complete=false&claimed=false&order=buildrequestid";
+        let path = format!("/buildrequests?{REQUEST_FIELDS}&builderid={builder}&{filter}");
+        self.list(&format!("{path}&limit={PAGE}"))
+    }
+
+    /// What has become of a request.
+    pub fn request(&mut self, id: u64) -> Result<RequestFate, Error> {
+        let mut requests: Vec<BuildRequest> =
+            match self.list(&format!("/buildrequests/{id}?{REQUEST_FIELDS}")) {
+                Err(e) if e.kind == ErrorKind::Refused(404) => Vec::new(),
+                requests => requests?,
+            };
+        let fields = format!("{BUILD_FIELDS}&field=state_string");
+        let path = format!("/buildrequests/{id}/builds?{fields}&order=-buildid&limit=1");
+        let mut builds: Vec<Build> = self.list(&path)?;
+        let request = requests.pop();
+        let build = builds.pop();
+        let mut merged_into = None;
+        if let Some(request) = &request
+            && build.is_none()
+            && request.outcome() == Some(crate::outcome::Outcome::Skipped)
+        {
+            merged_into = self.successor(request)?;
+        }
+        Ok(RequestFate {
+            request,
+            build,
+            merged_into,
+        })
+    }
+
+    /// The request that a skipped one was merged into: the next of the same builder with the same
+    /// source that was not skipped itself (`buildbot.process.buildrequest`, `canBeCollapsed`).
+    fn successor(&mut self, skipped: &BuildRequest) -> Result<Option<u64>, Error> {
+        let filter = format!(
+            "builderid={}&buildrequestid__gt={}",
+            skipped.builder_id, skipped.id
+        );
+        let order = format!("order=buildrequestid&limit={LATER_REQUESTS}");
+        let path = format!("/buildrequests?{REQUEST_FIELDS}&{filter}&{order}");
+        let later: Vec<BuildRequest> = self.list(&path)?;
+        let wanted = self.source_of(skipped.buildset_id)?;
+        for request in later {
+            let is_skipped = request.outcome() == Some(crate::outcome::Outcome::Skipped);
+            if !is_skipped && self.source_of(request.buildset_id)? == wanted {
+                return Ok(Some(request.id));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Codebase, repository and branch of each source stamp of a buildset, sorted.
+    fn source_of(&mut self, buildset: u64) -> Result<Vec<[String; 3]>, Error> {
+        let sets: Vec<Value> = self.list(&format!("/buildsets/{buildset}"))?;
+        let stamps = sets.first().and_then(|set| set["sourcestamps"].as_array());
+        let mut source: Vec<[String; 3]> = stamps
+            .into_iter()
+            .flatten()
+            .map(|stamp| ["codebase", "repository", "branch"].map(|key| stamp[key].to_string()))
+            .collect();
+        source.sort_unstable();
+        Ok(source)
+    }
+
+    /// The list at a path of the API; `limit` is the caller's.
+    pub fn list<T: DeserializeOwned>(&mut self, path: &str) -> Result<Vec<T>, Error> {
+        Ok(self.page(path)?.items)
+    }
+
+    fn page<T: DeserializeOwned>(&mut self, path: &str) -> Result<List<T>, Error> {
+        let envelope: Envelope<T> = self.object(&format!("/api/v2{path}"), "")?;
+        let length = envelope.items.len();
+        let mut items = Vec::with_capacity(length);
+        for item in envelope.items {
+            match item {
+                Item::Usual(item) => items.push(item),
+                Item::Odd(_) => log!(Debug, "GET {path}: an odd item is left out"),
+            }
+        }
+        Ok(List { items, length })
+    }
+
+    /// JSON-RPC 2.0, as the master wants it. A stop has no result, whatever becomes of it.
+    pub fn call(&mut self, path: &str, method: &str, params: &Value) -> Result<Value, Error> {
+        let call = json!({ "jsonrpc": "2.0", "id": 1, "method": method, "params": params });
+        let mut answer: Value = self.object(&format!("/api/v2{path}"), &call.to_string())?;
+        Ok(answer["result"].take())
+    }
+
+    /// The version of Buildbot, and the base of links for people.
+    pub fn identity(&mut self) -> Result<Identity, Error> {
+        let config = self.master_config()?;
+        let versions = config["versions"].as_array();
+        let mut versions = versions.into_iter().flatten();
+        let buildbot = versions.find(|version| version[0] == "Buildbot");
+        let version = buildbot.and_then(|version| version[1].as_str());
+        let url = config["buildbotURL"].as_str().filter(|url| !url.is_empty());
+        let url = url.map_or_else(|| self.config.url.to_string(), str::to_owned);
+        Ok(Identity {
+            version: sanitize(version.unwrap_or_default()),
+            url: sanitize(&url),
+            is_cluster: config["multiMaster"] == true,
+        })
+    }
+
+    /// What the master says of itself and of our session. Before 3.0 it stands in the front page
+    /// only.
+    fn master_config(&mut self) -> Result<Value, Error> {
+        let mut answer = self.exchange("/config", "")?;
+        if answer.head.status == 404 {
+            answer = self.exchange("/", "")?;
+        }
+        if answer.head.status != 200 {
+            return Err(refusal("/config", "", &answer));
+        }
+        let text = String::from_utf8_lossy(&answer.body);
+        let json = text.split_once("constant(\"config\", ");
+        let json = json.map_or(&*text, |(_, json)| json);
+        // There is more behind it in that page.
+        let mut values = serde_json::Deserializer::from_str(json).into_iter();
+        match values.next() {
+            Some(Ok(config)) => Ok(config),
+            Some(Err(e)) => Err(not_json("/config", "", &answer, &e)),
+            None => Ok(Value::Null),
+        }
+    }
+
+    /// What is at a path, as JSON; `json` is what to POST there, or empty for a GET.
+    fn object<T: DeserializeOwned>(&mut self, path: &str, json: &str) -> Result<T, Error> {
+        let answer = self.ask_as_user(path, json)?;
+        if answer.head.status != 200 {
+            return Err(refusal(path, json, &answer));
+        }
+        serde_json::from_slice(&answer.body).map_err(|e| not_json(path, json, &answer, &e))
+    }
+
+    /// [`Client::exchange`], with a new login if the session has ended. A 403 says the same for
+    /// that and for a missing role; `/config` tells them apart.
+    fn ask_as_user(&mut self, path: &str, json: &str) -> Result<HttpAnswer, Error> {
+        let answer = self.exchange(path, json)?;
+        let has_login = self.config.user.is_some() || self.config.proxy_user.is_some();
+        if answer.head.status != 403 || !has_login {
+            return Ok(answer);
+        }
+        let config = self.master_config()?;
+        let user = &config["user"];
+        if user["username"].is_string() || user["email"].is_string() {
+            return Ok(answer);
+        }
+        if config["auth"]["oauth2"] == true {
+            return Err(Error::wrong(
+                "this master knows only a login by browser (OAuth), which a program cannot do; \
+                 see doc/coming-from-buildbot.md",
+            ));
+        }
+        self.log_in()?;
+        self.exchange(path, json)
+    }
+
+    /// Gets the cookie of a session: from `/auth/login`, or where the master takes a proxy's word
+    /// for the user (RemoteUserAuth) and knows no login, from the front page.
+    fn log_in(&mut self) -> Result<(), Error> {
+        log!(Info, "logging in to the master");
+        let mut answer = self.exchange("/auth/login", "")?;
+        let takes_proxys_word = answer.head.status == 403;
+        if takes_proxys_word {
+            answer = self.exchange("/", "")?;
+        }
+        let expected = if takes_proxys_word { 200 } else { 302 };
+        // Two cookies of one name come; the first is an anonymous session.
+        let cookies = answer.head.all("set-cookie");
+        let sessions = cookies.filter(|cookie| cookie.starts_with("TWISTED_"));
+        let session = sessions.last().and_then(|cookie| cookie.split(';').next());
+        match session {
+            Some(cookie) if answer.head.status == expected => {
+                self.cookie = Some(cookie.to_owned());
+                Ok(())
+            }
+            _ => {
+                let kind = ErrorKind::Refused(answer.head.status);
+                Err(Error::new(kind, "user and password are not accepted"))
+            }
+        }
+    }
+
+    /// One request and its whole answer. A GET whose connection was stale, or whose answer broke
+    /// off, is asked again on a new one, for some time if somebody waits. A POST is not: it might
+    /// be done twice.
+    fn exchange(&mut self, path: &str, json: &str) -> Result<HttpAnswer, Error> {
+        let give_up = Instant::now() + self.patience;
+        for attempt in 0.. {
+            let kept = self
+                .connection
+                .take()
+                .filter(|_| attempt == 0 && json.is_empty());
+            let is_kept = kept.is_some();
+            let connection = match kept {
+                Some(connection) => connection,
+                None => {
+                    let connected = self.connect();
+                    connected.map_err(|why| unreachable_error(path, json, &why))?
+                }
+            };
+            let is_fresh = attempt > 0;
+            let failure = match self.attempt(connection, path, json, is_fresh) {
+                Ok(answer) => return Ok(answer),
+                Err(failure) => failure,
+            };
+            let error = failure.error;
+            let is_broken = matches!(error, HttpError::EndedEarly | HttpError::Timeout);
+            let worth_another = is_kept || failure.in_body && is_broken;
+            let has_time = attempt == 0 || Instant::now() < give_up;
+            let is_large = matches!(error, HttpError::TooLarge(_));
+            if !json.is_empty() || !worth_another || !has_time || is_large {
+                return Err(http_error(path, json, &error, failure.was_sent));
+            }
+            log!(Debug, "GET {path}: {error}; asking again");
+            if attempt > 0 {
+                sleep(RETRY_PAUSE);
+            }
+        }
+        unreachable!("the loop ends by returning")
+    }
+
+    /// Both clocks are read in whole seconds, and a moment apart: a small difference is none.
+    fn note_clock(&mut self, master_time: i64) {
+        let offset = master_time - clock::unix_now();
+        self.clock_offset = if offset.abs() < CLOCK_NOISE { 0 } else { offset };
+    }
+
+    pub fn connect(&self) -> Result<HttpConnection, String> {
+        let url = &self.config.url;
+        net::connect(&url.host, url.port, self.tls.as_ref()).map(Connection::new)
+    }
+
+    /// Asks on this connection, and keeps it if that may be.
+    fn attempt(
+        &mut self,
+        mut connection: HttpConnection,
+        path: &str,
+        json: &str,
+        is_fresh: bool,
+    ) -> Result<HttpAnswer, Failure> {
+        // Large pages do not stall on a connection of their own.
+        let is_long = path.contains(&format!("limit={}", super::sync::LONG_PAGE));
+        let life = if is_long || is_fresh {
+            "close"
+        } else {
+            "keep-alive"
+        };
+        let more = format!("Accept: application/json\r\nConnection: {life}\r\n");
+        let head = self
+            .send(&mut connection, path, &more, json)
+            .map_err(|error| Failure {
+                error,
+                in_body: false,
+                was_sent: true,
+            })?;
+        let whole = self.config.timeout;
+        connection.stream.set_read_limits(STALL.min(whole), whole);
+        // What becomes a tree of values takes far more memory than its text.
+        let is_list = head.status == 200 && json.is_empty() && path.starts_with("/api/");
+        let limit = if is_list { LIST } else { OTHER };
+        let body = connection.body(limit).map_err(|error| Failure {
+            error,
+            in_body: true,
+            was_sent: true,
+        })?;
+        log!(Debug, "master << {} {} bytes", head.status, body.len());
+        if let Some(master_time) = head.get("date").and_then(clock::parse_http_date) {
+            self.note_clock(master_time);
+        }
+        let may_keep = life == "keep-alive" && !head.has("connection", "close");
+        if may_keep && connection.is_reusable() {
+            self.connection = Some(connection);
+        }
+        Ok(HttpAnswer { head, body })
+    }
+
+    /// Sends a request, and reads the head of the answer.
+    pub fn send(
+        &self,
+        connection: &mut HttpConnection,
+        path: &str,
+        more: &str,
+        json: &str,
+    ) -> Result<Head, HttpError> {
+        log!(Debug, "master >> {} {path}", method(json));
+        let timeout = self.config.timeout;
+        connection.stream.set_read_limits(timeout, timeout);
+        let headers = format!("{}{more}", self.headers(path));
+        let target = format!("{}{path}", self.config.url.path);
+        connection.ask(&target, &headers, json)
+    }
+
+    /// Whether a GET of this path is answered with 200.
+    pub fn is_ok(&mut self, path: &str) -> Result<bool, Error> {
+        let answer = self.exchange(path, "")?;
+        Ok(answer.head.status == 200)
+    }
+
+    /// Lines that a request bears: who we are, and our login. A request has room for one login:
+    /// the proxy's goes with everything but `/auth/login`, which is the master's.
+    fn headers(&self, path: &str) -> String {
+        let config = &self.config;
+        let version = env!("CARGO_PKG_VERSION");
+        let host = config.url.authority();
+        let mut headers = format!("Host: {host}\r\nUser-Agent: buildbot-irc/{version}\r\n");
+        let master = config.user.as_ref().zip(config.password.as_ref());
+        let proxy = config
+            .proxy_user
+            .as_ref()
+            .zip(config.proxy_password.as_ref());
+        let login = if path == "/auth/login" {
+            master.or(proxy)
+        } else {
+            proxy.or(master)
+        };
+        if let Some((user, password)) = login {
+            let encoded = base64(format!("{user}:{}", password.0).as_bytes());
+            headers.push_str(&format!("Authorization: Basic {encoded}\r\n"));
+        }
+        if let Some(cookie) = &self.cookie {
+            headers.push_str(&format!("Cookie: {cookie}\r\n"));
+        }
+        headers
+    }
+}
+
+/// Why one attempt failed.
+struct Failure {
+    error: HttpError,
+    /// The head had come already.
+    in_body: bool,
+    /// The master may have read the request.
+    was_sent: bool,
+}
+
+/// The error of a request that has no answer; its query is of no interest.
+fn unreachable_error(path: &str, json: &str, why: &str) -> Error {
+    let place = path.split('?').next().unwrap_or(path);
+    let message = format!("{} {place}: {why}", method(json));
+    Error::new(ErrorKind::Unreachable, message)
+}
+
+fn http_error(path: &str, json: &str, error: &HttpError, was_sent: bool) -> Error {
+    let mut result = unreachable_error(path, json, &error.to_string());
+    if matches!(error, HttpError::TooLarge(_)) {
+        result.kind = ErrorKind::TooLarge;
+    } else if was_sent && !json.is_empty() {
+        result.kind = ErrorKind::Uncertain;
+    }
+    result
+}
+
+/// An answer that should be JSON and is not.
+fn not_json(path: &str, json: &str, answer: &HttpAnswer, error: &serde_json::Error) -> Error {
+    let content_type = answer.head.get("content-type").unwrap_or("");
+    let is_html = content_type.starts_with("text/html") || answer.body.starts_with(b"<");
+    let why = if is_html {
+        "there is no Buildbot API here (HTML instead of JSON); is the url right?".to_owned()
+    } else {
+        format!("the answer is not what it should be: {error}")
+    };
+    let mut result = unreachable_error(path, json, &why);
+    if !json.is_empty() {
+        result.kind = ErrorKind::Uncertain;
+    }
+    result
+}
+
+/// The error of an answer that is no 200.
+fn refusal(path: &str, json: &str, answer: &HttpAnswer) -> Error {
+    let status = answer.head.status;
+    let mut error = match status {
+        300..=399 => {
+            let to = answer.head.get("location").unwrap_or("nowhere");
+            let why = format!("redirected to {to} ({status}); is the url right?");
+            unreachable_error(path, json, &why)
+        }
+        502..=504 => {
+            let why = format!("a proxy answers for the master ({status})");
+            let mut error = unreachable_error(path, json, &why);
+            if !json.is_empty() {
+                error.kind = ErrorKind::Uncertain;
+            }
+            error
+        }
+        _ => Error::new(ErrorKind::Refused(status), refusal_text(&answer.body)),
+    };
+    let seconds = answer.head.get("retry-after").and_then(|s| s.parse().ok());
+    let wait = seconds.map(Duration::from_secs);
+    error.retry_after = wait.map(|wait| wait.min(RETRY_AFTER));
+    error
+}
+
+/// What a refusal says: `error` in the body is a text, or an object with a `message`, which may
+/// hold the errors of a force scheduler, each by its field.
+fn refusal_text(body: &[u8]) -> String {
+    let json: Value = serde_json::from_slice(body).unwrap_or_default();
+    let error = &json["error"];
+    let message = if error.is_string() {
+        error
+    } else {
+        &error["message"]
+    };
+    let Value::Object(fields) = message else {
+        let text = message.as_str();
+        return text
+            .unwrap_or("no reason given; is the url right?")
+            .to_owned();
+    };
+    let sentences = fields.iter().map(|(field, why)| {
+        let why = why.as_str().unwrap_or("wrong");
+        if why.contains(field.as_str()) {
+            why.to_owned()
+        } else {
+            format!("{field}: {why}")
+        }
+    });
+    sentences.collect::<Vec<_>>().join("; ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fuzz::fuzz;
+
+    fn answer(status: u16, headers: &[(&str, &str)], body: &str) -> HttpAnswer {
+        let owned = |(name, value): &(&str, &str)| (name.to_string(), value.to_string());
+        let head = Head {
+            status,
+            headers: headers.iter().map(owned).collect(),
+        };
+        HttpAnswer {
+            head,
+            body: body.as_bytes().to_vec(),
+        }
+    }
+
+    #[test]
+    fn a_proxys_answers_are_named_as_such() {
+        let moved = refusal(
+            "/api/v2/builders?x",
+            "",
+            &answer(302, &[("Location", "/login")], ""),
+        );
+        assert_eq!(moved.kind, ErrorKind::Unreachable);
+        let sentence = "GET /api/v2/builders: redirected to /login (302); is the url right?";
+        assert_eq!(moved.to_string(), sentence);
+        let busy = answer(503, &[("Retry-After", "7")], "<html>");
+        let get = refusal("/api/v2/builders", "", &busy);
+        assert_eq!(get.kind, ErrorKind::Unreachable);
+        assert_eq!(get.retry_after, Some(Duration::from_secs(7)));
+        let sentence = "GET /api/v2/builders: a proxy answers for the master (503)";
+        assert_eq!(get.to_string(), sentence);
+        let post = refusal("/api/v2/forceschedulers/f", "{}", &answer(504, &[], ""));
+        assert_eq!(post.kind, ErrorKind::Uncertain);
+        let html = answer(200, &[("Content-Type", "text/html")], "<html>");
+        let error = serde_json::from_slice::<Value>(&html.body).unwrap_err();
+        let error = not_json("/api/v2/builders", "", &html, &error).to_string();
+        assert!(error.contains("there is no Buildbot API here"), "{error}");
+        let patient = answer(429, &[("Retry-After", "99999")], "{}");
+        assert_eq!(refusal("/", "", &patient).retry_after, Some(RETRY_AFTER));
+    }
+
+    #[test]
+    fn refusals_say_what_the_master_says() {
+        let said = |body: &str| refusal("/x", "", &answer(400, &[], body)).to_string();
+        assert_eq!(
+            said(r#"{"error": "invalid limit"}"#),
+            "the master refuses: invalid limit (400)"
+        );
+        assert_eq!(
+            said(r#"{"error":{"message":{"level":"not a number","reason":"'reason' needs it"}}}"#),
+            "the master refuses: level: not a number; 'reason' needs it (400)"
+        );
+        assert_eq!(
+            said("rubbish"),
+            "the master refuses: no reason given; is the url right? (400)"
+        );
+    }
+
+    #[test]
+    fn one_odd_item_costs_itself_only() {
+        let page = r#"{"builds": [
+            {"buildid": 1, "builderid": 2, "number": 3, "results": null, "started_at": null,
+             "complete": null, "state_string": null},
+            {"buildid": null},
+            {"buildid": 5, "builderid": 2, "number": 4, "results": 2, "started_at": 7.5,
+             "complete": true, "complete_at": 9, "state_string": "x"}
+        ], "meta": {}}"#;
+        let envelope: Envelope<Build> = serde_json::from_str(page).unwrap();
+        let usual = envelope.items.into_iter().filter_map(|item| match item {
+            Item::Usual(build) => Some((build.id, build.started_at, build.complete)),
+            Item::Odd(_) => None,
+        });
+        let expected = [(1, 0, false), (5, 7, true)];
+        assert_eq!(usual.collect::<Vec<_>>(), expected);
+    }
+
+    #[test]
+    fn a_request_has_one_login() {
+        let login = |user: &str| format!("Basic {}", base64(format!("{user}:pw").as_bytes()));
+        let secret = || Some(crate::config::Secret("pw".into()));
+        let mut config = Buildbot {
+            user: Some("bot".into()),
+            password: secret(),
+            ..Buildbot::default()
+        };
+        let headers = |config: &Buildbot, path| {
+            let client = Client::new(config, Duration::ZERO).unwrap();
+            client.headers(path)
+        };
+        for path in ["/api/v2/builds", "/auth/login"] {
+            assert!(headers(&config, path).contains(&login("bot")));
+        }
+        config.proxy_user = Some("proxy".into());
+        config.proxy_password = secret();
+        assert!(headers(&config, "/api/v2/builds").contains(&login("proxy")));
+        assert!(headers(&config, "/auth/login").contains(&login("bot")));
+        assert!(!headers(&config, "/auth/login").contains(&login("proxy")));
+    }
+
+    #[test]
+    fn fuzz_refusal() {
+        let seed = br#"{"error":{"message":{"level":"bad"}}}"#;
+        fuzz(&[seed], |bytes, _| drop(refusal_text(bytes)));
+    }
+}

@@ -1,0 +1,11 @@
+//! The master's side: HTTP, Buildbot's API, what is known, when to ask, jobs on demand. It knows
+//! nothing of IRC or of commands.
+
+pub mod client;
+pub mod events;
+pub mod force;
+pub mod http;
+pub mod jobs;
+pub mod model;
+pub mod poller;
+pub mod sync;

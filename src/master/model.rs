@@ -1,0 +1,773 @@
+//! What is known of the master: builders, builds, workers, requests, changes. Pure values behind
+//! one mutex: the poller writes, the command handler reads.
+//!
+//! Every build comes in through [`Model::apply_build`], the one place that decides whether it is
+//! old, has started or has ended. So each source of builds may be late, doubled or lossy.
+
+use crate::outcome::Outcome;
+use crate::sanitize;
+use serde::de::IgnoredAny;
+use serde::{Deserialize, Deserializer, Serialize};
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Instant;
+
+/// Characters of a state text that are kept: 10,000 builders must fit into memory.
+const STATE_TEXT: usize = 300;
+/// Characters of one field of a change that are kept.
+const CHANGE_TEXT: usize = 300;
+/// Completed builds remembered for each builder: enough for an estimate, and for builds that end
+/// out of order.
+const HISTORY: usize = 10;
+/// Builds that run, or that became known out of order: far above what any master has.
+const BUILDS_AT_ONCE: usize = 10_000;
+/// Changes that are kept, newest first.
+const CHANGES: usize = 100;
+/// On a cluster a builder without a master is still shown for so many seconds after its last
+/// build: its master may be down.
+const RECENT_BUILD: i64 = 3600;
+
+/// A build, with the fields and units of `/api/v2/builds` (times in seconds since the epoch).
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+pub struct Build {
+    #[serde(rename = "buildid")]
+    pub id: u64,
+    #[serde(rename = "builderid")]
+    pub builder_id: u64,
+    pub number: u64,
+    #[serde(rename = "buildrequestid", default)]
+    pub request_id: Option<u64>,
+    #[serde(default, deserialize_with = "seconds")]
+    pub started_at: i64,
+    #[serde(default, deserialize_with = "null_is_default")]
+    pub complete: bool,
+    #[serde(default, deserialize_with = "optional_seconds")]
+    pub complete_at: Option<i64>,
+    #[serde(default)]
+    pub results: Option<u64>,
+    #[serde(default, deserialize_with = "null_is_default")]
+    pub state_string: String,
+    /// The step that it is in, where someone has asked.
+    #[serde(skip)]
+    pub step: Option<String>,
+}
+
+impl Build {
+    /// How it ended, if it has. Without a number that is an exception.
+    pub fn outcome(&self) -> Option<Outcome> {
+        let number = self.results.unwrap_or(Outcome::Exception as u64);
+        self.complete.then(|| Outcome::from_number(number))
+    }
+
+    /// Seconds from start to end, or to `now` by the master's clock.
+    pub fn seconds(&self, now: i64) -> i64 {
+        let end = self.complete_at.unwrap_or(now);
+        end.saturating_sub(self.started_at).max(0)
+    }
+
+    /// Whether a later build of the same request may follow.
+    fn will_be_retried(&self) -> bool {
+        self.outcome() == Some(Outcome::Retry)
+    }
+}
+
+/// A change, with the fields of `/api/v2/changes`, any of which but the author may be missing.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+pub struct Change {
+    #[serde(rename = "changeid", default)]
+    pub id: u64,
+    #[serde(default, deserialize_with = "null_is_default")]
+    pub author: String,
+    #[serde(default)]
+    pub revision: Option<String>,
+    #[serde(default)]
+    pub comments: Option<String>,
+    #[serde(default)]
+    pub branch: Option<String>,
+}
+
+impl Change {
+    fn shorten(&mut self) {
+        let author = sanitize::cut(&self.author, CHANGE_TEXT);
+        self.author = author;
+        for text in [&mut self.revision, &mut self.comments, &mut self.branch] {
+            if let Some(text) = text {
+                *text = sanitize::cut(text, CHANGE_TEXT);
+            }
+        }
+    }
+}
+
+/// A build request, with the fields of `/api/v2/buildrequests`.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+pub struct BuildRequest {
+    #[serde(rename = "buildrequestid")]
+    pub id: u64,
+    #[serde(rename = "builderid", default)]
+    pub builder_id: u64,
+    #[serde(rename = "buildsetid", default)]
+    pub buildset_id: u64,
+    #[serde(default, deserialize_with = "null_is_default")]
+    pub claimed: bool,
+    #[serde(default, deserialize_with = "null_is_default")]
+    pub complete: bool,
+    /// As those of a build; -1 or null while it is open.
+    #[serde(default)]
+    pub results: Option<i64>,
+}
+
+impl BuildRequest {
+    /// How it ended, if it has.
+    pub fn outcome(&self) -> Option<Outcome> {
+        let number = u64::try_from(self.results?).ok()?;
+        self.complete.then(|| Outcome::from_number(number))
+    }
+}
+
+/// A worker, with the fields of `/api/v2/workers`.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+pub struct Worker {
+    #[serde(rename = "workerid")]
+    pub id: u64,
+    pub name: String,
+    #[serde(rename = "connected_to", deserialize_with = "is_not_empty", default)]
+    pub online: bool,
+    #[serde(default, deserialize_with = "null_is_default")]
+    pub paused: bool,
+    /// The master has reported it missing, and it has not come back.
+    #[serde(skip)]
+    pub missing: bool,
+    /// The builders that it may work for.
+    #[serde(rename = "configured_on", deserialize_with = "builder_ids", default)]
+    pub builders: BTreeSet<u64>,
+}
+
+/// What is remembered of a completed build that says something of the code.
+#[derive(Clone, Copy, Debug)]
+struct PastBuild {
+    outcome: Outcome,
+    /// How many in a row ended like this one; 0: more than is known.
+    streak: u32,
+    seconds: i64,
+}
+
+/// A builder, with the fields of `/api/v2/builders`, and what its builds have taught us.
+#[derive(Clone, Debug, Default, Deserialize)]
+pub struct Builder {
+    #[serde(rename = "builderid")]
+    pub id: u64,
+    pub name: String,
+    #[serde(default, deserialize_with = "null_is_default")]
+    pub tags: Vec<String>,
+    #[serde(rename = "masterids", default, deserialize_with = "null_is_default")]
+    master_ids: Vec<u64>,
+    /// The completed build with the highest number.
+    #[serde(skip)]
+    pub last: Option<Build>,
+    /// The master was asked for the last builds of this builder.
+    #[serde(skip)]
+    pub lookup_done: bool,
+    /// By number.
+    #[serde(skip)]
+    history: BTreeMap<u64, PastBuild>,
+    /// There is no verdict of a build with a lower number than this.
+    #[serde(skip)]
+    first_number: u64,
+}
+
+impl Builder {
+    /// One that builds invent, like those of `buildbot_travis`: it has no workers of its own.
+    pub fn is_virtual(&self) -> bool {
+        self.tags.iter().any(|tag| tag == "_virtual_")
+    }
+
+    /// Whether a running master has it in its configuration.
+    fn is_configured(&self) -> bool {
+        !self.master_ids.is_empty() || self.is_virtual()
+    }
+
+    /// Seconds that a successful build takes: the median of the last ones.
+    pub fn typical_seconds(&self) -> Option<i64> {
+        let good = self.history.values();
+        let good = good.filter(|past| past.outcome == Outcome::Success);
+        let mut seconds: Vec<i64> = good.map(|past| past.seconds).collect();
+        seconds.sort_unstable();
+        seconds.get(seconds.len() / 2).copied()
+    }
+
+    /// The newest known build below `number` that says something of the code.
+    fn previous(&self, number: u64) -> Option<PastBuild> {
+        let below = self.history.range(..number).next_back();
+        below.map(|(_, past)| *past)
+    }
+
+    /// Takes in a completed build. One that is known already changes nothing.
+    fn learn(&mut self, build: &Build, outcome: Outcome) {
+        if self
+            .last
+            .as_ref()
+            .is_none_or(|last| last.number < build.number)
+        {
+            self.last = Some(build.clone());
+        }
+        if !outcome.is_verdict() || self.history.contains_key(&build.number) {
+            return;
+        }
+        let streak = match self.previous(build.number) {
+            Some(past) if past.outcome == outcome && past.streak == 0 => 0,
+            Some(past) if past.outcome == outcome => past.streak + 1,
+            Some(_) => 1,
+            None if build.number > 1 && build.number > self.first_number => 0,
+            None => 1,
+        };
+        // Builds that ran beside this one were counted without it.
+        for (_, later) in self.history.range_mut(build.number..) {
+            later.streak = 0;
+        }
+        let past = PastBuild {
+            outcome,
+            streak,
+            seconds: build.seconds(0),
+        };
+        self.history.insert(build.number, past);
+    }
+
+    fn trim_history(&mut self) {
+        while self.history.len() > HISTORY {
+            self.history.pop_first();
+        }
+    }
+}
+
+/// How far the master's builds are known. It is remembered in step with the announcements.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct BuildCursor {
+    /// Every build up to this id has been seen or given up; nothing before the first poll.
+    pub last_build_id: Option<u64>,
+    /// Builds seen above that: ids can become visible out of order.
+    pub seen_out_of_order: BTreeSet<u64>,
+    /// Those of all these that still run.
+    pub running: BTreeSet<u64>,
+}
+
+impl BuildCursor {
+    /// Whether a build was seen before, or came before the first poll.
+    pub fn has_seen(&self, id: u64) -> bool {
+        self.last_build_id.is_none_or(|last| id <= last) || self.seen_out_of_order.contains(&id)
+    }
+
+    /// Notes that a build was seen; the ids that follow each other become one mark.
+    fn see(&mut self, id: u64) {
+        self.seen_out_of_order.insert(id);
+        self.catch_up(0);
+    }
+
+    /// Every build up to `id` was seen, or is given up.
+    pub fn catch_up(&mut self, id: u64) {
+        let mut last = self.last_build_id.unwrap_or(0).max(id);
+        self.seen_out_of_order.retain(|&seen| seen > last);
+        while self.seen_out_of_order.remove(&last.saturating_add(1)) {
+            last += 1;
+        }
+        self.last_build_id = Some(last);
+    }
+
+    /// The highest id that was seen.
+    pub fn highest(&self) -> u64 {
+        let last = self.last_build_id.unwrap_or(0);
+        self.seen_out_of_order.last().copied().unwrap_or(last)
+    }
+}
+
+/// The start or the end of a build.
+#[derive(Clone, Debug, Default)]
+pub struct BuildEvent {
+    pub builder: String,
+    pub tags: Vec<String>,
+    pub build: Build,
+    /// How the previous build that says something of the code ended.
+    pub previous: Option<Outcome>,
+    /// How many in a row ended like this one; 0: more than is known.
+    pub streak: u32,
+    /// False: it was known before, and is of interest only to who watches its request.
+    pub is_new: bool,
+    /// The last build of its request: nothing of it runs, and it will not be retried.
+    pub ends_request: bool,
+}
+
+/// What became of a build request that led to no build.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RequestEnd {
+    Cancelled,
+    /// Merged into another request, where that is known.
+    Merged(Option<u64>),
+    NeverStarted,
+    /// The master knows it no more.
+    Forgotten,
+}
+
+/// What the master's side tells the main thread.
+#[derive(Clone, Debug)]
+pub enum MasterEvent {
+    Build(Box<BuildEvent>),
+    /// The master has another database: requests of the old one mean nothing any more.
+    StartedOver,
+    /// A worker is missing by the master's word, or back.
+    Worker {
+        name: String,
+        missing: bool,
+    },
+    RequestEnded {
+        request: u64,
+        builder: String,
+        end: RequestEnd,
+    },
+}
+
+/// Who the master is.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Identity {
+    /// The version of Buildbot.
+    pub version: String,
+    /// The base of links for people (`buildbotURL`).
+    pub url: String,
+    /// One of several masters on one database.
+    pub is_cluster: bool,
+}
+
+#[derive(Debug, Default)]
+pub struct Model {
+    pub identity: Identity,
+    builders: BTreeMap<u64, Builder>,
+    /// Builder ids by name.
+    by_name: BTreeMap<String, u64>,
+    workers: BTreeMap<u64, Worker>,
+    /// Builders that an online worker works for.
+    online_builders: BTreeSet<u64>,
+    running: BTreeMap<u64, Build>,
+    /// Requests that no worker has taken: request id → builder id.
+    pub queued: BTreeMap<u64, u64>,
+    /// The newest changes by id, while the stream tells of new ones.
+    pub changes: BTreeMap<u64, Change>,
+    cursor: BuildCursor,
+    /// When the master last answered (seconds since the epoch, our clock).
+    pub last_contact: Option<i64>,
+    /// Why the master does not answer now.
+    pub last_error: Option<String>,
+    /// Whether a poll has been completed: before, nothing is known to be empty.
+    pub is_complete: bool,
+    /// How many seconds the master's clock is ahead of ours.
+    pub clock_offset: i64,
+    /// A poller that has not moved by then is stuck.
+    pub poller_deadline: Option<Instant>,
+}
+
+impl Model {
+    /// Goes on from where an earlier run left off: the end of builds that ran then is news.
+    pub fn resume(&mut self, cursor: BuildCursor) {
+        for &id in &cursor.running {
+            let build = Build {
+                id,
+                ..Build::default()
+            };
+            self.running.insert(id, build);
+        }
+        self.cursor = cursor;
+    }
+
+    pub fn cursor(&self) -> BuildCursor {
+        BuildCursor {
+            running: self.running.keys().copied().collect(),
+            ..self.cursor.clone()
+        }
+    }
+
+    /// What the master's clock shows when ours shows `unix`.
+    pub fn master_time(&self, unix: i64) -> i64 {
+        unix.saturating_add(self.clock_offset)
+    }
+
+    // Builders
+
+    pub fn builder(&self, id: u64) -> Option<&Builder> {
+        self.builders.get(&id)
+    }
+
+    /// The builders that there are, sorted by name.
+    pub fn builders(&self) -> impl Iterator<Item = &Builder> {
+        let all = self.by_name.values().filter_map(|id| self.builders.get(id));
+        all.filter(|builder| self.is_present(builder))
+    }
+
+    pub fn builder_by_name(&self, name: &str) -> Option<&Builder> {
+        let builder = self.builders.get(self.by_name.get(name)?)?;
+        Some(builder).filter(|builder| self.is_present(builder))
+    }
+
+    /// A builder without a master was removed, unless something says that its master is down.
+    fn is_present(&self, builder: &Builder) -> bool {
+        if builder.is_configured() || self.online_builders.contains(&builder.id) {
+            return true;
+        }
+        if self.running_builds(builder.id).next().is_some() {
+            return true;
+        }
+        let last_end = builder.last.as_ref().and_then(|last| last.complete_at);
+        let recent = last_end
+            .zip(self.last_contact)
+            .is_some_and(|(end, contact)| end > self.master_time(contact) - RECENT_BUILD);
+        self.identity.is_cluster && recent
+    }
+
+    /// Whether a worker of the builder is connected.
+    pub fn is_online(&self, builder: u64) -> bool {
+        self.online_builders.contains(&builder)
+    }
+
+    /// Replaces the list of builders; what is known of the ones that stay is kept.
+    pub fn set_builders(&mut self, list: Vec<Builder>) {
+        let mut old = std::mem::take(&mut self.builders);
+        for mut builder in list {
+            if let Some(known) = old.remove(&builder.id) {
+                builder.last = known.last;
+                builder.lookup_done = known.lookup_done;
+                builder.history = known.history;
+                builder.first_number = known.first_number;
+            }
+            self.builders.insert(builder.id, builder);
+        }
+        // One that is gone while it builds still ends its build.
+        for (id, builder) in old {
+            if self.running.values().any(|build| build.builder_id == id) {
+                self.builders.insert(id, builder);
+            }
+        }
+        let named = self.builders.values();
+        self.by_name = named.map(|b| (b.name.clone(), b.id)).collect();
+    }
+
+    /// Adds one builder that the list did not have, or its new name.
+    pub fn set_builder(&mut self, builder: Builder) {
+        let known = self.builders.entry(builder.id).or_default();
+        self.by_name.remove(&known.name);
+        self.by_name.insert(builder.name.clone(), builder.id);
+        known.id = builder.id;
+        known.name = builder.name;
+        known.tags = builder.tags;
+        known.master_ids = builder.master_ids;
+    }
+
+    /// The master has said all that it knows of the last builds of a builder.
+    pub fn set_lookup_done(&mut self, builder: u64) {
+        if let Some(builder) = self.builders.get_mut(&builder) {
+            builder.lookup_done = true;
+        }
+    }
+
+    // Builds
+
+    /// The running builds of a builder, oldest first.
+    pub fn running_builds(&self, builder: u64) -> impl Iterator<Item = &Build> {
+        let running = self.running.values();
+        running.filter(move |build| build.builder_id == builder)
+    }
+
+    pub fn running_ids(&self) -> Vec<u64> {
+        self.running.keys().copied().collect()
+    }
+
+    pub fn running_count(&self) -> usize {
+        self.running.len()
+    }
+
+    pub fn is_running(&self, build: u64) -> bool {
+        self.running.contains_key(&build)
+    }
+
+    /// Whether a build of this request is known to run.
+    pub fn runs_request(&self, request: Option<u64>) -> bool {
+        request.is_some() && self.running.values().any(|b| b.request_id == request)
+    }
+
+    /// The step that a running build is in.
+    pub fn set_step(&mut self, build: u64, step: String) {
+        if let Some(build) = self.running.get_mut(&build) {
+            build.step = Some(step);
+        }
+    }
+
+    /// Builds that the master does not know any more.
+    pub fn forget_running(&mut self, ids: &[u64]) {
+        self.running.retain(|id, _| !ids.contains(id));
+    }
+
+    pub fn has_seen(&self, build: u64) -> bool {
+        self.cursor.has_seen(build)
+    }
+
+    pub fn last_build_id(&self) -> Option<u64> {
+        self.cursor.last_build_id
+    }
+
+    /// The highest build id that was seen, which is above the last where ids are missing.
+    pub fn highest_build_id(&self) -> u64 {
+        self.cursor.highest()
+    }
+
+    /// Every build up to `id` was seen, or is given up.
+    pub fn catch_up(&mut self, id: u64) {
+        self.cursor.catch_up(id);
+    }
+
+    /// Whether there are more builds at once than any master has.
+    pub fn is_full(&self) -> bool {
+        self.running.len() + self.cursor.seen_out_of_order.len() > BUILDS_AT_ONCE
+    }
+
+    /// Forgets all builds: the master has another database.
+    pub fn start_over(&mut self) {
+        self.cursor = BuildCursor::default();
+        self.running.clear();
+        self.queued.clear();
+        for builder in self.builders.values_mut() {
+            builder.last = None;
+            builder.lookup_done = false;
+            builder.history.clear();
+            builder.first_number = 0;
+        }
+    }
+
+    /// Whether the builds before this one must be asked for, so that its end can be told as a
+    /// change: it is new, says something of the code, and nothing below its number is known.
+    pub fn needs_previous(&self, build: &Build) -> bool {
+        let is_new = !self.has_seen(build.id) || self.is_running(build.id);
+        let is_verdict = build.outcome().is_some_and(Outcome::is_verdict);
+        if !is_new || !is_verdict || self.cursor.last_build_id.is_none() {
+            return false;
+        }
+        let Some(builder) = self.builders.get(&build.builder_id) else {
+            return false;
+        };
+        let first = build.number <= builder.first_number.max(1);
+        !first && builder.previous(build.number).is_none()
+    }
+
+    /// Takes in the builds below `number` that say something of the code, in any order. None means
+    /// that there are none.
+    pub fn learn_previous(&mut self, builder: u64, number: u64, mut builds: Vec<Build>) {
+        let Some(builder) = self.builders.get_mut(&builder) else {
+            return;
+        };
+        if builds.is_empty() {
+            builder.first_number = builder.first_number.max(number);
+        }
+        builds.sort_unstable_by_key(|build| build.number);
+        for build in &builds {
+            if let Some(outcome) = build.outcome() {
+                builder.learn(build, outcome);
+            }
+        }
+    }
+
+    /// Takes in one build from wherever. Returns its start or its end; one that was known already
+    /// returns its end once more, not as new. Builds should come in the order of their ids; out of
+    /// order loses nothing.
+    pub fn apply_build(&mut self, mut build: Build) -> Option<BuildEvent> {
+        build.state_string = sanitize::cut(&build.state_string, STATE_TEXT);
+        let before_first_poll = self.cursor.last_build_id.is_none();
+        let is_unseen = !self.cursor.has_seen(build.id);
+        if is_unseen {
+            self.cursor.see(build.id);
+        }
+        let was_running = self.running.remove(&build.id);
+        let is_new;
+        if let Some(outcome) = build.outcome() {
+            is_new = is_unseen || was_running.is_some();
+            let builder = self.builders.get_mut(&build.builder_id)?;
+            builder.learn(&build, outcome);
+        } else if let Some(known) = was_running {
+            build.step = known.step;
+            self.running.insert(build.id, build);
+            return None;
+        } else if is_unseen || before_first_poll {
+            is_new = is_unseen;
+            // A start that does not fit is told all the same; the poll will find its end.
+            if !self.is_full() {
+                self.running.insert(build.id, build.clone());
+            }
+        } else {
+            // A late report of a start reopens nothing.
+            return None;
+        }
+        if !build.complete && !is_new {
+            return None;
+        }
+        let ends_request =
+            build.complete && !build.will_be_retried() && !self.runs_request(build.request_id);
+        let builder = self.builders.get_mut(&build.builder_id)?;
+        let past = builder.history.get(&build.number).copied();
+        let previous = builder.previous(build.number);
+        builder.trim_history();
+        Some(BuildEvent {
+            builder: builder.name.clone(),
+            tags: builder.tags.clone(),
+            previous: previous.map(|past| past.outcome),
+            streak: past.map_or(0, |past| past.streak),
+            build,
+            is_new,
+            ends_request,
+        })
+    }
+
+    /// The end of the build that a request has led to, if it is the last one of its builder.
+    pub fn ended_build_of(&self, request: u64) -> Option<BuildEvent> {
+        if self.runs_request(Some(request)) {
+            return None;
+        }
+        let last = |b: &&Builder| {
+            b.last
+                .as_ref()
+                .is_some_and(|l| l.request_id == Some(request))
+        };
+        let builder = self.builders.values().find(last)?;
+        let build = builder.last.clone()?;
+        if build.will_be_retried() {
+            return None;
+        }
+        let past = builder.history.get(&build.number);
+        Some(BuildEvent {
+            builder: builder.name.clone(),
+            tags: builder.tags.clone(),
+            previous: builder.previous(build.number).map(|past| past.outcome),
+            streak: past.map_or(0, |past| past.streak),
+            build,
+            is_new: false,
+            ends_request: true,
+        })
+    }
+
+    // Workers
+
+    pub fn workers(&self) -> impl Iterator<Item = &Worker> {
+        self.workers.values()
+    }
+
+    pub fn workers_of(&self, builder: u64) -> impl Iterator<Item = &Worker> {
+        let workers = self.workers.values();
+        workers.filter(move |worker| worker.builders.contains(&builder))
+    }
+
+    pub fn knows_worker(&self, id: u64) -> bool {
+        self.workers.contains_key(&id)
+    }
+
+    /// Replaces the list of workers. A list without their builders keeps those that are known.
+    pub fn set_workers(&mut self, list: Vec<Worker>, with_builders: bool) -> Vec<MasterEvent> {
+        let listed: BTreeSet<u64> = list.iter().map(|worker| worker.id).collect();
+        self.workers.retain(|id, _| listed.contains(id));
+        if with_builders {
+            for worker in self.workers.values_mut() {
+                worker.builders.clear();
+            }
+        }
+        let events = list
+            .into_iter()
+            .filter_map(|worker| self.put_worker(worker));
+        let events = events.collect();
+        self.count_online_builders();
+        events
+    }
+
+    /// Takes in what is known of one worker. That it is missing is the master's word, which only
+    /// the stream has.
+    pub fn apply_worker(&mut self, worker: Worker) -> Option<MasterEvent> {
+        let event = self.put_worker(worker);
+        self.count_online_builders();
+        event
+    }
+
+    fn put_worker(&mut self, mut worker: Worker) -> Option<MasterEvent> {
+        let known = self.workers.entry(worker.id).or_default();
+        if worker.builders.is_empty() {
+            worker.builders = std::mem::take(&mut known.builders);
+        }
+        worker.missing = !worker.online && (known.missing || worker.missing);
+        let is_changed = worker.missing != known.missing;
+        let event = MasterEvent::Worker {
+            name: worker.name.clone(),
+            missing: worker.missing,
+        };
+        *known = worker;
+        is_changed.then_some(event)
+    }
+
+    fn count_online_builders(&mut self) {
+        let online = self.workers.values().filter(|worker| worker.online);
+        self.online_builders = online.flat_map(|w| w.builders.iter().copied()).collect();
+    }
+
+    // Requests and changes
+
+    /// How many requests wait for a builder's workers.
+    pub fn queued_count(&self, builder: u64) -> usize {
+        self.queued.values().filter(|&&id| id == builder).count()
+    }
+
+    /// Of the requests that someone waits for, those that do not wait in the queue any more and of
+    /// which no build is known to run: something else became of them.
+    pub fn unclear_requests<'a>(&self, tracked: impl Iterator<Item = &'a u64>) -> Vec<u64> {
+        let unclear = |id: &u64| !self.queued.contains_key(id) && !self.runs_request(Some(*id));
+        tracked.copied().filter(unclear).collect()
+    }
+
+    pub fn set_changes(&mut self, list: Vec<Change>) {
+        self.changes.clear();
+        for change in list {
+            self.add_change(change);
+        }
+    }
+
+    pub fn add_change(&mut self, mut change: Change) {
+        change.shorten();
+        self.changes.insert(change.id, change);
+        if self.changes.len() > CHANGES {
+            self.changes.pop_first();
+        }
+    }
+}
+
+/// `null` where a value should be is its default: one odd field costs itself.
+fn null_is_default<'de, D, T>(deserializer: D) -> Result<T, D::Error>
+where
+    D: Deserializer<'de>,
+    T: Default + Deserialize<'de>,
+{
+    Ok(Option::deserialize(deserializer)?.unwrap_or_default())
+}
+
+/// Seconds since the epoch, which may come with a fraction.
+fn seconds<'de, D: Deserializer<'de>>(deserializer: D) -> Result<i64, D::Error> {
+    Ok(optional_seconds(deserializer)?.unwrap_or(0))
+}
+
+fn optional_seconds<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<i64>, D::Error> {
+    let seconds: Option<f64> = Option::deserialize(deserializer)?;
+    Ok(seconds.map(|seconds| seconds as i64))
+}
+
+fn is_not_empty<'de, D: Deserializer<'de>>(deserializer: D) -> Result<bool, D::Error> {
+    let list: Option<Vec<IgnoredAny>> = Option::deserialize(deserializer)?;
+    Ok(list.is_some_and(|list| !list.is_empty()))
+}
+
+fn builder_ids<'de, D: Deserializer<'de>>(deserializer: D) -> Result<BTreeSet<u64>, D::Error> {
+    #[derive(Deserialize)]
+    struct Place {
+        builderid: u64,
+    }
+    let places: Option<Vec<Place>> = Option::deserialize(deserializer)?;
+    let places = places.unwrap_or_default();
+    Ok(places.into_iter().map(|place| place.builderid).collect())
+}
+
+#[cfg(test)]
+pub mod tests;

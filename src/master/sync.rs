@@ -1,0 +1,862 @@
+//! When to ask the master and for what, and what becomes of the answers. Pure: it takes answers
+//! and `now`, and returns queries and events; the poller does the I/O.
+//!
+//! REST is the truth. A poll is a round of steps, each of which asks for one list, in pages. Builds
+//! from rounds and from the stream wait in one queue until everything that their line needs is
+//! known; that a queue's first build needs something comes before the next step. The stream only
+//! makes things early: lost, late, doubled or silent, the poll finds the same.
+
+use super::client::{Answer, Error, ErrorKind, PAGE, Page, Query, RequestFate, WithBuilders};
+use super::events::Update;
+use super::model::{Build, BuildRequest, Builder, MasterEvent, Model, RequestEnd, Worker};
+use crate::backoff::Backoff;
+use crate::outcome::Outcome;
+use crate::sanitize::sanitize_error;
+use std::collections::{BTreeSet, VecDeque};
+use std::time::{Duration, Instant};
+
+/// Builders behind the first hundred come in pages of so many: the master reads all of them for
+/// each page, so few pages count for more.
+pub const LONG_PAGE: usize = 1000;
+/// Workers in an answer that also has the builders of each, which may be thousands.
+const WORKER_PAGE: usize = 2;
+/// Recent builds that the first poll looks at, for the last results of all builders.
+const LOOK_BACK: usize = 10 * PAGE;
+/// New builds that one poll takes; the next poll goes on from there.
+const CATCH_UP: usize = 50 * PAGE;
+/// Requests that wait, which are counted and shown.
+const QUEUE: usize = 10 * PAGE;
+/// Far above what any master has: one that lists more does not look at `offset`.
+const LISTED: usize = 100_000;
+/// Items of one list that are left out because they are too large.
+const OVERSIZED: usize = 5;
+/// Requests looked up in one round.
+const REQUEST_LOOKUPS: usize = 20;
+/// While the stream is trusted, a poll is only a check, and so many times rarer.
+const RELAXED: u32 = 6;
+/// The list of builders changes with the configuration only.
+const LIST_REFRESH: Duration = Duration::from_secs(600);
+/// When a builder is new, its workers become known a moment later.
+const SETTLE: Duration = Duration::from_secs(5);
+/// A list of builders that was read so lately is not read again for a new stream.
+const JUST_LISTED: Duration = Duration::from_secs(60);
+/// The stream may tell so much later of a build that a poll has found.
+const STREAM_GRACE: Duration = Duration::from_secs(5);
+/// Polls for which a missing id is awaited: ids can become visible out of order.
+const GAP_POLLS: u32 = 3;
+/// Rounds that may fail at an error of the master's own before it is taken for a refusal.
+const TRIES: u32 = 3;
+/// Waits after a failed round, doubling; never longer than the poll interval.
+const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(64));
+
+/// One list that a round asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Step {
+    Identity,
+    Builders,
+    WorkersWithBuilders,
+    Workers,
+    Changes,
+    /// The look-back, in two steps: builds that run, and recent ones.
+    Running,
+    Recent,
+    /// Builds since the last one.
+    New,
+    /// The builds that ran when we last asked.
+    KnownRunning,
+    Queue,
+    /// Requests that someone waits for.
+    Requests,
+}
+
+/// Where the event stream stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stream {
+    /// There is none now.
+    Down,
+    /// Subscribed; the first round since may find what came before.
+    Fresh,
+    /// It tells everything.
+    Trusted,
+}
+
+/// A build that was received and is not applied yet.
+#[derive(Debug)]
+struct Received {
+    build: Build,
+    from_stream: bool,
+    /// Its builder or the builds before it were asked for already.
+    lookup_done: bool,
+}
+
+/// Ids between two builds that were seen are missing.
+#[derive(Clone, Copy, Debug)]
+struct Gap {
+    /// The last build below it.
+    last_build_id: u64,
+    /// Given up are all gaps below this id.
+    limit: u64,
+    polls: u32,
+}
+
+/// What a step has brought so far, page by page.
+#[derive(Debug, Default)]
+struct Gathered {
+    builders: Vec<Builder>,
+    workers: Vec<Worker>,
+    builds: Vec<Build>,
+    requests: Vec<BuildRequest>,
+}
+
+pub struct Sync {
+    interval: Duration,
+    round: VecDeque<Step>,
+    /// The round is a poll, and not a look-up of requests between two polls.
+    is_polling: bool,
+    offset: usize,
+    /// Smaller pages than usual, because one was too large.
+    page_limit: Option<usize>,
+    without_text: bool,
+    /// Items that were left out of this list.
+    oversized: usize,
+    gathered: Gathered,
+    /// The id from which on new builds are asked for, page by page.
+    new_builds_from: Option<u64>,
+    /// What is left to ask for in a step that goes by ids.
+    ids: Option<Vec<u64>>,
+    received: VecDeque<Received>,
+    /// Builders that builds name and the master does not know.
+    unknown_builders: BTreeSet<u64>,
+    next_poll: Instant,
+    builders_listed_at: Option<Instant>,
+    /// The look-back is done.
+    is_synced: bool,
+    backoff: Backoff,
+    last_error: String,
+    refused_steps: BTreeSet<Step>,
+    stream: Stream,
+    /// A poll has found what the stream did not tell; until it tells by itself again.
+    is_doubted: bool,
+    /// Builds that a poll has found, and until when the stream may still tell of them.
+    untold: Vec<(u64, Instant)>,
+    restart_stream: bool,
+    gap: Option<Gap>,
+    /// Requests that someone waits for.
+    tracked: BTreeSet<u64>,
+    requests_due: bool,
+}
+
+impl Sync {
+    pub fn new(interval: Duration, now: Instant) -> Sync {
+        Sync {
+            interval,
+            round: VecDeque::new(),
+            is_polling: false,
+            offset: 0,
+            page_limit: None,
+            without_text: false,
+            oversized: 0,
+            gathered: Gathered::default(),
+            new_builds_from: None,
+            ids: None,
+            received: VecDeque::new(),
+            unknown_builders: BTreeSet::new(),
+            next_poll: now,
+            builders_listed_at: None,
+            is_synced: false,
+            backoff: Backoff::new(RETRY.0, RETRY.1),
+            last_error: String::new(),
+            refused_steps: BTreeSet::new(),
+            stream: Stream::Down,
+            is_doubted: false,
+            untold: Vec::new(),
+            restart_stream: false,
+            gap: None,
+            tracked: BTreeSet::new(),
+            requests_due: false,
+        }
+    }
+
+    /// The requests that someone waits for, from now on.
+    pub fn set_tracked(&mut self, tracked: BTreeSet<u64>) {
+        self.tracked = tracked;
+    }
+
+    /// When [`Sync::next_query`] has something to ask, if nothing happens before.
+    pub fn deadline(&self) -> Instant {
+        let untold = self.untold.iter().map(|(_, until)| *until);
+        untold.fold(self.next_poll, Instant::min)
+    }
+
+    /// Whether the last round came to its end without an error.
+    pub fn is_healthy(&self) -> bool {
+        self.is_synced && self.backoff.failures() == 0
+    }
+
+    /// Whether the stream should be ended, so that it is made anew.
+    pub fn take_restart_stream(&mut self) -> bool {
+        std::mem::take(&mut self.restart_stream)
+    }
+
+    /// What to ask for now, if anything.
+    pub fn next_query(&mut self, model: &mut Model, now: Instant) -> Option<Query> {
+        self.judge_stream(now);
+        if let Some(lookup) = self.lookup(model) {
+            return Some(lookup);
+        }
+        if self.round.is_empty() && self.requests_due {
+            self.requests_due = false;
+            self.round.push_back(Step::Requests);
+        } else if self.round.is_empty() && now >= self.next_poll {
+            self.start_round(now);
+        }
+        while let Some(&step) = self.round.front() {
+            if let Some(query) = self.query_of(step, model) {
+                return Some(query);
+            }
+            self.end_step(model, now);
+        }
+        None
+    }
+
+    /// What the first build that waits needs to be known before it is applied.
+    fn lookup(&self, model: &Model) -> Option<Query> {
+        let first = self.received.front().filter(|first| !first.lookup_done)?;
+        let build = &first.build;
+        if self.needs_builder(build, model) {
+            return Some(Query::Builder(build.builder_id));
+        }
+        model
+            .needs_previous(build)
+            .then_some(Query::PreviousBuilds {
+                builder: build.builder_id,
+                number: build.number,
+            })
+    }
+
+    /// A builder is asked for if its build is of interest, and once: builders that are gone have
+    /// left builds, too.
+    fn needs_builder(&self, build: &Build, model: &Model) -> bool {
+        let is_new = !model.has_seen(build.id) || model.is_running(build.id);
+        let is_tracked = self.is_tracked(build);
+        (is_new || is_tracked)
+            && model.builder(build.builder_id).is_none()
+            && !self.unknown_builders.contains(&build.builder_id)
+    }
+
+    fn is_tracked(&self, build: &Build) -> bool {
+        build
+            .request_id
+            .is_some_and(|id| self.tracked.contains(&id))
+    }
+
+    fn start_round(&mut self, now: Instant) {
+        self.is_polling = true;
+        let listed = self.builders_listed_at;
+        let must_list = listed.is_none_or(|at| now >= at + LIST_REFRESH);
+        if must_list {
+            self.round
+                .extend([Step::Identity, Step::Builders, Step::WorkersWithBuilders]);
+        } else if self.stream != Stream::Trusted {
+            self.round.push_back(Step::Workers);
+        }
+        if self.stream == Stream::Fresh || must_list && self.stream == Stream::Trusted {
+            self.round.push_back(Step::Changes);
+        }
+        if !self.is_synced {
+            self.round.extend([Step::Running, Step::Recent]);
+        }
+        self.round
+            .extend([Step::New, Step::KnownRunning, Step::Queue, Step::Requests]);
+    }
+
+    /// The next query of a step; nothing when it has no more to ask.
+    fn query_of(&mut self, step: Step, model: &Model) -> Option<Query> {
+        let page = self.page_of(step);
+        match step {
+            Step::Identity => Some(Query::Identity),
+            Step::Builders => Some(Query::Builders(page)),
+            Step::WorkersWithBuilders => Some(Query::Workers(page, WithBuilders::Yes)),
+            Step::Workers => Some(Query::Workers(page, WithBuilders::No)),
+            Step::Changes => Some(Query::NewestChanges),
+            Step::Running => Some(Query::RunningBuilds(page)),
+            Step::Recent => Some(Query::RecentBuilds(page)),
+            Step::New => {
+                // Builds of one page are applied before the next is asked for.
+                let last = model.last_build_id().unwrap_or(0);
+                let from = *self.new_builds_from.get_or_insert(last);
+                Some(Query::BuildsFrom(from, page))
+            }
+            Step::KnownRunning => {
+                let ids = self.ids.get_or_insert_with(|| model.running_ids());
+                let chunk = ids.len().min(page.limit);
+                let ids: Vec<u64> = ids.drain(..chunk).collect();
+                (!ids.is_empty()).then_some(Query::BuildsById(ids, page))
+            }
+            Step::Queue => Some(Query::QueuedRequests(page)),
+            Step::Requests => {
+                let tracked = &self.tracked;
+                let ids = self.ids.get_or_insert_with(|| {
+                    let mut unclear = model.unclear_requests(tracked.iter());
+                    unclear.truncate(REQUEST_LOOKUPS);
+                    unclear
+                });
+                ids.pop().map(Query::Request)
+            }
+        }
+    }
+
+    fn page_of(&self, step: Step) -> Page {
+        let usual = match step {
+            Step::Builders if self.offset > 0 => LONG_PAGE,
+            Step::WorkersWithBuilders => WORKER_PAGE,
+            _ => PAGE,
+        };
+        Page {
+            offset: self.offset,
+            limit: self.page_limit.map_or(usual, |limit| limit.min(usual)),
+            without_text: self.without_text,
+        }
+    }
+
+    /// The step at hand is through; perhaps the round, too.
+    fn end_step(&mut self, model: &mut Model, now: Instant) {
+        self.round.pop_front();
+        self.offset = 0;
+        self.page_limit = None;
+        self.without_text = false;
+        self.oversized = 0;
+        self.new_builds_from = None;
+        self.ids = None;
+        if self.round.is_empty() && self.is_polling {
+            self.end_round(model, now);
+        }
+    }
+
+    fn end_round(&mut self, model: &mut Model, now: Instant) {
+        self.is_polling = false;
+        if self.backoff.failures() > 0 {
+            log!(Info, "the master answers again");
+        }
+        self.backoff.reset();
+        self.last_error.clear();
+        model.last_error = None;
+        model.is_complete = true;
+        self.close_gap(model);
+        let is_trusted = self.stream != Stream::Down && !self.is_doubted;
+        if self.stream == Stream::Fresh {
+            self.stream = Stream::Trusted;
+        }
+        let factor = if is_trusted { RELAXED } else { 1 };
+        self.next_poll = now + self.interval * factor;
+    }
+
+    /// Ids that are missing below the newest build are awaited for some polls, then given up.
+    fn close_gap(&mut self, model: &mut Model) {
+        let last = model.last_build_id().unwrap_or(0);
+        let highest = model.highest_build_id();
+        if highest <= last {
+            self.gap = None;
+            return;
+        }
+        match &mut self.gap {
+            Some(gap) if gap.last_build_id == last => {
+                gap.polls += 1;
+                if gap.polls >= GAP_POLLS {
+                    model.catch_up(gap.limit);
+                    self.gap = None;
+                }
+            }
+            _ => {
+                self.gap = Some(Gap {
+                    last_build_id: last,
+                    limit: highest,
+                    polls: 1,
+                });
+            }
+        }
+    }
+
+    /// Takes in the answer to a query, and returns what has happened. `unix` is our clock.
+    pub fn on_answer(
+        &mut self,
+        query: &Query,
+        answer: Result<Answer, Error>,
+        model: &mut Model,
+        now: Instant,
+        unix: i64,
+    ) -> Vec<MasterEvent> {
+        let mut events = Vec::new();
+        match answer {
+            Ok(answer) => {
+                model.last_contact = Some(unix);
+                self.take_answer(query, answer, model, now, &mut events);
+            }
+            Err(error) => self.on_error(query, &error, model, now),
+        }
+        self.apply_received(model, now, &mut events);
+        events
+    }
+
+    fn take_answer(
+        &mut self,
+        query: &Query,
+        answer: Answer,
+        model: &mut Model,
+        now: Instant,
+        events: &mut Vec<MasterEvent>,
+    ) {
+        match (query, answer) {
+            (Query::Identity, Answer::Identity(identity)) => {
+                model.identity = identity;
+                self.end_step(model, now);
+            }
+            (Query::Builders(page), Answer::Builders(list)) => {
+                self.gathered.builders.extend(list.items);
+                if self.is_last_page(*page, list.length, LISTED) {
+                    model.set_builders(std::mem::take(&mut self.gathered.builders));
+                    self.unknown_builders.clear();
+                    self.builders_listed_at = Some(now);
+                    self.end_step(model, now);
+                }
+            }
+            (Query::Workers(page, with_builders), Answer::Workers(list)) => {
+                self.gathered.workers.extend(list.items);
+                if self.is_last_page(*page, list.length, LISTED) {
+                    let workers = std::mem::take(&mut self.gathered.workers);
+                    let with_builders = *with_builders == WithBuilders::Yes;
+                    events.extend(model.set_workers(workers, with_builders));
+                    self.end_step(model, now);
+                }
+            }
+            (Query::NewestChanges, Answer::Changes(changes)) => {
+                model.set_changes(changes);
+                self.end_step(model, now);
+            }
+            (Query::RunningBuilds(page), Answer::Builds(list)) => {
+                self.gathered.builds.extend(list.items);
+                if self.is_last_page(*page, list.length, LOOK_BACK) {
+                    self.end_step(model, now);
+                }
+            }
+            (Query::RecentBuilds(page), Answer::Builds(list)) => {
+                self.gathered.builds.extend(list.items);
+                if self.is_last_page(*page, list.length, LOOK_BACK) {
+                    self.look_back(model, now, events);
+                    self.end_step(model, now);
+                }
+            }
+            (Query::BuildsFrom(last, page), Answer::Builds(list)) => {
+                // With the new builds comes the last one, if this is still the same database.
+                if *last > 0 && page.offset == 0 && list.length == 0 {
+                    self.is_synced = false;
+                    self.end_step(model, now);
+                    for step in [Step::New, Step::Recent, Step::Running] {
+                        self.round.push_front(step);
+                    }
+                    return;
+                }
+                self.receive(list.items, false);
+                if self.is_last_page(*page, list.length, CATCH_UP) {
+                    self.end_step(model, now);
+                }
+            }
+            (Query::BuildsById(ids, _), Answer::Builds(list)) => {
+                let is_gone = |id: &&u64| list.items.iter().all(|build| build.id != **id);
+                let gone: Vec<u64> = ids.iter().filter(is_gone).copied().collect();
+                model.forget_running(&gone);
+                self.receive(list.items, false);
+            }
+            (Query::QueuedRequests(page), Answer::Requests(list)) => {
+                self.gathered.requests.extend(list.items);
+                if self.is_last_page(*page, list.length, QUEUE) {
+                    let requests = std::mem::take(&mut self.gathered.requests);
+                    let queued = requests.iter().map(|r| (r.id, r.builder_id));
+                    model.queued = queued.collect();
+                    self.end_step(model, now);
+                }
+            }
+            (Query::Request(id), Answer::Request(fate)) => {
+                self.take_fate(*id, fate, model, events);
+            }
+            (Query::Builder(id), Answer::Builders(list)) => {
+                if list.items.is_empty() {
+                    self.unknown_builders.insert(*id);
+                }
+                for builder in list.items {
+                    model.set_builder(builder);
+                    // The list is out of date: its workers will come with the next round.
+                    self.builders_listed_at = None;
+                }
+            }
+            (Query::PreviousBuilds { builder, number }, Answer::Builds(list)) => {
+                model.learn_previous(*builder, *number, list.items);
+                self.end_lookup();
+            }
+            (query, answer) => log!(Error, "no answer to {query:?}: {answer:?}"),
+        }
+    }
+
+    /// Whether a page ends its list; if not, the next one is asked for.
+    fn is_last_page(&mut self, page: Page, length: usize, limit: usize) -> bool {
+        self.offset = page.offset + length;
+        // What was too large is behind us.
+        self.page_limit = None;
+        self.without_text = false;
+        length < page.limit || self.offset >= limit
+    }
+
+    /// The recent builds are no news, but for the end of builds that ran when an earlier run left
+    /// off; what came behind its last build is asked for next.
+    fn look_back(&mut self, model: &mut Model, now: Instant, events: &mut Vec<MasterEvent>) {
+        let mut builds = std::mem::take(&mut self.gathered.builds);
+        builds.sort_unstable_by_key(|build| (build.id, build.complete));
+        let newest = builds.last().map_or(0, |build| build.id);
+        if model.last_build_id() > Some(newest) {
+            log!(Warning, "build ids went backwards; starting over");
+            model.start_over();
+            events.push(MasterEvent::StartedOver);
+        }
+        let last = model.last_build_id().unwrap_or(newest);
+        builds.retain(|build| build.id <= last);
+        self.receive(builds, false);
+        self.apply_received(model, now, events);
+        model.catch_up(last);
+        self.is_synced = true;
+    }
+
+    fn receive(&mut self, builds: Vec<Build>, from_stream: bool) {
+        let received = builds.into_iter().map(|build| Received {
+            build,
+            from_stream,
+            lookup_done: false,
+        });
+        self.received.extend(received);
+    }
+
+    /// The first build that waits is applied with what is known now.
+    fn end_lookup(&mut self) {
+        if let Some(first) = self.received.front_mut() {
+            first.lookup_done = true;
+        }
+    }
+
+    /// Applies the builds that wait, up to the first one that needs a look-up.
+    fn apply_received(&mut self, model: &mut Model, now: Instant, events: &mut Vec<MasterEvent>) {
+        while self.lookup(model).is_none() {
+            let Some(received) = self.received.pop_front() else {
+                return;
+            };
+            let id = received.build.id;
+            let Some(event) = model.apply_build(received.build) else {
+                continue;
+            };
+            if event.is_new {
+                self.note_source(id, received.from_stream, now);
+            }
+            if event.is_new || event.ends_request && self.is_tracked(&event.build) {
+                events.push(MasterEvent::Build(Box::new(event)));
+            }
+        }
+    }
+
+    /// Whether the stream tells what happens shows in who was first.
+    fn note_source(&mut self, build: u64, from_stream: bool, now: Instant) {
+        if from_stream && self.is_doubted {
+            log!(Info, "event stream: it tells of builds again");
+            self.is_doubted = false;
+        }
+        if !from_stream && self.stream == Stream::Trusted && !self.is_doubted {
+            self.untold.push((build, now + STREAM_GRACE));
+        }
+    }
+
+    /// A stream that does not tell what a poll has found is made anew, and the poll keeps its
+    /// interval until the stream has told of a build by itself.
+    fn judge_stream(&mut self, now: Instant) {
+        let overdue = self
+            .untold
+            .iter()
+            .filter(|(_, until)| *until <= now)
+            .count();
+        if overdue == 0 {
+            return;
+        }
+        let builds = if overdue == 1 { "a build" } else { "builds" };
+        log!(
+            Warning,
+            "event stream: it did not tell of {builds}; polling more often"
+        );
+        self.untold.clear();
+        self.is_doubted = true;
+        self.restart_stream = true;
+        self.next_poll = self.next_poll.min(now + self.interval);
+    }
+
+    /// What has become of a request that someone waits for.
+    fn take_fate(
+        &mut self,
+        id: u64,
+        fate: RequestFate,
+        model: &Model,
+        events: &mut Vec<MasterEvent>,
+    ) {
+        let was_retried = |build: &Build| build.outcome() == Some(Outcome::Retry);
+        let leads_nowhere = fate.build.as_ref().is_none_or(was_retried);
+        let (builder, end) = match &fate.request {
+            None if fate.build.is_none() => (0, RequestEnd::Forgotten),
+            Some(request) if request.complete && leads_nowhere => {
+                let end = match request.outcome() {
+                    Some(Outcome::Cancelled) => RequestEnd::Cancelled,
+                    Some(Outcome::Skipped) => RequestEnd::Merged(fate.merged_into),
+                    _ => RequestEnd::NeverStarted,
+                };
+                (request.builder_id, end)
+            }
+            _ => {
+                self.receive(fate.build.into_iter().collect(), false);
+                return;
+            }
+        };
+        let known = model.builder(builder).map(|builder| builder.name.clone());
+        events.push(MasterEvent::RequestEnded {
+            request: id,
+            builder: known.unwrap_or_else(|| format!("builder {builder}")),
+            end,
+        });
+    }
+
+    fn on_error(&mut self, query: &Query, error: &Error, model: &mut Model, now: Instant) {
+        if error.kind == ErrorKind::TooLarge && self.shrink_page(query) {
+            return;
+        }
+        // An error of the master's own may pass: only if it stays is it taken for a refusal.
+        let is_final = match error.kind {
+            ErrorKind::Refused(500..) => self.backoff.failures() >= TRIES,
+            ErrorKind::Refused(_) | ErrorKind::TooLarge => true,
+            _ => false,
+        };
+        if is_final && self.do_without(query, error, model, now) {
+            return;
+        }
+        self.fail_round(error, model, now);
+    }
+
+    /// Asks for less at once, then without texts, then for all but one item. Returns false where
+    /// that does not help.
+    fn shrink_page(&mut self, query: &Query) -> bool {
+        let page = match query {
+            Query::Builders(page)
+            | Query::Workers(page, _)
+            | Query::RunningBuilds(page)
+            | Query::RecentBuilds(page)
+            | Query::BuildsFrom(_, page)
+            | Query::BuildsById(_, page)
+            | Query::QueuedRequests(page) => *page,
+            _ => return false,
+        };
+        if let Query::BuildsById(ids, _) = query
+            && let Some(remaining) = &mut self.ids
+        {
+            // These were taken out already.
+            remaining.splice(..0, ids.iter().copied());
+        }
+        if page.limit > 1 {
+            self.page_limit = Some(page.limit / 2);
+        } else if !page.without_text {
+            self.without_text = true;
+        } else if self.oversized < OVERSIZED {
+            log!(Warning, "an item of a list is too large to be read; leaving it out");
+            self.oversized += 1;
+            self.offset += 1;
+            if let Some(remaining) = &mut self.ids {
+                remaining.remove(0);
+            }
+        } else {
+            return false;
+        }
+        true
+    }
+
+    /// A list that is refused must not hold up the others. Returns false for what we cannot be
+    /// without.
+    fn do_without(
+        &mut self,
+        query: &Query,
+        error: &Error,
+        model: &mut Model,
+        now: Instant,
+    ) -> bool {
+        match query {
+            Query::Builder(id) => {
+                self.unknown_builders.insert(*id);
+                self.end_lookup();
+                log!(Debug, "{error}");
+            }
+            Query::PreviousBuilds { .. } => {
+                self.end_lookup();
+                log!(Warning, "{error}");
+            }
+            Query::Request(_) => log!(Warning, "{error}"),
+            Query::Identity
+            | Query::Workers(..)
+            | Query::NewestChanges
+            | Query::QueuedRequests(_) => {
+                let step = self.round.front().copied();
+                if step.is_some_and(|step| self.refused_steps.insert(step)) {
+                    log!(Warning, "{error}; going on without");
+                }
+                self.gathered = Gathered::default();
+                self.end_step(model, now);
+            }
+            Query::Builders(_)
+            | Query::RunningBuilds(_)
+            | Query::RecentBuilds(_)
+            | Query::BuildsFrom(..)
+            | Query::BuildsById(..) => return false,
+        }
+        true
+    }
+
+    /// Ends the round. What was learnt before stays learnt; the next round asks for the rest.
+    fn fail_round(&mut self, error: &Error, model: &mut Model, now: Instant) {
+        let reason = sanitize_error(&error.to_string());
+        if reason != self.last_error {
+            log!(Warning, "the master does not answer: {reason}");
+        }
+        self.round.clear();
+        self.is_polling = false;
+        self.received.clear();
+        self.gathered = Gathered::default();
+        self.ids = None;
+        self.new_builds_from = None;
+        self.offset = 0;
+        self.page_limit = None;
+        self.without_text = false;
+        // It may come back with another configuration, or another database.
+        self.builders_listed_at = None;
+        if error.kind == ErrorKind::Unreachable {
+            self.is_synced = false;
+            self.restart_stream = self.stream != Stream::Down;
+        }
+        let longest = self.interval.max(RETRY.0);
+        let wait = self.backoff.next_wait().min(longest);
+        self.next_poll = now + error.retry_after.unwrap_or(wait);
+        model.last_error = Some(reason.clone());
+        self.last_error = reason;
+    }
+
+    /// The subscription stands. What happened before it is for the next poll.
+    pub fn on_stream_up(&mut self, is_prompt: bool, now: Instant) {
+        self.stream = Stream::Fresh;
+        if !is_prompt && !self.is_doubted {
+            log!(
+                Warning,
+                "event stream: it comes late; is a proxy buffering it?"
+            );
+            self.is_doubted = true;
+        }
+        self.untold.clear();
+        // The configuration of the master is perhaps a new one.
+        let listed = self.builders_listed_at;
+        self.builders_listed_at = listed.filter(|at| now < *at + JUST_LISTED);
+        self.next_poll = now;
+    }
+
+    pub fn on_stream_down(&mut self, model: &mut Model, now: Instant) {
+        self.stream = Stream::Down;
+        self.untold.clear();
+        model.changes.clear();
+        // A round that failed has its own time.
+        if self.backoff.failures() == 0 {
+            self.next_poll = now;
+        }
+    }
+
+    /// Takes in what the stream has told.
+    pub fn on_update(
+        &mut self,
+        update: Update,
+        model: &mut Model,
+        now: Instant,
+        unix: i64,
+    ) -> Vec<MasterEvent> {
+        model.last_contact = Some(unix);
+        let mut events = Vec::new();
+        match update {
+            // Before the first poll it is not known what is new; that poll will see all of it.
+            Update::Build(_) | Update::Request(_) if !self.is_synced => {}
+            // More at once than any master has is for the poll, which takes it in pages.
+            Update::Build(_) if model.is_full() || self.received.len() > CATCH_UP => {}
+            Update::Build(build) => {
+                self.untold.retain(|(id, _)| *id != build.id);
+                self.receive(vec![build], true);
+                self.apply_received(model, now, &mut events);
+            }
+            // One that is new is listed, with its builders, by the next poll.
+            Update::Worker(worker) if !model.knows_worker(worker.id) => {
+                self.builders_listed_at = None;
+            }
+            Update::Worker(worker) => events.extend(model.apply_worker(worker)),
+            Update::Change(change) => model.add_change(change),
+            Update::BuilderAdded => {
+                self.builders_listed_at = None;
+                self.next_poll = self.next_poll.min(now + SETTLE);
+            }
+            Update::Request(request) => self.take_request(&request, model),
+        }
+        events
+    }
+
+    fn take_request(&mut self, request: &BuildRequest, model: &mut Model) {
+        if request.complete || request.claimed {
+            model.queued.remove(&request.id);
+        } else if model.queued.len() < CATCH_UP {
+            model.queued.insert(request.id, request.builder_id);
+        }
+        if request.complete && self.tracked.contains(&request.id) {
+            self.requests_due = true;
+        }
+    }
+
+    /// Takes in what was looked up for a command.
+    pub fn on_lookup(
+        &mut self,
+        lookup: Lookup,
+        model: &mut Model,
+        now: Instant,
+    ) -> Vec<MasterEvent> {
+        let mut events = Vec::new();
+        // The highest number came first.
+        for build in lookup.builds.into_iter().rev() {
+            let received = Received {
+                build,
+                from_stream: false,
+                lookup_done: true,
+            };
+            self.received.push_front(received);
+            self.apply_received(model, now, &mut events);
+        }
+        for builder in lookup.builders {
+            model.set_lookup_done(builder);
+        }
+        for (build, step) in lookup.steps {
+            model.set_step(build, step);
+        }
+        events
+    }
+}
+
+/// What a command wanted to know.
+#[derive(Clone, Debug, Default)]
+pub struct Lookup {
+    /// Those of one builder after another, each with the highest number first.
+    pub builds: Vec<Build>,
+    /// Builders of which `builds` holds all that the master has said.
+    pub builders: Vec<u64>,
+    /// Build id and step.
+    pub steps: Vec<(u64, String)>,
+}
+
+#[cfg(test)]
+mod tests;
