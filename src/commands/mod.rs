@@ -200,7 +200,7 @@ fn find(name: &str, what: &str, advice: &str) -> Result<&'static Command, String
         return Ok(command);
     }
     let shown = sanitize(name);
-    match nearest(name, COMMANDS.into_iter()) {
+    match nearest(name, TABLE.iter().map(|command| command.name)) {
         Some(near) => Err(format!("{what} `{shown}`; did you mean `{near}`?")),
         None => Err(format!("{what} `{shown}`; {advice}")),
     }

@@ -28,7 +28,7 @@ const LONG_REPLY: usize = 10;
 /// Replies in a row, then an announcement has its turn.
 const REPLIES_IN_A_ROW: usize = 5;
 /// Lines to channels in a row, then a person has their turn.
-const CHANNEL_LINES_IN_A_ROW: usize = 5;
+const CHANNEL_LINES_IN_A_ROW: usize = 2;
 /// Announcements for one target; beyond it the least important are only counted.
 const ANNOUNCEMENTS: usize = 100;
 /// From so many announcements on, they are told in a summary.
@@ -270,7 +270,11 @@ impl Outbox {
         omitted: usize,
         route: &Route,
     ) {
-        let limit = if target.is_channel() { CHANNEL_LINES } else { usize::MAX };
+        let limit = if target.is_channel() {
+            CHANNEL_LINES
+        } else {
+            usize::MAX
+        };
         let mut lines = Vec::new();
         let mut line = format!("{heading}:");
         let mut shown = 0;

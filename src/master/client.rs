@@ -21,6 +21,9 @@ use std::time::{Duration, Instant};
 
 /// The most items in one answer, see above.
 pub const PAGE: usize = 100;
+/// Builders behind the first hundred come in pages of so many: the master reads all of them for
+/// each page, so few pages count for more. On a connection of its own such an answer does not stall.
+pub const LONG_PAGE: usize = 1000;
 /// Bytes of a list, and of any other answer: parsed, they take up to twenty times as much memory,
 /// and all of the bot shall stay below 32 MiB. The longest page has 600 KiB: two workers of 10,000
 /// builders.
@@ -570,7 +573,11 @@ impl Client {
     /// Both clocks are read in whole seconds, and a moment apart: a small difference is none.
     fn note_clock(&mut self, master_time: i64) {
         let offset = master_time - clock::unix_now();
-        self.clock_offset = if offset.abs() < CLOCK_NOISE { 0 } else { offset };
+        self.clock_offset = if offset.abs() < CLOCK_NOISE {
+            0
+        } else {
+            offset
+        };
     }
 
     pub fn connect(&self) -> Result<HttpConnection, String> {
@@ -586,8 +593,7 @@ impl Client {
         json: &str,
         is_fresh: bool,
     ) -> Result<HttpAnswer, Failure> {
-        // Large pages do not stall on a connection of their own.
-        let is_long = path.contains(&format!("limit={}", super::sync::LONG_PAGE));
+        let is_long = path.contains(&format!("limit={}", LONG_PAGE));
         let life = if is_long || is_fresh {
             "close"
         } else {

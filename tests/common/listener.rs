@@ -1,6 +1,6 @@
 //! Follows what is said to one target, line by line.
 
-use super::{Client, Connection};
+use super::{Client, Connection, TIMEOUT, wait_for};
 use std::cell::Cell;
 use std::sync::Arc;
 
@@ -54,15 +54,11 @@ impl Listener {
     /// Asks again until the answer matches: the bot learns what the master knows a moment later than the test.
     #[track_caller]
     pub fn ask_until(&self, text: &str, answer: &str) {
-        let mut line = String::new();
-        for _ in 0..6 {
+        let what = format!("{text}: {answer}");
+        wait_for(&what, TIMEOUT, || {
             self.connection.say(&self.target, text);
-            line = self.next();
-            if matches(answer, &line) {
-                return;
-            }
-        }
-        panic!("{text}: expected\n  {answer}\nbut heard\n  {line}");
+            matches(answer, &self.next()).then_some(())
+        });
     }
 }
 
