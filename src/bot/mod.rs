@@ -20,7 +20,7 @@ use crate::master::model::{BuildEvent, MasterEvent, Model, RequestEnd};
 use crate::master::poller::{PollerEvent, Ticket, TrackedRequests, lock};
 use crate::names::Name;
 use crate::net::{self, SocketEvent};
-use crate::routing::{Routing, Wanted};
+use crate::routing::{self, Routing, Wanted};
 use crate::sanitize::sanitize;
 use crate::state_file::{Announcement, State};
 use crate::systemd::Supervisor;
@@ -491,10 +491,18 @@ impl Bot {
                 }
             }
             PollerEvent::FirstPoll => {
+                self.warn_of_idle_patterns();
                 for held in &mut self.held {
                     held.until = now;
                 }
             }
+        }
+    }
+
+    fn warn_of_idle_patterns(&self) {
+        let model = lock(&self.handles.model);
+        for sentence in routing::idle_patterns(&self.irc, model.builders()) {
+            log!(Warning, "{sentence}");
         }
     }
 

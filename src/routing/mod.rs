@@ -4,8 +4,8 @@
 pub mod watches;
 
 use crate::config::{Irc, TargetSettings};
-use crate::master::model::BuildEvent;
-use crate::names::{Casemapping, Name};
+use crate::master::model::{BuildEvent, Builder};
+use crate::names::{Casemapping, Name, glob};
 use crate::notify_events::{Event, EventSet};
 use crate::state_file::State;
 use std::collections::{BTreeMap, BTreeSet};
@@ -467,6 +467,39 @@ impl Routing {
         self.rebuild_targets();
         changes
     }
+}
+
+/// Patterns of the configuration that match nothing there is, each as a sentence: a slip of the pen
+/// would silence a channel for ever.
+pub fn idle_patterns<'a>(irc: &Irc, builders: impl Iterator<Item = &'a Builder>) -> Vec<String> {
+    let builders: Vec<&Builder> = builders.collect();
+    let mut sentences = Vec::new();
+    let mut check = |section: &str, settings: &TargetSettings| {
+        for pattern in settings.builders.patterns() {
+            if !builders.iter().any(|builder| glob(pattern, &builder.name)) {
+                sentences.push(format!(
+                    "[{section}] `builders`: `{pattern}` matches no builder"
+                ));
+            }
+        }
+        for tag in settings.tags.patterns() {
+            if !builders
+                .iter()
+                .any(|builder| builder.tags.iter().any(|own| own == tag))
+            {
+                sentences.push(format!("[{section}] `tags`: no builder is tagged `{tag}`"));
+            }
+        }
+    };
+    check("irc", &irc.defaults);
+    for channel in &irc.channels {
+        if channel.settings.builders != irc.defaults.builders
+            || channel.settings.tags != irc.defaults.tags
+        {
+            check(&format!("channel {}", channel.name), &channel.settings);
+        }
+    }
+    sentences
 }
 
 /// What a new configuration asks for.

@@ -262,3 +262,17 @@ fn names_are_folded_as_the_server_does() {
     assert!(!r.is_target(&Casemapping::Ascii.name("#a{")));
     assert!(r.is_target(&Casemapping::Ascii.name("#A[")));
 }
+
+#[test]
+fn patterns_that_match_nothing_are_named() {
+    let irc = irc(
+        "builders = lnux*\n[channel #a]\n[channel #b]\ntags = relaese release\nbuilders = linux*\n",
+    );
+    let mut linux = crate::master::model::tests::builder(1, "linux");
+    linux.tags = vec!["release".into()];
+    let expected = [
+        "[irc] `builders`: `lnux*` matches no builder",
+        "[channel #b] `tags`: no builder is tagged `relaese`",
+    ];
+    assert_eq!(idle_patterns(&irc, [&linux].into_iter()), expected);
+}
