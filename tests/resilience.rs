@@ -234,7 +234,7 @@ fn channels_that_put_it_out_or_keep_it_out_are_joined_in_the_end() {
     for (channel, _, _, open) in CLOSED_CHANNELS {
         op.send(&format!("MODE {channel} {open}"));
     }
-    bot.expect_log("IRC: op put us out of #kick: out with you; back in 30 s");
+    bot.expect_log("IRC: kicked from #kick by op: out with you; back in 30 s");
     op.skip();
     let mut joined = Vec::new();
     for _ in 0..5 {
@@ -521,7 +521,7 @@ impl Keeper {
     /// Answers the PING that confirms what was said, and waits until that is on the disk.
     #[track_caller]
     fn confirm(&mut self) {
-        let line = self.peer.expect("PING :told-");
+        let line = self.peer.expect("PING :delivered-");
         let token = line.replace("PING :", "");
         self.peer
             .send(&format!(":fake.test PONG fake.test :{token}"));
@@ -600,7 +600,7 @@ fn killed_it_repeats_what_may_be_lost_and_skips_nothing() {
         // The second is not confirmed, and the third ends while the bot is dead.
         keeper.master.end([(n + 1, FAILURE)], now());
         keeper.hear(&line(n + 1));
-        keeper.wait_state("the second build", |state| state["known"]["mark"] == n + 1);
+        keeper.wait_state("the second build", |state| state["cursor"]["last_build_id"] == n + 1);
         keeper.bot.kill9();
         keeper.master.end([(n + 2, FAILURE)], now());
         keeper.start_again();
