@@ -426,7 +426,10 @@ fn check_settings(target: &Target) {
     master.release(builder, FAILURE);
     target.hear_build("#5 failure (was success): *");
     target.ask("unmute", "unmuted");
-    let missed = format!("while muted: success {builder} #4 {}#*", target.lab.master_url);
+    let missed = format!(
+        "while muted: success {builder} #4 {}#*",
+        target.lab.master_url
+    );
     target.listener.hear(&format!("<{}> {missed}", target.nick));
     target.build(6, SUCCESS);
     target.hear_build("#6 success (fixed), took *");

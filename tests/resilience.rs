@@ -600,7 +600,9 @@ fn killed_it_repeats_what_may_be_lost_and_skips_nothing() {
         // The second is not confirmed, and the third ends while the bot is dead.
         keeper.master.end([(n + 1, FAILURE)], now());
         keeper.hear(&line(n + 1));
-        keeper.wait_state("the second build", |state| state["cursor"]["last_build_id"] == n + 1);
+        keeper.wait_state("the second build", |state| {
+            state["cursor"]["last_build_id"] == n + 1
+        });
         keeper.bot.kill9();
         keeper.master.end([(n + 2, FAILURE)], now());
         keeper.start_again();
