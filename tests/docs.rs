@@ -154,7 +154,7 @@ fn the_options_are_in_the_manual_and_in_the_readme() {
         .filter(|line| line.starts_with("    buildbot-irc "))
         .collect();
     let mut options = 0;
-    for line in help.lines().filter(|line| line.contains(" --")) {
+    for line in help.lines().filter(|line| line.trim().starts_with('-')) {
         let (short, long) = line.split_once("--").unwrap();
         let short = short.trim_matches([' ', '-', ',']);
         let long = long.split_whitespace().next().unwrap();
