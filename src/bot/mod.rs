@@ -547,7 +547,7 @@ impl Bot {
                 MasterEvent::Worker { name, missing } => {
                     let text = text::worker_line(&name, missing);
                     for target in self.routing.worker_recipients() {
-                        self.announce_line(&target, &text);
+                        self.announce_line(&target, &text, false);
                     }
                 }
                 MasterEvent::RequestEnded {
@@ -569,7 +569,7 @@ impl Bot {
         let clock_offset = model.clock_offset;
         drop(model);
         let unix = unix_now();
-        for target in self.routing.recipients(event) {
+        for (target, is_watched) in self.routing.recipients(event) {
             let settings = self.routing.settings(&target);
             let announcement = Announcement {
                 target: target.to_string(),
@@ -579,7 +579,8 @@ impl Bot {
                 builder: sanitize(&event.builder),
                 url: text::build_url(&base, &event.build),
                 text: text::announcement(event, details, &settings, &base),
-                was_muted: self.routing.is_muted(&target, unix),
+                was_muted: !is_watched && self.routing.is_muted(&target, unix),
+                is_watched,
                 omitted: 0,
             };
             self.outbox.announce(&target, announcement);
@@ -588,14 +589,15 @@ impl Bot {
     }
 
     /// A line that is no build's.
-    fn announce_line(&mut self, target: &Name, text: &str) {
+    fn announce_line(&mut self, target: &Name, text: &str, is_watched: bool) {
         let unix = unix_now();
         let announcement = Announcement {
             target: target.to_string(),
             at: unix,
             label: text.to_owned(),
             text: text.to_owned(),
-            was_muted: self.routing.is_muted(target, unix),
+            was_muted: !is_watched && self.routing.is_muted(target, unix),
+            is_watched,
             ..Announcement::default()
         };
         self.outbox.announce(target, announcement);
@@ -603,15 +605,16 @@ impl Bot {
 
     /// A watched request has ended without a build. One that was merged hands its watches on.
     fn announce_request_end(&mut self, request: u64, builder: &str, end: RequestEnd) {
-        if let RequestEnd::Merged(Some(into)) = end {
-            self.routing.watches.on_merged(request, into);
-        } else if end == RequestEnd::Forgotten {
-            self.routing.watches.on_ended(request);
-        } else {
+        let watchers: Vec<Name> = self.routing.watches.targets_of(request).cloned().collect();
+        if end != RequestEnd::Forgotten {
             let text = text::request_end_line(builder, end);
-            for target in self.routing.watches.on_ended(request) {
-                self.announce_line(&target, &text);
+            for target in watchers {
+                self.announce_line(&target, &text, true);
             }
+        }
+        match end {
+            RequestEnd::Merged(Some(into)) => self.routing.watches.on_merged(request, into),
+            _ => drop(self.routing.watches.on_ended(request)),
         }
         self.track_requests();
     }

@@ -32,8 +32,8 @@ pub enum Wanted {
     Revisions,
 }
 
-/// Names that a message goes to.
-pub type Recipients = BTreeSet<Name>;
+/// Who an event goes to, and whether because they wait for it.
+pub type Recipients = BTreeMap<Name, bool>;
 
 #[derive(Debug, Default)]
 pub struct Routing {
@@ -364,15 +364,17 @@ impl Routing {
     pub fn recipients(&mut self, event: &BuildEvent) -> Recipients {
         let mut recipients = Recipients::new();
         if event.is_new {
-            recipients.extend(self.interested(event).map(|(name, _)| name.clone()));
+            let interested = self.interested(event);
+            recipients.extend(interested.map(|(name, _)| (name.clone(), false)));
         }
         if !event.build.complete {
             self.watches
                 .on_started(&event.builder, event.build.request_id);
         }
         if let Some(request) = event.build.request_id.filter(|_| event.ends_request) {
-            recipients.extend(self.watches.on_ended(request));
-            for name in &recipients {
+            let watchers = self.watches.on_ended(request);
+            recipients.extend(watchers.into_iter().map(|name| (name, true)));
+            for name in recipients.keys() {
                 self.watches.note_told(name, request);
             }
         }
@@ -422,7 +424,7 @@ impl Routing {
     }
 
     /// Who hears of workers; filters are for builders only.
-    pub fn worker_recipients(&self) -> Recipients {
+    pub fn worker_recipients(&self) -> Vec<Name> {
         let worker = EventSet::of(&[Event::Worker]);
         let wants = |target: &&Target| target.settings.events.intersects(worker);
         let targets = self.targets.iter().filter(|(_, target)| wants(target));

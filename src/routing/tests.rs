@@ -33,7 +33,7 @@ fn ended(previous: Option<Outcome>, outcome: Outcome) -> BuildEvent {
 fn told(routing: &mut Routing, event: &BuildEvent) -> Vec<String> {
     routing
         .recipients(event)
-        .iter()
+        .keys()
         .map(Name::to_string)
         .collect()
 }

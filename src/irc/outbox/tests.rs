@@ -426,6 +426,13 @@ fn what_happens_while_muted_is_one_line_when_it_ends() {
     assert!(rig.outbox.deadline(&muted).is_none());
     rig.reply("#c", &["but questions are answered"]);
     assert!(rig.outbox.next(rig.now, 0, &muted).is_some());
+    rig.announce(Announcement {
+        is_watched: true,
+        ..news("#c", 5, Outcome::Failure)
+    });
+    let watched = rig.outbox.next(rig.now, 0, &muted).unwrap().shown();
+    assert!(watched.contains("b5 #5 failure"), "{watched}");
+    assert!(rig.outbox.next(rig.now, 0, &muted).is_none());
     let line = "PRIVMSG #c :while muted: failure b9 #9; success b1 #1 http://m/9";
     assert_eq!(rig.lines(), [line]);
 }
