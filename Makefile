@@ -24,7 +24,7 @@ all:
 	RUSTFLAGS="$(REPRODUCIBLE)" $(CARGO) build $(RELEASE) || sh tests/openssl.sh
 
 # The same, only if a source is newer: what `make install` needs.
-target/release/buildbot-irc: Cargo.toml Cargo.lock src/*.rs src/*/*.rs src/*/*/*.rs
+target/release/buildbot-irc: Cargo.toml Cargo.lock bot.conf.example src/*.rs src/*/*.rs src/*/*/*.rs src/*/*.txt
 	$(MAKE) all
 	touch $@
 

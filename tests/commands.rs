@@ -127,7 +127,7 @@ const ANSWERS: &[(&str, &str)] = &[
     ),
     (
         "help watch",
-        "watch BUILDER: tells here when the running build ends",
+        "watch BUILDER: tells here when the running build ends; `watch next BUILDER` when the next one has ended",
     ),
     ("help commands", "commands: ALL"),
     ("commands", "commands: ALL"),
