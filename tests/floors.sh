@@ -13,10 +13,9 @@ table='
 5 text
 4 routing routing/watches
 4 irc/session irc/registration irc/services irc/nick irc/channels irc/accounts irc/liveness
-4 irc/history irc/modes irc/isupport irc/outbox irc/pacing irc/numerics
+4 irc irc/history irc/modes irc/isupport irc/outbox irc/pacing irc/numerics
 4 master master/poller master/jobs master/force master/sync
 3 master/events master/client
-2 irc
 2 state_file
 2 master/model master/http
 2 net systemd

@@ -242,8 +242,9 @@ fn expect_error(answer: Answer, sentence: &str) {
     assert_eq!(done.stderr.trim_end().lines().count(), 1, "{done:?}");
     let took = since.elapsed();
     assert!(took < Duration::from_secs(15), "{sentence}: {took:?}");
+    // A page that is too large is halved, and while somebody waits a broken answer is asked for again.
     let tries = server.count("/api/v2/builders");
-    assert!(tries <= 4, "{sentence}: asked {tries} times");
+    assert!(tries <= 16, "{sentence}: asked {tries} times");
 }
 
 #[test]

@@ -6,6 +6,7 @@
 
 use super::http::{Connection, Head, HttpError, method};
 use super::model::{Build, BuildRequest, Builder, Change, Identity, Worker};
+use crate::backoff::Backoff;
 use crate::clock;
 use crate::config::Buildbot;
 use crate::encoding::base64;
@@ -31,8 +32,8 @@ const LIST: usize = 1024 * 1024;
 const OTHER: usize = 256 * 1024;
 /// Between two pieces of one body the master may pause for so long; then we ask anew.
 const STALL: Duration = Duration::from_secs(5);
-/// The pause before a GET is asked once more, for the second time on.
-const RETRY_PAUSE: Duration = Duration::from_millis(200);
+/// The pauses before a GET is asked once more, for the second time on; doubling.
+const RETRY_PAUSE: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(2));
 /// The longest wait that a `Retry-After` can ask for.
 const RETRY_AFTER: Duration = Duration::from_secs(600);
 /// Seconds by which two clocks that agree can seem to differ.
@@ -536,6 +537,7 @@ impl Client {
     /// be done twice.
     fn exchange(&mut self, path: &str, json: &str) -> Result<HttpAnswer, Error> {
         let give_up = Instant::now() + self.patience;
+        let mut pauses = Backoff::new(RETRY_PAUSE.0, RETRY_PAUSE.1);
         for attempt in 0.. {
             let kept = self
                 .connection
@@ -564,7 +566,7 @@ impl Client {
             }
             log!(Debug, "GET {path}: {error}; asking again");
             if attempt > 0 {
-                sleep(RETRY_PAUSE);
+                sleep(pauses.next_wait());
             }
         }
         unreachable!("the loop ends by returning")

@@ -671,10 +671,7 @@ impl Sync {
         } else if !page.without_text {
             self.without_text = true;
         } else if self.oversized < OVERSIZED {
-            log!(
-                Warning,
-                "an item of a list is too large to be read; leaving it out"
-            );
+            log!(Info, "an item of a list is too large to be read");
             self.oversized += 1;
             self.offset += 1;
             if let Some(remaining) = &mut self.ids {
