@@ -5,7 +5,7 @@ mod common;
 
 use common::{
     ANNOUNCING, Answer, Certificates, FakeHttp, FakeMaster, Finished, Lab, Master, POLLING, Proxy,
-    Request, SUCCESS, TIMEOUT, execute, wait_for,
+    Request, SUCCESS, execute,
 };
 use serde_json::json;
 use std::sync::atomic::{AtomicUsize, Ordering};
