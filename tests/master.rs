@@ -5,7 +5,7 @@ mod common;
 
 use common::{
     ANNOUNCING, Answer, Certificates, FakeHttp, FakeMaster, Finished, Lab, Master, POLLING, Proxy,
-    Request, SUCCESS, TIMEOUT, execute, wait_for,
+    Request, SUCCESS, execute,
 };
 use serde_json::json;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -64,6 +64,7 @@ fn a_master_that_comes_and_goes_never_stops_the_bot() {
     ann.expect_contains(" PRIVMSG ann :r1 on main by Ann: Add the frob");
 
     // It hangs while several people ask.
+    let silences = bot.log().matches("Z the master does not answer: ").count();
     proxy.freeze();
     ann.say("bot", "list 1 changes");
     ann.expect_within(" PRIVMSG ann :r1 on main by Ann: Add the frob", PROMPT);
@@ -73,7 +74,7 @@ fn a_master_that_comes_and_goes_never_stops_the_bot() {
     ann.expect_within(" PRIVMSG ann :Buildbot: ", PROMPT);
     ann.say("bot", "list builders");
     ann.expect_within(" PRIVMSG ann :1 builder: linux", PROMPT);
-    bot.expect_log_times("Z the master does not answer: ", 2);
+    bot.expect_log_times("Z the master does not answer: ", silences + 1);
     ann.say("bot", "list builders");
     ann.expect_within(" PRIVMSG ann :the master does not answer; as of ", PROMPT);
     joe.expect_contains(

@@ -521,11 +521,17 @@ impl Keeper {
     /// Answers the PING that confirms what was said, and waits until that is on the disk.
     #[track_caller]
     fn confirm(&mut self) {
+        self.answer_ping();
+        self.wait_state("nothing pending", |state| state["pending"] == json!([]));
+    }
+
+    /// Answers the PING that confirms what was said.
+    #[track_caller]
+    fn answer_ping(&mut self) {
         let line = self.peer.expect("PING :delivered-");
         let token = line.replace("PING :", "");
         self.peer
             .send(&format!(":fake.test PONG fake.test :{token}"));
-        self.wait_state("nothing pending", |state| state["pending"] == json!([]));
     }
 
     /// The directory of the state file as the bot sees it.
@@ -626,8 +632,18 @@ fn what_it_was_told_to_do_survives_a_kill() {
     keeper.start_again();
     keeper.master.end([(2, SUCCESS), (3, FAILURE)], now());
     keeper.peer.expect_message("ann", "b3 #3 failure: ");
-    keeper.confirm();
+    keeper.answer_ping();
+    // What a mute holds back survives a kill, too.
+    keeper.wait_state("two builds for the channel", |state| {
+        state["pending"]
+            .as_array()
+            .is_some_and(|list| list.len() == 2)
+    });
+    keeper.bot.kill9();
+    keeper.start_again();
     keeper.ask("unmute", "unmuted");
+    keeper.hear("while muted: failure b3 #3; success b2 #2 http://m/#/builders/3/builds/3");
+    keeper.confirm();
     keeper.master.end([(4, SUCCESS)], now());
     keeper.hear("b4 #4 success");
     keeper.confirm();
