@@ -1,5 +1,6 @@
-//! Build events on their way to their targets: some wait a moment for who is behind the build, and
-//! those behind them keep their order. Nothing waits longer than that moment. Pure.
+//! Build events on their way to their targets: some wait a moment for who is behind the build. What
+//! became known together goes on together, and in its order, so that a burst makes one summary.
+//! Nothing waits longer than that moment. Pure.
 
 use crate::master::jobs::Details;
 use crate::master::model::{BuildCursor, MasterEvent};
@@ -76,23 +77,29 @@ impl EventQueue {
         }
     }
 
-    /// The events that can go on now: up to the first one that waits.
+    /// The events that can go on now, batch by batch.
     pub fn take_ready(&mut self, now: Instant) -> Vec<Ready> {
         let mut ready = Vec::new();
-        while let Some(first) = self.waiting.front() {
-            let build = build_id(&first.event);
-            let is_known = build.is_none_or(|build| self.is_known(build, first.wanted));
-            if !is_known && now < first.until {
+        while let Some(batch) = self.waiting.front().map(|first| first.batch) {
+            let mut in_batch = self.waiting.iter().take_while(|w| w.batch == batch);
+            if in_batch.any(|waiting| self.must_wait(waiting, now)) {
                 break;
             }
-            if let Some(first) = self.waiting.pop_front() {
+            while let Some(waiting) = self.waiting.pop_front_if(|w| w.batch == batch) {
+                let build = build_id(&waiting.event);
                 ready.push(Ready {
-                    details: build.and_then(|build| self.take_details(build, &first.event)),
-                    event: first.event,
+                    details: build.and_then(|build| self.take_details(build, &waiting.event)),
+                    event: waiting.event,
                 });
             }
         }
         ready
+    }
+
+    fn must_wait(&self, waiting: &Waiting, now: Instant) -> bool {
+        let build = build_id(&waiting.event);
+        let is_known = build.is_none_or(|build| self.is_known(build, waiting.wanted));
+        !is_known && now < waiting.until
     }
 
     /// What is known of a build; once it has ended, nobody asks again.

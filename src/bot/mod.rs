@@ -343,6 +343,8 @@ impl Bot {
             Written::All => true,
             Written::Blocked => false,
             Written::TimedOut => {
+                // That was a wait.
+                let now = Instant::now();
                 self.disconnect("writing: the server takes nothing any more", now);
                 true
             }
@@ -511,7 +513,9 @@ impl Bot {
     fn take_master_event(&mut self, event: MasterEvent, now: Instant) {
         let mut wanted = Wanted::Nothing;
         if let MasterEvent::Build(build_event) = &event {
-            wanted = self.routing.wanted_details(build_event);
+            if !self.is_old(build_event) {
+                wanted = self.routing.wanted_details(build_event);
+            }
             if !build_event.build.complete {
                 self.prepare_details(build_event);
             }
@@ -520,6 +524,16 @@ impl Bot {
             let with_revisions = wanted == Wanted::Revisions;
             self.ask_for_details(build, with_revisions);
         }
+    }
+
+    /// Whether a build has ended so long ago that it is told in a summary, without details.
+    fn is_old(&self, event: &BuildEvent) -> bool {
+        let offset = lock(&self.handles.model).clock_offset;
+        let oldest = unix_now() - self.config.catch_up.as_secs() as i64;
+        event
+            .build
+            .complete_at
+            .is_some_and(|at| at - offset < oldest)
     }
 
     /// Asks for the changes of a build that runs, so that its end can be told at once.

@@ -105,7 +105,8 @@ impl Poller {
                     .try_iter()
                     .take(INPUTS_AT_ONCE)
                     .for_each(|input| self.take(input));
-                if !self.hand_over(emit) {
+                // What comes in one answer is handed over together.
+                if !self.sync.has_waiting_builds() && !self.hand_over(emit) {
                     return;
                 }
             }

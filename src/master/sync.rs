@@ -200,6 +200,11 @@ impl Sync {
         self.report.take()
     }
 
+    /// Whether builds were received that wait for a look-up.
+    pub fn has_waiting_builds(&self) -> bool {
+        !self.received.is_empty()
+    }
+
     /// Whether the stream should be ended, so that it is made anew.
     pub fn take_restart_stream(&mut self) -> bool {
         std::mem::take(&mut self.restart_stream)
