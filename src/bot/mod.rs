@@ -334,18 +334,18 @@ impl Bot {
             self.outbox.charge(line.bytes().len(), now);
         }
         self.connection.push(line);
-        self.write(now);
+        self.write();
     }
 
     /// Writes what waits for the socket; returns whether all of it has gone.
-    fn write(&mut self, now: Instant) -> bool {
+    fn write(&mut self) -> bool {
         match self.connection.write() {
             Written::All => true,
             Written::Blocked => false,
             Written::TimedOut => {
-                // That was a wait.
-                let now = Instant::now();
-                self.disconnect("writing: the server takes nothing any more", now);
+                // That was a wait: `now` is long ago.
+                let why = "writing: the server takes nothing any more";
+                self.disconnect(why, Instant::now());
                 true
             }
         }
@@ -354,7 +354,7 @@ impl Bot {
     /// Sends what may be sent now, and asks the server whether it has arrived.
     fn flush(&mut self, now: Instant) {
         let oldest = unix_now() - self.config.catch_up.as_secs() as i64;
-        while self.write(now) {
+        while self.write() {
             while self.connection.unsent_bytes() < WRITE_AT_ONCE {
                 let session = &self.session;
                 let routing = &self.routing;

@@ -66,7 +66,10 @@ impl Rig {
 
     /// The master tells of a build.
     fn build(&mut self, id: u64, outcome: Option<Outcome>) {
-        let event = lock(&self.bot.handles.model).apply_build(build(id, id, outcome));
+        let mut build = build(id, id, outcome);
+        build.started_at = unix_now() - 60;
+        build.complete_at = outcome.map(|_| unix_now());
+        let event = lock(&self.bot.handles.model).apply_build(build);
         let event = MasterEvent::Build(Box::new(event.unwrap()));
         let cursor = lock(&self.bot.handles.model).cursor();
         let happened = PollerEvent::Happened(vec![event], cursor);
