@@ -81,11 +81,13 @@ impl EventQueue {
     pub fn take_ready(&mut self, now: Instant) -> Vec<Ready> {
         let mut ready = Vec::new();
         while let Some(batch) = self.waiting.front().map(|first| first.batch) {
-            let mut in_batch = self.waiting.iter().take_while(|w| w.batch == batch);
-            if in_batch.any(|waiting| self.must_wait(waiting, now)) {
+            let in_batch = self.waiting.iter().take_while(|w| w.batch == batch);
+            let length = in_batch.clone().count();
+            if in_batch.clone().any(|waiting| self.must_wait(waiting, now)) {
                 break;
             }
-            while let Some(waiting) = self.waiting.pop_front_if(|w| w.batch == batch) {
+            let through: Vec<Waiting> = self.waiting.drain(..length).collect();
+            for waiting in through {
                 let build = build_id(&waiting.event);
                 ready.push(Ready {
                     details: build.and_then(|build| self.take_details(build, &waiting.event)),
