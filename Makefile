@@ -38,6 +38,10 @@ static:
 dist:
 	sh tests/dist.sh
 
+# Makes target/buildbot-irc_VERSION_ARCH.deb; BINARY=target/HOST/release/buildbot-irc makes it from the static program.
+deb: $(BINARY)
+	BINARY="$(BINARY)" CARGO="$(CARGO)" sh tests/deb.sh
+
 # Checks the format, the lints, and which module may import which.
 check:
 	$(CARGO) fmt --check
@@ -52,9 +56,9 @@ audit:
 test: setup
 	$(CARGO) test --locked -- --test-threads=4
 
-# Tests the static program and the tarball, which take minutes to build.
-test-packages: setup all static dist
-	$(CARGO) test --locked --test packages -- --ignored --test-threads=2
+# Tests the static program, the tarball and the .deb, which take minutes to build.
+test-packages: setup all static dist deb
+	$(CARGO) test --locked --test packages --test deb -- --ignored --test-threads=2
 
 # Runs the tests that need a master with older releases of Buildbot.
 test-masters:
@@ -93,4 +97,4 @@ uninstall:
 clean:
 	$(CARGO) clean
 
-.PHONY: all static dist check audit test test-packages test-masters chaos fuzz demo bench setup install uninstall clean
+.PHONY: all static dist deb pictures check audit test test-packages test-masters chaos fuzz demo bench setup install uninstall clean
