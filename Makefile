@@ -81,6 +81,11 @@ demo: setup all
 bench: setup all
 	ROWS='$(ROWS)' RUSTFLAGS="$(REPRODUCIBLE)" $(CARGO) run $(RELEASE) --quiet --example bench
 
+# Draws doc/demo.svg from a run of the demo, and doc/bench.svg from what `make bench` has measured last.
+pictures:
+	$(MAKE) demo < /dev/null > target/demo.log
+	python3 tests/pictures.py
+
 # Installs the servers and the Python environment that the tests need.
 setup:
 	sh tests/common/setup.sh
