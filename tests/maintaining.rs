@@ -107,12 +107,32 @@ fn every_command_has_a_key_and_help() {
     assert_eq!(commands, helped, "commands, and lines of help.txt");
 }
 
+/// The names of all events, in the order of their bits.
+fn event_names(source: &str) -> Vec<&str> {
+    let list = source.split("const NAMES: ").nth(1).unwrap();
+    let list = list.split("];").next().unwrap();
+    list.split('"').skip(1).step_by(2).collect()
+}
+
+/// The compiler sees to it that each has a bit.
+#[test]
+fn every_event_has_a_name() {
+    let source = read("src/notify_events.rs");
+    let variants = source.split("pub enum Event {").nth(1).unwrap();
+    let variants = variants.split('}').next().unwrap().lines().map(str::trim);
+    let variants = variants.filter_map(|line| line.strip_suffix(','));
+    let variants = variants.filter(|line| !line.starts_with("Transition"));
+    let variants: BTreeSet<String> = variants.map(str::to_lowercase).collect();
+    let names = event_names(&source).into_iter();
+    let names = names.filter(|name| !name.contains("To"));
+    let names: BTreeSet<String> = names.map(str::to_string).collect();
+    assert_eq!(names, variants);
+}
+
 #[test]
 fn every_event_is_documented() {
     let source = read("src/notify_events.rs");
-    let list = source.split("const NAMES: ").nth(1).unwrap();
-    let list = list.split("];").next().unwrap();
-    let events: Vec<&str> = list.split('"').skip(1).step_by(2).collect();
+    let events = event_names(&source);
     assert!(events.contains(&"successToFailure"), "{events:?}");
     for file in [
         "src/commands/help.txt",
