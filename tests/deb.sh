@@ -46,25 +46,30 @@ buildbot-irc ($version) unstable; urgency=medium
 END
 gzip -9n "$doc/changelog" "$doc/changelog.Debian"
 
-# Each crate once, without our own, which comes first.
-${CARGO:-cargo} tree --locked --edges normal,no-proc-macro --prefix none --format '{p}, {l}' |
-	sed '1d; s/ (\*)$//; s/^/  /' | LC_ALL=C sort -u >"$work/crates"
-holder=$(sed -n 's/^Copyright (c) //p' LICENSE)
-sed '1,/^Copyright/d' LICENSE | sed '1d; s/^$/./; s/^/ /' >"$work/licence"
-sed -e "/@CRATES@/{r $work/crates" -e 'd}' -e "/@LICENSE@/{r $work/licence" -e 'd}' \
-	-e "s/@COPYRIGHT@/$holder/" doc/debian/copyright >"$doc/copyright"
-
 # A static program depends on nothing.
 mkdir "$work/debian"
 printf 'Source: buildbot-irc\n\nPackage: buildbot-irc\nArchitecture: any\n' >"$work/debian/control"
 depends=$(cd "$work" && dpkg-shlibdeps -O --ignore-missing-info root/usr/bin/buildbot-irc 2>"$work/errors") ||
 	fail "$(cat "$work/errors")"
 depends=${depends#shlibs:Depends=}
+
+# Each crate once, without our own, which comes first; and OpenSSL, where it is no library of the system.
+${CARGO:-cargo} tree --locked --edges normal,no-proc-macro --prefix none --format '{p}, {l}' |
+	sed '1d; s/ (\*)$//; s/^/  /' | LC_ALL=C sort -u >"$work/crates"
+case $depends in
+*libssl*) ;;
+*) echo "  OpenSSL, Apache-2.0" >>"$work/crates" ;;
+esac
+holder=$(sed -n 's/^Copyright (c) //p' LICENSE)
+sed '1,/^Copyright/d' LICENSE | sed '1d; s/^$/./; s/^/ /' >"$work/licence"
+sed -e "/@CRATES@/{r $work/crates" -e 'd}' -e "/@LICENSE@/{r $work/licence" -e 'd}' \
+	-e "s/@COPYRIGHT@/$holder/" doc/debian/copyright >"$doc/copyright"
+
 # KiB, as dpkg-gencontrol counts: each file rounded up, one for everything else.
 size=$(find "$root" -type f -printf '%s\n' -o -printf '1\n' | awk '{ n += int(($1 + 1023) / 1024) } END { print n }')
 
 mkdir "$root/DEBIAN"
-sed -e "s/@VERSION@/$version/; s/@ARCH@/$arch/; s/@MAINTAINER@/$maintainer/; s/@SIZE@/$size/" \
+sed -e "s/@VERSION@/$version/; s/@ARCH@/$arch/; s|@MAINTAINER@|$maintainer|; s/@SIZE@/$size/" \
 	-e "s/@DEPENDS@/$depends/; /^Depends: \$/d" doc/debian/control >"$root/DEBIAN/control"
 echo /etc/buildbot-irc/bot.conf >"$root/DEBIAN/conffiles"
 (cd "$root" && find usr -type f | LC_ALL=C sort | xargs md5sum) >"$root/DEBIAN/md5sums"
