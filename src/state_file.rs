@@ -38,6 +38,9 @@ pub struct Announcement {
     /// It happened while the target was muted.
     #[serde(default)]
     pub was_muted: bool,
+    /// Somebody there waits for it: it is told even where announcements are muted.
+    #[serde(default)]
+    pub is_watched: bool,
 }
 
 /// Someone waits for the end of the build that a request leads to.
@@ -207,6 +210,7 @@ mod tests {
                     text: "b \"c\" #1\nfailure \u{e9}".into(),
                     omitted: 0,
                     was_muted: true,
+                    is_watched: true,
                 },
                 Announcement {
                     target: "#a".into(),

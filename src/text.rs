@@ -250,12 +250,13 @@ pub fn worker_line(name: &str, missing: bool) -> String {
     format!("worker {name} {state}")
 }
 
-/// A watched request has ended without a build; nothing where its watchers move on.
+/// A watched request has ended without a build.
 pub fn request_end_line(builder: &str, end: RequestEnd) -> String {
     let name = sanitize(builder);
     let what = match end {
         RequestEnd::Cancelled => "the queued build was cancelled",
-        RequestEnd::Merged(_) => "the queued build was merged with an equal one",
+        RequestEnd::Merged(Some(_)) => "merged with an equal request, whose end is told here",
+        RequestEnd::Merged(None) => "the queued build was merged with an equal one",
         RequestEnd::NeverStarted | RequestEnd::Forgotten => "the queued build never started",
     };
     format!("{name}: {what}")

@@ -257,7 +257,7 @@ const WRONG: &[(&str, &str)] = &[
     ),
     (
         "--branch=x",
-        "--branch: several codebases have one; add --codebase=NAME",
+        "--branch: several codebases have one; put --codebase=NAME before it",
     ),
     (
         "--codebase=gui --branch=x",
@@ -285,7 +285,7 @@ fn fields_of_each_type_are_checked_and_sent() {
     // A nick may hold what no mail address may.
     other.joe.send("NICK [j|{o}^e`");
     other.joe.expect_contains(" NICK ");
-    let options = "--codebase=lib --branch=topic --revision=abc --props=level=5,clean=YES,mode=full,fix=f,nest_inner=deep,free=4.2";
+    let options = "--codebase=lib --branch=topic --revision=abc --codebase=app --branch=rel --props=level=5,clean=YES,mode=full,fix=f,nest_inner=deep,free=4.2";
     talk.ask(
         &format!("force build {options} form all of them"),
         "forced form #1 URL#*",
@@ -301,7 +301,7 @@ fn fields_of_each_type_are_checked_and_sent() {
     let lib = source_stamp(&set, "lib");
     assert_eq!(lib["branch"], "topic", "{set}");
     assert_eq!(lib["revision"], "abc", "{set}");
-    assert_ne!(source_stamp(&set, "app")["branch"], "topic", "{set}");
+    assert_eq!(source_stamp(&set, "app")["branch"], "rel", "{set}");
 
     other.ask("force build form nothing else", "forced form #2 URL#*");
     let build = master.wait_build("form", 2);
@@ -321,13 +321,16 @@ fn a_build_is_forced_by_a_scheduler_that_lists_its_builder() {
     let talks = ["sched", "names", "wrong"].map(|nick| Talk::new(nick, EVERYONE));
     let [sched, names, wrong] = &talks;
     let master = sched.lab.master();
-    for (number, option, scheduler) in
-        [(1, "", "a_first"), (2, "--scheduler=b_second ", "b_second")]
-    {
+    sched.ask(
+        "force build many why",
+        "many has several force schedulers; say which: --scheduler=NAME, one of a_first, b_second",
+    );
+    for (number, scheduler) in [(1, "a_first"), (2, "b_second")] {
         let forced = format!(
             "forced many #{number} (scheduler {scheduler}) URL#/builders/*/builds/{number}"
         );
-        sched.ask(&format!("force build {option}many why"), &forced);
+        let force = format!("force build --scheduler={scheduler} many why");
+        sched.ask(&force, &forced);
         sched.hear(&format!("many #{number} success*"));
         let build = master.wait_build("many", number);
         assert_properties(master, &build, json!({"scheduler": scheduler}));
@@ -414,7 +417,12 @@ fn a_request_that_ends_without_a_build_is_told() {
     master.post(&path, "cancel", json!({"reason": "over"}));
     master.force("late", &[]);
     gone.hear("lost*cancelled*");
-    merged.hear("late*merged*");
+    // Who waits for a request that was merged into another waits for that.
+    for number in 1..=2 {
+        master.release("late", SUCCESS);
+        master.wait_build("late", number);
+    }
+    merged.hear("late #2 success*");
 }
 
 #[test]

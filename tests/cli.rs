@@ -49,7 +49,7 @@ fn master() -> FakeHttp {
             "buildid": 1, "builderid": 1, "number": 7, "buildrequestid": 1, "started_at": 1_795_361_890,
             "complete": true, "complete_at": 1_795_361_895, "results": 2, "state_string": "failed 'make' (failure)"
         });
-        let is_newer = request.path.contains("buildid__ge");
+        let is_there = request.number("buildid__ge").is_none_or(|first| first <= 1);
         match request.resource() {
             "/config" => Answer::json(
                 json!({"versions": [["Buildbot", "4.3.0"]], "buildbotURL": "http://m/"}),
@@ -57,7 +57,7 @@ fn master() -> FakeHttp {
             "/api/v2/builders" => Answer::json(
                 json!({"builders": [{"builderid": 1, "name": "mac os", "masterids": [1]}]}),
             ),
-            path if path.ends_with("/builds") && !is_newer => {
+            path if path.ends_with("/builds") && is_there => {
                 Answer::json(json!({"builds": [build]}))
             }
             _ => Answer::json(json!({"builds": []})),
@@ -78,6 +78,7 @@ fn options_and_their_exit_codes() {
             "test-config",
             "execute COMMAND",
             "lock LOCKFILE",
+            "print-config",
             "verbose",
             "quiet",
             "help",
@@ -102,6 +103,12 @@ fn options_and_their_exit_codes() {
         &["-x", "status", "all"],
         "what is `all`? Quote the command behind -x",
     );
+}
+
+#[test]
+fn the_example_configuration_is_in_the_program() {
+    let example = include_str!("../bot.conf.example");
+    check(&scratch("config"), &["--print-config"], 0, example, "");
 }
 
 #[test]
@@ -307,6 +314,38 @@ fn the_state_file_must_be_writable() {
     assert_eq!(done.stderr.lines().last(), Some(error));
     let connected = lab.fake_irc().has_connection();
     assert!(!connected, "it must not connect to IRC first");
+
+    let error = "nowhere: cannot write there: No such file or directory (os error 2)";
+    let error = format!("bot.conf: `state_file`: {error}\n");
+    check(&dir, &["-t"], 78, "", &error);
+}
+
+/// What cannot be read may be good: it stays where it is.
+#[test]
+fn a_state_file_that_cannot_be_read_ends_the_bot() {
+    let lab = Lab::new().with_fake_irc();
+    let dir = config_dir(&lab.config("bot", "", "[bot]\nstate_file = state"));
+    fs::create_dir(dir.join("state")).unwrap();
+    fs::write(dir.join("state/inside"), "").unwrap();
+    check(&dir, &[], 74, "", "state: Is a directory (os error 21)\n");
+    assert!(dir.join("state/inside").exists());
+    assert!(!dir.join("state.bad").exists());
+    let error = "bot.conf: `state_file`: state: is a directory\n";
+    check(&dir, &["-t"], 78, "", error);
+}
+
+#[test]
+fn two_bots_do_not_share_a_state_file() {
+    let lab = Lab::new().with_fake_irc();
+    let config = lab.config("bot", "", "[channel #lab]\n[bot]\nstate_file = state");
+    let mut first = Bot::start(&config);
+    let _peer = lab.accept();
+    let error = "state: another bot uses this state file; each needs one of its own\n";
+    check(&first.dir, &[], 74, "", error);
+    check(&first.dir, &["-t"], 0, "bot.conf: ok\n", "");
+    first.kill9();
+    first.start_again();
+    let _peer = lab.accept();
 }
 
 #[test]
@@ -323,7 +362,7 @@ fn a_corrupt_state_file_is_moved_aside() {
         let file = dir.join("state");
         fs::write(&file, corrupt).unwrap();
         let mut bot = Bot::start_in(&dir, &config);
-        bot.expect_log("; moved to state.bad, starting fresh");
+        bot.expect_log("; moved to state.bad, starting afresh");
         let _peer = lab.accept();
         assert_eq!(fs::read(dir.join("state.bad")).unwrap(), corrupt);
         let state = fs::read_to_string(&file).unwrap();

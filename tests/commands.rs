@@ -118,7 +118,7 @@ const ANSWERS: &[(&str, &str)] = &[
     ("last lib/core", "lib/core: no builds yet"),
     (
         "watch app",
-        "app: not building now; `notify on finished` tells of every build",
+        "app: not building now; `watch next app` tells of its next build",
     ),
     ("notify list", "notify is off: nothing is announced here"),
     (
@@ -127,7 +127,7 @@ const ANSWERS: &[(&str, &str)] = &[
     ),
     (
         "help watch",
-        "watch BUILDER: tells here when the running build ends",
+        "watch BUILDER: tells here when the running build ends; `watch next BUILDER` when the next one has ended",
     ),
     ("help commands", "commands: ALL"),
     ("commands", "commands: ALL"),
@@ -426,6 +426,11 @@ fn check_settings(target: &Target) {
     master.release(builder, FAILURE);
     target.hear_build("#5 failure (was success): *");
     target.ask("unmute", "unmuted");
+    let missed = format!(
+        "while muted: success {builder} #4 {}#*",
+        target.lab.master_url
+    );
+    target.listener.hear(&format!("<{}> {missed}", target.nick));
     target.build(6, SUCCESS);
     target.hear_build("#6 success (fixed), took *");
     target.ask("notify off", "notify is off: nothing is announced here");
@@ -437,7 +442,7 @@ fn check_settings(target: &Target) {
 fn a_channel_sets_what_it_hears() {
     let lab = shared_lab();
     let joe = lab.person("chan-user", &["#chan"]);
-    let config = "builders = channel\n[channel #chan]";
+    let config = "pacing = safe\nbuilders = channel\n[channel #chan]";
     let _bot = lab.start_ready("chan", "", config);
     check_settings(&Target {
         lab,
@@ -453,7 +458,7 @@ fn a_channel_sets_what_it_hears() {
 fn a_person_sets_what_they_hear() {
     let lab = shared_lab();
     let joe = lab.person("pers-user", &["#pers"]);
-    let config = "builders = person\n[channel #pers]";
+    let config = "pacing = safe\nbuilders = person\n[channel #pers]";
     let _bot = lab.start_ready("pers", "", config);
     check_settings(&Target {
         lab,

@@ -162,6 +162,8 @@ fn a_wrong_server_password_ends_the_bot() {
     let lab = Lab::new().with_fake_irc();
     let bot = lab.start("server_password = wrong");
     let mut peer = lab.fake_irc().accept();
+    assert_eq!(peer.line(), "CAP LS 302");
+    peer.send(":fake.test CAP * LS :");
     assert_eq!(peer.line(), "PASS :wrong");
     peer.send(":fake.test 464 * :Password incorrect");
     expect_refusal(bot, "IRC: server_password is refused: Password incorrect");
@@ -178,6 +180,9 @@ fn a_password_that_is_refused_later_is_no_reason_to_give_up() {
     let mut bot = lab.start("server_password = swordfish\n[channel #lab]");
     drop(lab.accept());
     let mut peer = lab.fake_irc().accept();
+    peer.expect("CAP LS");
+    peer.send(":fake.test CAP * LS :");
+    peer.expect("PASS");
     peer.send(":fake.test 464 * :Password incorrect");
     bot.expect_log("IRC: server_password is refused: Password incorrect; next try in 300 s");
 }
@@ -417,7 +422,7 @@ fn kicked_it_comes_back_when_invited() {
     op.expect_contains(":bot!~bot@");
     op.send("MODE #lab +i");
     op.send("KICK #lab bot :out with you");
-    bot.expect_log("IRC: op put us out of #lab: out with you; back in 30 s");
+    bot.expect_log("IRC: kicked from #lab by op: out with you; back in 30 s");
     op.send("INVITE bot #lab");
     op.expect_within("JOIN", Duration::from_secs(5));
     op.say("#lab", "bot: source");
@@ -693,9 +698,9 @@ fn no_secret_is_in_the_log() {
     );
     let mut bot = Bot::start(&text);
     let mut peer = lab.fake_irc().accept();
-    assert_eq!(peer.line(), "PASS :secret-2");
-    peer.expect("CAP LS");
+    assert_eq!(peer.line(), "CAP LS 302");
     peer.send(":fake.test CAP * LS :sasl");
+    assert_eq!(peer.line(), "PASS :secret-2");
     peer.expect("CAP REQ");
     peer.send(":fake.test CAP * ACK :sasl");
     peer.expect("AUTHENTICATE PLAIN");

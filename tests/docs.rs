@@ -2,8 +2,8 @@
 
 mod common;
 
-use common::{Bot, NO_MASTER, execute, root, scratch, tool};
-use std::collections::BTreeSet;
+use common::{Bot, NO_MASTER, execute, root, run, scratch, tool};
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::process::Command;
 
@@ -111,7 +111,7 @@ fn the_manual_knows_the_defaults() {
         ("nickserv", "NickServ", "goes to: NickServ."),
         ("sasl", "no", "no (the default)"),
         ("ping_timeout", "150", "150 seconds."),
-        ("pacing", "yes", "flooding: yes."),
+        ("pacing", "auto", "auto (the default), as fast as"),
         ("allow_force", "no", "builds: no."),
         ("notice_on_channel", "no", "NOTICEs: no."),
         ("use_colors", "no", "colour: no."),
@@ -151,28 +151,36 @@ fn the_options_are_in_the_manual_and_in_the_readme() {
     let synopsis = manual.split(".Sh DESCRIPTION").next().unwrap();
     let usage: Vec<&str> = readme
         .lines()
-        .filter(|line| line.starts_with("    buildbot-irc ["))
+        .filter(|line| line.starts_with("    buildbot-irc "))
         .collect();
     let mut options = 0;
-    for line in help.lines().filter(|line| line.contains(" --")) {
+    for line in help.lines().filter(|line| line.trim().starts_with('-')) {
         let (short, long) = line.split_once("--").unwrap();
         let short = short.trim_matches([' ', '-', ',']);
         let long = long.split_whitespace().next().unwrap();
         options += 1;
-        assert!(
-            manual.contains(&format!(".It Fl {short} , Fl -{long}")),
-            "buildbot-irc(1) lacks -{short}, --{long}"
-        );
+        let has_short = !short.is_empty();
+        let item = if has_short {
+            format!(".It Fl {short} , Fl -{long}")
+        } else {
+            format!(".It Fl -{long}")
+        };
+        assert!(manual.contains(&item), "buildbot-irc(1) lacks {item}");
+        let flag = if has_short {
+            short.to_string()
+        } else {
+            format!("-{long}")
+        };
         let there = synopsis.lines().any(|line| {
             let mut words = line
                 .split([' ', '|', '.'])
                 .skip_while(|word| *word != "Fl")
                 .skip(1);
-            words.any(|word| word == short)
+            words.any(|word| word == flag)
         });
-        assert!(there, "the synopsis of buildbot-irc(1) lacks -{short}");
+        assert!(there, "the synopsis of buildbot-irc(1) lacks -{flag}");
         if !["help", "version"].contains(&long) {
-            let flag = format!("-{short}");
+            let flag = format!("-{flag}");
             let words = usage
                 .iter()
                 .flat_map(|line| line.split([' ', '[', ']', '|']));
@@ -256,22 +264,97 @@ fn source_files() -> Vec<String> {
     files
 }
 
-/// README's map names every source file, and its table every crate.
-#[test]
-fn the_readme_knows_every_file_and_every_crate() {
-    let readme = read("README.md");
-    let files = source_files();
-    for file in files.iter().filter(|file| file.ends_with(".rs")) {
-        let row = format!("| `{file}` |");
-        assert!(readme.contains(&row), "README's map lacks {file}");
-    }
-    for row in readme.lines() {
-        if let Some(rest) = row.strip_prefix("| `src/") {
-            let file = rest.split('`').next().unwrap();
-            let path = root().join("src").join(file);
-            assert!(path.exists(), "README's map has src/{file}");
+/// The floor of each room: the table at the top of tests/floors.sh.
+fn floors() -> BTreeMap<String, String> {
+    let script = read("tests/floors.sh");
+    let table = between(&script, "\ntable='\n", "\n'");
+    let mut floors = BTreeMap::new();
+    for row in table.lines() {
+        let (floor, rooms) = row.split_once(' ').unwrap();
+        for room in rooms.split(' ') {
+            floors.insert(room.to_string(), floor.to_string());
         }
     }
+    floors
+}
+
+/// The size of each room in lines of program, by tests/rooms.sh.
+fn sizes() -> BTreeMap<String, usize> {
+    let done = run("sh", root(), &["tests/rooms.sh"]);
+    assert_eq!(done.code, 0, "{done:?}");
+    let rows = done.stdout.lines().filter(|row| row.ends_with(".rs"));
+    let sizes = rows.map(|row| {
+        let (size, file) = row.split_once(' ').unwrap();
+        (file.to_string(), size.parse().unwrap())
+    });
+    sizes.collect()
+}
+
+/// A size that README gives is right within a tenth, or three lines.
+#[track_caller]
+fn check_size(what: &str, given: &str, size: usize) {
+    let given: usize = given.parse().unwrap_or_else(|_| panic!("{what}: {given}"));
+    assert!(
+        given.abs_diff(size) <= (size / 10).max(3),
+        "{what} has {size} lines, in README {given}; `sh tests/rooms.sh --write` mends it"
+    );
+}
+
+/// README's map names every room with its floor and its size, from the top floor down.
+#[test]
+fn the_readme_knows_every_room() {
+    let readme = read("README.md");
+    let map = between(&readme, "| floor |", "\n\n");
+    let floors = floors();
+    let mut sizes = sizes();
+    let files = source_files();
+    let rooms = files
+        .iter()
+        .filter(|file| file.ends_with(".rs") && !file.ends_with("/tests.rs"));
+    for file in rooms {
+        assert!(sizes.contains_key(file), "tests/rooms.sh lacks {file}");
+    }
+    let mut last = "9";
+    for row in map.lines().skip(2) {
+        let cells: Vec<&str> = row.trim_matches('|').split('|').map(str::trim).collect();
+        let [floor, file, size, _] = cells[..] else {
+            panic!("{row}");
+        };
+        assert!(floor <= last, "{row} stands below floor {last}");
+        last = floor;
+        let file = file.trim_matches('`');
+        let actual = sizes.remove(file);
+        let actual = actual.unwrap_or_else(|| panic!("{file} is none, or stands there twice"));
+        check_size(file, size, actual);
+        let room = file.trim_start_matches("src/").trim_end_matches(".rs");
+        let room = room.trim_end_matches("/mod");
+        assert_eq!(floors.get(room).map(String::as_str), Some(floor), "{file}");
+    }
+    assert!(sizes.is_empty(), "README's map lacks {:?}", sizes.keys());
+}
+
+/// The path for auditors leads through rooms that are there, and says how much there is to read.
+#[test]
+fn the_readme_leads_auditors() {
+    let readme = read("README.md");
+    let path = between(&readme, "in the order to read it:\n\n", "\n\n");
+    let sizes = sizes();
+    for step in path.lines() {
+        let (head, rooms) = step.split_once(" lines: ").expect(step);
+        let (what, given) = head.rsplit_once(", ").expect(step);
+        let mut total = 0;
+        for file in rooms.split(' ').map(|room| room.trim_matches('`')) {
+            total += sizes.get(file).unwrap_or_else(|| panic!("no {file}"));
+        }
+        check_size(what, given, total);
+    }
+    assert_eq!(path.lines().count(), 3, "{path}");
+}
+
+/// README's table names every crate.
+#[test]
+fn the_readme_knows_every_crate() {
+    let readme = read("README.md");
     let cargo = read("Cargo.toml");
     let dependencies = between(&cargo, "[dependencies]", "\n[");
     for line in dependencies.lines() {

@@ -29,16 +29,25 @@ impl Victim {
     #[track_caller]
     fn expect_small_and_alive(&mut self, case: &str) {
         self.peer.send(":ann!a@h PRIVMSG bot :version");
-        let end = Instant::now() + 2 * TIMEOUT;
-        let mut line = String::new();
-        while !line.starts_with("PRIVMSG ann :buildbot-irc ") {
-            assert!(Instant::now() < end, "{case}: no answer");
-            line = self.peer.line_within(TIMEOUT).unwrap_or_default();
-        }
+        self.expect_answer("PRIVMSG ann :buildbot-irc ");
         assert_eq!(self.bot.try_exit(), None, "{case}");
         let peak = self.bot.peak_memory();
         println!("{case}: at most {peak} kB");
         assert!(peak < LIMIT, "{case}: the bot took {peak} kB");
+    }
+
+    /// The next line that begins like this. Five full lines may go before it, which take the bot six seconds each on a
+    /// server that it does not know, and some of those before an answer to somebody else.
+    #[track_caller]
+    fn expect_answer(&mut self, start: &str) -> String {
+        let end = Instant::now() + 5 * TIMEOUT;
+        while Instant::now() < end {
+            let line = self.peer.line_within(TIMEOUT).unwrap_or_default();
+            if line.starts_with(start) {
+                return line;
+            }
+        }
+        panic!("no line begins with {start:?}");
     }
 
     /// Waits until the bot has asked for this path and has dealt with the answer: it makes other requests, or again.
@@ -61,7 +70,11 @@ fn master(request: &Request, builders: usize) -> Answer {
         }
         "/api/v2/builders" => request.page("builders", (1..=builders).map(builder)),
         "/api/v2/builds" if request.path.contains("order=-buildid") => {
-            request.page("builds", (1..=builders).map(build))
+            request.page("builds", (1..=builders).rev().map(build))
+        }
+        "/api/v2/builds" if request.path.contains("buildid__ge=") => {
+            let first = request.number("buildid__ge").unwrap_or(1);
+            request.page("builds", (first..=builders).map(build))
         }
         path => request.page(path.rsplit('/').next().unwrap(), []),
     }
@@ -160,7 +173,13 @@ fn a_body_of_a_gigabyte() {
                 let answer = Answer::Endless(head.into_bytes(), again.into_bytes());
                 let lab = Lab::new().with_fake_master(master_with(path, answer));
                 let mut victim = Victim::start(lab, "poll_interval = 500ms\ntimeout = 20");
-                victim.bot.expect_log("the master does not answer: ");
+                // The bot can do without the master's version.
+                let sentence = if path == "/config" {
+                    "GET /config: a body above 256 KiB; going on without"
+                } else {
+                    "the master does not answer: "
+                };
+                victim.bot.expect_log(sentence);
                 victim.wait_requests_after(path);
                 victim.expect_small_and_alive(&case);
             });
@@ -217,8 +236,7 @@ fn ten_thousand_builders() {
     victim.lab.fake_master().wait_polls(1);
     let peer = &mut victim.peer;
     peer.say("bot", "status builder number 9999");
-    let line = peer.expect("PRIVMSG joe :");
-    assert!(line.contains("builder number 9999: "), "{line}");
+    peer.expect("PRIVMSG joe :builder number 9999: ");
     for command in ["list all builders", "status all", "last all", "status *9*"] {
         peer.say("bot", command);
         peer.say("#lab", &format!("bot: {command}"));
@@ -234,7 +252,7 @@ fn a_hundred_nested_levels() {
     let event = format!("data: {{\"key\": [\"builds\", \"1\", \"new\"], \"message\": {deep}}}\n\n");
     let server = FakeHttp::start(move |request| {
         let path = request.path.as_str();
-        // Where the bot does not look they do no harm; in place of a number or a reason they are an error.
+        // Where the bot does not look they do no harm; in place of a number they cost their item, and a reason is none.
         if path.starts_with("/api/v2/builders") {
             Answer::Json(format!(
                 "{{\"builders\": [{{\"builderid\": 1, \"name\": \"b\", \"masterids\": [1], \"x\": {deep}}}], \"meta\": {deep}}}"
@@ -253,10 +271,7 @@ fn a_hundred_nested_levels() {
     let mut victim = Victim::start(lab, "poll_interval = 200ms");
     let error = "the master does not answer: the master refuses: no reason given";
     victim.bot.expect_log(error);
-    for (command, answer) in [
-        ("status b", "b: "),
-        ("list changes", "the answer is not what it should be"),
-    ] {
+    for (command, answer) in [("status b", "b: "), ("list changes", "no changes yet")] {
         victim.peer.say("bot", command);
         while !victim.peer.expect("PRIVMSG joe :").contains(answer) {}
     }
@@ -299,7 +314,7 @@ fn five_thousand_events_a_second() {
         let mut victim = Victim::start(lab, "");
         victim.bot.wait_subscribed(1);
         victim.peer.say("bot", "status builder number 1");
-        victim.peer.expect("PRIVMSG joe :");
+        victim.expect_answer("PRIVMSG joe :");
         // When it has read all of it, it connects again.
         wait_for("the end of the stream", 3 * TIMEOUT, || {
             let mut requests = victim.lab.fake_master().requests();

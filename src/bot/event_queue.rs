@@ -1,5 +1,6 @@
-//! Build events on their way to their targets: most go on at once, some wait a moment for who is
-//! behind the build. Events of one builder keep their order. Pure.
+//! Build events on their way to their targets: some wait a moment for who is behind the build. What
+//! became known together goes on together, and in its order, so that a burst makes one summary.
+//! Nothing waits longer than that moment. Pure.
 
 use crate::master::jobs::Details;
 use crate::master::model::{BuildCursor, MasterEvent};
@@ -76,28 +77,29 @@ impl EventQueue {
         }
     }
 
-    /// The events that can go on now.
+    /// The events that can go on now, batch by batch.
     pub fn take_ready(&mut self, now: Instant) -> Vec<Ready> {
         let mut ready = Vec::new();
-        let mut held_builders: Vec<u64> = Vec::new();
-        let mut rest = VecDeque::new();
-        for waiting in std::mem::take(&mut self.waiting) {
-            let build = build_id(&waiting.event);
-            let builder = builder_id(&waiting.event);
-            let is_known = build.is_none_or(|build| self.is_known(build, waiting.wanted));
-            let is_held = builder.is_some_and(|builder| held_builders.contains(&builder));
-            if is_held || !is_known && now < waiting.until {
-                held_builders.extend(builder);
-                rest.push_back(waiting);
-                continue;
+        while let Some(batch) = self.waiting.front().map(|first| first.batch) {
+            let mut in_batch = self.waiting.iter().take_while(|w| w.batch == batch);
+            if in_batch.any(|waiting| self.must_wait(waiting, now)) {
+                break;
             }
-            ready.push(Ready {
-                details: build.and_then(|build| self.take_details(build, &waiting.event)),
-                event: waiting.event,
-            });
+            while let Some(waiting) = self.waiting.pop_front_if(|w| w.batch == batch) {
+                let build = build_id(&waiting.event);
+                ready.push(Ready {
+                    details: build.and_then(|build| self.take_details(build, &waiting.event)),
+                    event: waiting.event,
+                });
+            }
         }
-        self.waiting = rest;
         ready
+    }
+
+    fn must_wait(&self, waiting: &Waiting, now: Instant) -> bool {
+        let build = build_id(&waiting.event);
+        let is_known = build.is_none_or(|build| self.is_known(build, waiting.wanted));
+        !is_known && now < waiting.until
     }
 
     /// What is known of a build; once it has ended, nobody asks again.
@@ -122,20 +124,13 @@ impl EventQueue {
     }
 
     pub fn deadline(&self) -> Option<Instant> {
-        self.waiting.iter().map(|waiting| waiting.until).min()
+        self.waiting.front().map(|waiting| waiting.until)
     }
 }
 
 fn build_id(event: &MasterEvent) -> Option<u64> {
     match event {
         MasterEvent::Build(event) => Some(event.build.id),
-        _ => None,
-    }
-}
-
-fn builder_id(event: &MasterEvent) -> Option<u64> {
-    match event {
-        MasterEvent::Build(event) => Some(event.build.builder_id),
         _ => None,
     }
 }
@@ -191,13 +186,13 @@ mod tests {
         assert_eq!(queue.push(ended(1, 1), Wanted::Authors, now), Some(1));
         queue.begin_batch(cursor(3));
         queue.push(ended(2, 1), Wanted::Nothing, now);
-        queue.push(ended(3, 2), Wanted::Nothing, now);
-        assert_eq!(ids(queue.take_ready(now)), [3], "another builder's goes on");
+        queue.push(ended(3, 2), Wanted::Nothing, now + PATIENCE);
+        assert!(queue.take_ready(now).is_empty());
         assert_eq!(queue.take_cursor(), None, "not while the first waits");
         assert_eq!(queue.deadline(), Some(now + PATIENCE));
         let late = queue.take_ready(now + PATIENCE);
         assert!(late[0].details.is_none());
-        assert_eq!(ids(late), [1, 2], "in their order");
+        assert_eq!(ids(late), [1, 2, 3], "in their order");
         assert_eq!(queue.take_cursor(), Some(cursor(3)));
     }
 

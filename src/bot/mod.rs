@@ -20,7 +20,7 @@ use crate::master::model::{BuildEvent, MasterEvent, Model, RequestEnd};
 use crate::master::poller::{PollerEvent, Ticket, TrackedRequests, lock};
 use crate::names::Name;
 use crate::net::{self, SocketEvent};
-use crate::routing::{Routing, Wanted};
+use crate::routing::{self, Routing, Wanted};
 use crate::sanitize::sanitize;
 use crate::state_file::{Announcement, State};
 use crate::systemd::Supervisor;
@@ -343,6 +343,8 @@ impl Bot {
             Written::All => true,
             Written::Blocked => false,
             Written::TimedOut => {
+                // That was a wait.
+                let now = Instant::now();
                 self.disconnect("writing: the server takes nothing any more", now);
                 true
             }
@@ -491,10 +493,18 @@ impl Bot {
                 }
             }
             PollerEvent::FirstPoll => {
+                self.warn_of_idle_patterns();
                 for held in &mut self.held {
                     held.until = now;
                 }
             }
+        }
+    }
+
+    fn warn_of_idle_patterns(&self) {
+        let model = lock(&self.handles.model);
+        for sentence in routing::idle_patterns(&self.irc, model.builders()) {
+            log!(Warning, "{sentence}");
         }
     }
 
@@ -503,7 +513,9 @@ impl Bot {
     fn take_master_event(&mut self, event: MasterEvent, now: Instant) {
         let mut wanted = Wanted::Nothing;
         if let MasterEvent::Build(build_event) = &event {
-            wanted = self.routing.wanted_details(build_event);
+            if !self.is_old(build_event) {
+                wanted = self.routing.wanted_details(build_event);
+            }
             if !build_event.build.complete {
                 self.prepare_details(build_event);
             }
@@ -512,6 +524,16 @@ impl Bot {
             let with_revisions = wanted == Wanted::Revisions;
             self.ask_for_details(build, with_revisions);
         }
+    }
+
+    /// Whether a build has ended so long ago that it is told in a summary, without details.
+    fn is_old(&self, event: &BuildEvent) -> bool {
+        let offset = lock(&self.handles.model).clock_offset;
+        let oldest = unix_now() - self.config.catch_up.as_secs() as i64;
+        event
+            .build
+            .complete_at
+            .is_some_and(|at| at - offset < oldest)
     }
 
     /// Asks for the changes of a build that runs, so that its end can be told at once.
@@ -539,7 +561,7 @@ impl Bot {
                 MasterEvent::Worker { name, missing } => {
                     let text = text::worker_line(&name, missing);
                     for target in self.routing.worker_recipients() {
-                        self.announce_line(&target, &text);
+                        self.announce_line(&target, &text, false);
                     }
                 }
                 MasterEvent::RequestEnded {
@@ -561,7 +583,7 @@ impl Bot {
         let clock_offset = model.clock_offset;
         drop(model);
         let unix = unix_now();
-        for target in self.routing.recipients(event) {
+        for (target, is_watched) in self.routing.recipients(event) {
             let settings = self.routing.settings(&target);
             let announcement = Announcement {
                 target: target.to_string(),
@@ -571,7 +593,8 @@ impl Bot {
                 builder: sanitize(&event.builder),
                 url: text::build_url(&base, &event.build),
                 text: text::announcement(event, details, &settings, &base),
-                was_muted: self.routing.is_muted(&target, unix),
+                was_muted: !is_watched && self.routing.is_muted(&target, unix),
+                is_watched,
                 omitted: 0,
             };
             self.outbox.announce(&target, announcement);
@@ -580,14 +603,15 @@ impl Bot {
     }
 
     /// A line that is no build's.
-    fn announce_line(&mut self, target: &Name, text: &str) {
+    fn announce_line(&mut self, target: &Name, text: &str, is_watched: bool) {
         let unix = unix_now();
         let announcement = Announcement {
             target: target.to_string(),
             at: unix,
             label: text.to_owned(),
             text: text.to_owned(),
-            was_muted: self.routing.is_muted(target, unix),
+            was_muted: !is_watched && self.routing.is_muted(target, unix),
+            is_watched,
             ..Announcement::default()
         };
         self.outbox.announce(target, announcement);
@@ -595,15 +619,16 @@ impl Bot {
 
     /// A watched request has ended without a build. One that was merged hands its watches on.
     fn announce_request_end(&mut self, request: u64, builder: &str, end: RequestEnd) {
-        if let RequestEnd::Merged(Some(into)) = end {
-            self.routing.watches.on_merged(request, into);
-        } else if end == RequestEnd::Forgotten {
-            self.routing.watches.on_ended(request);
-        } else {
+        let watchers: Vec<Name> = self.routing.watches.targets_of(request).cloned().collect();
+        if end != RequestEnd::Forgotten {
             let text = text::request_end_line(builder, end);
-            for target in self.routing.watches.on_ended(request) {
-                self.announce_line(&target, &text);
+            for target in watchers {
+                self.announce_line(&target, &text, true);
             }
+        }
+        match end {
+            RequestEnd::Merged(Some(into)) => self.routing.watches.on_merged(request, into),
+            _ => drop(self.routing.watches.on_ended(request)),
         }
         self.track_requests();
     }

@@ -84,13 +84,14 @@ impl Context<'_> {
 
     /// The line that stands in front of answers while the master is away.
     fn staleness(&self) -> Option<String> {
-        let error = match (&self.model.last_error, self.model.last_contact) {
-            (Some(_), Some(at)) => {
+        let model = self.model;
+        let error = match (&model.last_error, model.last_contact) {
+            (Some(_), Some(at)) if model.is_complete => {
                 let age = text::duration(self.now - at);
                 return Some(format!("the master does not answer; as of {age} ago:"));
             }
-            (Some(error), None) => sanitize(error),
-            (None, _) if !self.model.is_complete => "the first poll is not through".to_owned(),
+            (Some(error), _) => sanitize(error),
+            (None, _) if !model.is_complete => "the first poll is not through".to_owned(),
             (None, _) => return None,
         };
         Some(format!("the master has not answered yet: {error}"))
@@ -100,7 +101,7 @@ impl Context<'_> {
     fn with_age(&self, line: String) -> String {
         match self.staleness() {
             None => line,
-            Some(age) if self.model.last_contact.is_some() && self.model.is_complete => {
+            Some(age) if self.model.is_complete => {
                 format!("{age} {line}")
             }
             Some(not_yet) => not_yet,
@@ -200,7 +201,7 @@ fn find(name: &str, what: &str, advice: &str) -> Result<&'static Command, String
         return Ok(command);
     }
     let shown = sanitize(name);
-    match nearest(name, COMMANDS.into_iter()) {
+    match nearest(name, TABLE.iter().map(|command| command.name)) {
         Some(near) => Err(format!("{what} `{shown}`; did you mean `{near}`?")),
         None => Err(format!("{what} `{shown}`; {advice}")),
     }

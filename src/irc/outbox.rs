@@ -28,7 +28,7 @@ const LONG_REPLY: usize = 10;
 /// Replies in a row, then an announcement has its turn.
 const REPLIES_IN_A_ROW: usize = 5;
 /// Lines to channels in a row, then a person has their turn.
-const CHANNEL_LINES_IN_A_ROW: usize = 5;
+const CHANNEL_LINES_IN_A_ROW: usize = 2;
 /// Announcements for one target; beyond it the least important are only counted.
 const ANNOUNCEMENTS: usize = 100;
 /// From so many announcements on, they are told in a summary.
@@ -48,7 +48,7 @@ pub struct Route {
     /// Bytes of text that fit into one line.
     pub budget: usize,
     pub is_notice: bool,
-    /// Announcements are held back.
+    /// Announcements are held back, but for those that somebody waits for.
     pub is_muted: bool,
 }
 
@@ -270,7 +270,11 @@ impl Outbox {
         omitted: usize,
         route: &Route,
     ) {
-        let limit = if target.is_channel() { CHANNEL_LINES } else { usize::MAX };
+        let limit = if target.is_channel() {
+            CHANNEL_LINES
+        } else {
+            usize::MAX
+        };
         let mut lines = Vec::new();
         let mut line = format!("{heading}:");
         let mut shown = 0;
@@ -350,7 +354,7 @@ impl Outbox {
     /// What waits for a target now happened while it was muted.
     pub fn mark_muted(&mut self, target: &Name) {
         for announcement in &mut self.queue(target).announcements {
-            announcement.was_muted = true;
+            announcement.was_muted = !announcement.is_watched;
         }
         self.drop_empty_queues();
     }
@@ -478,7 +482,11 @@ impl Outbox {
         router: &Router,
     ) -> Option<Line> {
         let route = router(&queue.target)?;
-        let (text, announcements) = queue.take_next(oldest, route.budget, self.clock.is_paced());
+        let (text, announcements) = if route.is_muted {
+            queue.take_watched(route.budget)?
+        } else {
+            queue.take_next(oldest, route.budget, self.clock.is_paced())
+        };
         let text = self.dress(&queue.target, text);
         let line = route.line(&queue.target, &text);
         let has_colors = is_colored(&text);
@@ -736,16 +744,26 @@ impl Queue {
 
     /// Whether a reply, or an announcement, can go now.
     fn has(&self, is_reply: bool, router: &Router) -> bool {
-        let is_empty = if is_reply {
-            self.replies.is_empty()
-        } else {
-            self.announcements.is_empty()
+        let Some(route) = router(&self.target) else {
+            return false;
         };
-        !is_empty && router(&self.target).is_some_and(|route| is_reply || !route.is_muted)
+        if is_reply {
+            return !self.replies.is_empty();
+        }
+        let is_watched = |a: &Announcement| a.is_watched;
+        !self.announcements.is_empty() && !route.is_muted
+            || self.announcements.iter().any(is_watched)
     }
 
     fn can_go(&self, router: &Router) -> bool {
         self.has(true, router) || self.has(false, router)
+    }
+
+    /// Takes the next announcement that somebody waits for, while the others are muted.
+    fn take_watched(&mut self, budget: usize) -> Option<(String, Vec<Announcement>)> {
+        let position = self.announcements.iter().position(|a| a.is_watched)?;
+        let watched = self.announcements.remove(position);
+        Some((fit(&watched.text, budget), vec![watched]))
     }
 
     /// Takes what is to be said next: one announcement, or a summary of several. There is at

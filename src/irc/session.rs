@@ -236,10 +236,13 @@ impl Session {
                 self.services.on_timeout();
                 self.go_online(now);
             }
-            ConnectionState::Online => self.tick_online(now),
             ConnectionState::Waiting { .. }
             | ConnectionState::Connecting { .. }
-            | ConnectionState::Identifying { .. } => {}
+            | ConnectionState::Identifying { .. }
+            | ConnectionState::Online => {}
+        }
+        if self.is_online() {
+            self.tick_online(now);
         }
         self.accounts.tick(now, &mut self.actions);
     }
@@ -291,8 +294,11 @@ impl Session {
 
     /// The connection is gone, or could not be made.
     pub fn on_disconnected(&mut self, why: &str, now: Instant) {
-        if self.sts_port.is_some() && self.online_since.is_none() && !self.registration.has_spoken {
-            let port = self.sts_port.unwrap_or_default();
+        let was_connecting = matches!(self.state, ConnectionState::Connecting { .. });
+        if let Some(port) = self.sts_port
+            && was_connecting
+            && self.online_since.is_none()
+        {
             self.actions.push(Action::Fatal(format!(
                 "the server demands TLS on port {port} (STS), and that fails: {}; \
                  set `port` and `use_ssl = yes`, and `tls_ca_file` if its certificate is your own",
@@ -359,7 +365,7 @@ impl Session {
                 handler(self, message, &params, now);
             }
         }
-        if is_error(command) && params.len() >= 3 {
+        if is_error(command) && params.len() >= 3 && !self.is_closing {
             self.on_target_error(command, &params, now);
         }
     }

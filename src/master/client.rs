@@ -6,6 +6,7 @@
 
 use super::http::{Connection, Head, HttpError, method};
 use super::model::{Build, BuildRequest, Builder, Change, Identity, Worker};
+use crate::backoff::Backoff;
 use crate::clock;
 use crate::config::Buildbot;
 use crate::encoding::base64;
@@ -21,6 +22,9 @@ use std::time::{Duration, Instant};
 
 /// The most items in one answer, see above.
 pub const PAGE: usize = 100;
+/// Builders behind the first hundred come in pages of so many: the master reads all of them for
+/// each page, so few pages count for more. On a connection of its own such an answer does not stall.
+pub const LONG_PAGE: usize = 1000;
 /// Bytes of a list, and of any other answer: parsed, they take up to twenty times as much memory,
 /// and all of the bot shall stay below 32 MiB. The longest page has 600 KiB: two workers of 10,000
 /// builders.
@@ -28,8 +32,8 @@ const LIST: usize = 1024 * 1024;
 const OTHER: usize = 256 * 1024;
 /// Between two pieces of one body the master may pause for so long; then we ask anew.
 const STALL: Duration = Duration::from_secs(5);
-/// The pause before a GET is asked once more, for the second time on.
-const RETRY_PAUSE: Duration = Duration::from_millis(200);
+/// The pauses before a GET is asked once more, for the second time on; doubling.
+const RETRY_PAUSE: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(2));
 /// The longest wait that a `Retry-After` can ask for.
 const RETRY_AFTER: Duration = Duration::from_secs(600);
 /// Seconds by which two clocks that agree can seem to differ.
@@ -533,6 +537,7 @@ impl Client {
     /// be done twice.
     fn exchange(&mut self, path: &str, json: &str) -> Result<HttpAnswer, Error> {
         let give_up = Instant::now() + self.patience;
+        let mut pauses = Backoff::new(RETRY_PAUSE.0, RETRY_PAUSE.1);
         for attempt in 0.. {
             let kept = self
                 .connection
@@ -561,7 +566,7 @@ impl Client {
             }
             log!(Debug, "GET {path}: {error}; asking again");
             if attempt > 0 {
-                sleep(RETRY_PAUSE);
+                sleep(pauses.next_wait());
             }
         }
         unreachable!("the loop ends by returning")
@@ -570,7 +575,11 @@ impl Client {
     /// Both clocks are read in whole seconds, and a moment apart: a small difference is none.
     fn note_clock(&mut self, master_time: i64) {
         let offset = master_time - clock::unix_now();
-        self.clock_offset = if offset.abs() < CLOCK_NOISE { 0 } else { offset };
+        self.clock_offset = if offset.abs() < CLOCK_NOISE {
+            0
+        } else {
+            offset
+        };
     }
 
     pub fn connect(&self) -> Result<HttpConnection, String> {
@@ -586,8 +595,7 @@ impl Client {
         json: &str,
         is_fresh: bool,
     ) -> Result<HttpAnswer, Failure> {
-        // Large pages do not stall on a connection of their own.
-        let is_long = path.contains(&format!("limit={}", super::sync::LONG_PAGE));
+        let is_long = path.contains(&format!("limit={}", LONG_PAGE));
         let life = if is_long || is_fresh {
             "close"
         } else {

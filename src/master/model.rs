@@ -87,12 +87,10 @@ pub struct Change {
 
 impl Change {
     fn shorten(&mut self) {
-        let author = sanitize::cut(&self.author, CHANGE_TEXT);
-        self.author = author;
-        for text in [&mut self.revision, &mut self.comments, &mut self.branch] {
-            if let Some(text) = text {
-                *text = sanitize::cut(text, CHANGE_TEXT);
-            }
+        self.author = sanitize::cut(&self.author, CHANGE_TEXT);
+        let texts = [&mut self.revision, &mut self.comments, &mut self.branch];
+        for text in texts.into_iter().flatten() {
+            *text = sanitize::cut(text, CHANGE_TEXT);
         }
     }
 }

@@ -98,11 +98,15 @@ impl Poller {
             self.sync.set_tracked(self.tracked.get());
             // Between two queries, what the stream has brought is not kept waiting.
             while self.ask_next().is_some() {
+                if let Some(report) = self.sync.take_report() {
+                    log!(Warning, "{report}");
+                }
                 inputs
                     .try_iter()
                     .take(INPUTS_AT_ONCE)
                     .for_each(|input| self.take(input));
-                if !self.hand_over(emit) {
+                // What comes in one answer is handed over together.
+                if !self.sync.has_waiting_builds() && !self.hand_over(emit) {
                     return;
                 }
             }
@@ -169,6 +173,7 @@ impl Poller {
     }
 
     fn take(&mut self, input: PollerInput) {
+        self.sync.set_tracked(self.tracked.get());
         let now = Instant::now();
         let mut model = lock(&self.model);
         match input {

@@ -6,7 +6,9 @@
 //! known; that a queue's first build needs something comes before the next step. The stream only
 //! makes things early: lost, late, doubled or silent, the poll finds the same.
 
-use super::client::{Answer, Error, ErrorKind, PAGE, Page, Query, RequestFate, WithBuilders};
+use super::client::{
+    Answer, Error, ErrorKind, LONG_PAGE, PAGE, Page, Query, RequestFate, WithBuilders,
+};
 use super::events::Update;
 use super::model::{Build, BuildRequest, Builder, MasterEvent, Model, RequestEnd, Worker};
 use crate::backoff::Backoff;
@@ -15,9 +17,6 @@ use crate::sanitize::sanitize_error;
 use std::collections::{BTreeSet, VecDeque};
 use std::time::{Duration, Instant};
 
-/// Builders behind the first hundred come in pages of so many: the master reads all of them for
-/// each page, so few pages count for more.
-pub const LONG_PAGE: usize = 1000;
 /// Workers in an answer that also has the builders of each, which may be thousands.
 const WORKER_PAGE: usize = 2;
 /// Recent builds that the first poll looks at, for the last results of all builders.
@@ -133,6 +132,8 @@ pub struct Sync {
     is_synced: bool,
     backoff: Backoff,
     last_error: String,
+    /// For the log, if the program runs on.
+    report: Option<String>,
     refused_steps: BTreeSet<Step>,
     stream: Stream,
     /// A poll has found what the stream did not tell; until it tells by itself again.
@@ -166,6 +167,7 @@ impl Sync {
             is_synced: false,
             backoff: Backoff::new(RETRY.0, RETRY.1),
             last_error: String::new(),
+            report: None,
             refused_steps: BTreeSet::new(),
             stream: Stream::Down,
             is_doubted: false,
@@ -191,6 +193,16 @@ impl Sync {
     /// Whether the last round came to its end without an error.
     pub fn is_healthy(&self) -> bool {
         self.is_synced && self.backoff.failures() == 0
+    }
+
+    /// Why the master does not answer, when that is new.
+    pub fn take_report(&mut self) -> Option<String> {
+        self.report.take()
+    }
+
+    /// Whether builds were received that wait for a look-up.
+    pub fn has_waiting_builds(&self) -> bool {
+        !self.received.is_empty()
     }
 
     /// Whether the stream should be ended, so that it is made anew.
@@ -449,11 +461,9 @@ impl Sync {
             (Query::BuildsFrom(last, page), Answer::Builds(list)) => {
                 // With the new builds comes the last one, if this is still the same database.
                 if *last > 0 && page.offset == 0 && list.length == 0 {
-                    self.is_synced = false;
                     self.end_step(model, now);
-                    for step in [Step::New, Step::Recent, Step::Running] {
-                        self.round.push_front(step);
-                    }
+                    self.round.push_front(Step::Recent);
+                    self.round.push_front(Step::Running);
                     return;
                 }
                 self.receive(list.items, false);
@@ -666,7 +676,7 @@ impl Sync {
         } else if !page.without_text {
             self.without_text = true;
         } else if self.oversized < OVERSIZED {
-            log!(Warning, "an item of a list is too large to be read; leaving it out");
+            log!(Info, "an item of a list is too large to be read");
             self.oversized += 1;
             self.offset += 1;
             if let Some(remaining) = &mut self.ids {
@@ -722,7 +732,7 @@ impl Sync {
     fn fail_round(&mut self, error: &Error, model: &mut Model, now: Instant) {
         let reason = sanitize_error(&error.to_string());
         if reason != self.last_error {
-            log!(Warning, "the master does not answer: {reason}");
+            self.report = Some(format!("the master does not answer: {reason}"));
         }
         self.round.clear();
         self.is_polling = false;

@@ -4,8 +4,8 @@
 pub mod watches;
 
 use crate::config::{Irc, TargetSettings};
-use crate::master::model::BuildEvent;
-use crate::names::{Casemapping, Name};
+use crate::master::model::{BuildEvent, Builder};
+use crate::names::{Casemapping, Name, glob};
 use crate::notify_events::{Event, EventSet};
 use crate::state_file::State;
 use std::collections::{BTreeMap, BTreeSet};
@@ -32,8 +32,8 @@ pub enum Wanted {
     Revisions,
 }
 
-/// Names that a message goes to.
-pub type Recipients = BTreeSet<Name>;
+/// Who an event goes to, and whether because they wait for it.
+pub type Recipients = BTreeMap<Name, bool>;
 
 #[derive(Debug, Default)]
 pub struct Routing {
@@ -364,15 +364,17 @@ impl Routing {
     pub fn recipients(&mut self, event: &BuildEvent) -> Recipients {
         let mut recipients = Recipients::new();
         if event.is_new {
-            recipients.extend(self.interested(event).map(|(name, _)| name.clone()));
+            let interested = self.interested(event);
+            recipients.extend(interested.map(|(name, _)| (name.clone(), false)));
         }
         if !event.build.complete {
             self.watches
                 .on_started(&event.builder, event.build.request_id);
         }
         if let Some(request) = event.build.request_id.filter(|_| event.ends_request) {
-            recipients.extend(self.watches.on_ended(request));
-            for name in &recipients {
+            let watchers = self.watches.on_ended(request);
+            recipients.extend(watchers.into_iter().map(|name| (name, true)));
+            for name in recipients.keys() {
                 self.watches.note_told(name, request);
             }
         }
@@ -422,7 +424,7 @@ impl Routing {
     }
 
     /// Who hears of workers; filters are for builders only.
-    pub fn worker_recipients(&self) -> Recipients {
+    pub fn worker_recipients(&self) -> Vec<Name> {
         let worker = EventSet::of(&[Event::Worker]);
         let wants = |target: &&Target| target.settings.events.intersects(worker);
         let targets = self.targets.iter().filter(|(_, target)| wants(target));
@@ -467,6 +469,39 @@ impl Routing {
         self.rebuild_targets();
         changes
     }
+}
+
+/// Patterns of the configuration that match nothing there is, each as a sentence: a slip of the pen
+/// would silence a channel for ever.
+pub fn idle_patterns<'a>(irc: &Irc, builders: impl Iterator<Item = &'a Builder>) -> Vec<String> {
+    let builders: Vec<&Builder> = builders.collect();
+    let mut sentences = Vec::new();
+    let mut check = |section: &str, settings: &TargetSettings| {
+        for pattern in settings.builders.patterns() {
+            if !builders.iter().any(|builder| glob(pattern, &builder.name)) {
+                sentences.push(format!(
+                    "[{section}] `builders`: `{pattern}` matches no builder"
+                ));
+            }
+        }
+        for tag in settings.tags.patterns() {
+            if !builders
+                .iter()
+                .any(|builder| builder.tags.iter().any(|own| own == tag))
+            {
+                sentences.push(format!("[{section}] `tags`: no builder is tagged `{tag}`"));
+            }
+        }
+    };
+    check("irc", &irc.defaults);
+    for channel in &irc.channels {
+        if channel.settings.builders != irc.defaults.builders
+            || channel.settings.tags != irc.defaults.tags
+        {
+            check(&format!("channel {}", channel.name), &channel.settings);
+        }
+    }
+    sentences
 }
 
 /// What a new configuration asks for.

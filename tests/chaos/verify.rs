@@ -168,23 +168,32 @@ impl Verification<'_> {
     }
 }
 
-/// The builds that a line names: `NAME #NUMBER`, wherever it stands.
+/// The builds that a line names: `NAME #NUMBER`, wherever it stands, and in a summary `, #NUMBER` for more of that name.
 fn labels(text: &str) -> BTreeSet<BuildLabel> {
     let mut found = BTreeSet::new();
     for name in BUILDERS {
         for (at, sign) in text.match_indices(&format!("{name} #")) {
-            let rest = &text[at + sign.len()..];
-            let digits = rest.split(|c: char| !c.is_ascii_digit()).next();
-            if let Some(number) = digits.and_then(|digits| digits.parse().ok()) {
-                found.insert((name, number));
+            for item in text[at + sign.len()..].split(", #") {
+                let end = item.find(|c: char| !c.is_ascii_digit());
+                let digits = &item[..end.unwrap_or(item.len())];
+                if let Ok(number) = digits.parse() {
+                    found.insert((name, number));
+                }
+                // What is not all digits is the last of that name.
+                if end.is_some() {
+                    break;
+                }
             }
         }
     }
     found
 }
 
-/// The number in `and N more`.
+/// The number in `and N more`, behind which a summary says how things stand, and has a link.
 fn omitted(text: &str) -> usize {
-    let number = || text.strip_suffix(" more")?.rsplit(' ').next()?.parse().ok();
+    let number = || {
+        let (before, _) = text.rsplit_once(" more")?;
+        before.rsplit_once(" and ")?.1.parse().ok()
+    };
     number().unwrap_or(0)
 }

@@ -139,11 +139,15 @@ fn add(builds: &mut Vec<Value>, builder: usize, end: Option<(i64, i64)>) -> Valu
     let id = builds.len() + 1;
     let result = end.map(|(result, _)| result);
     let complete_at = end.map(|(_, at)| at);
+    let state = match result {
+        None | Some(SUCCESS) => "build successful",
+        _ => "failed 'make' (failure)",
+    };
     let build = json!({
         "buildid": id, "builderid": builder, "number": id, "buildrequestid": id,
         "started_at": complete_at.unwrap_or(COMPLETE_AT) - 3,
         "complete": end.is_some(), "complete_at": complete_at,
-        "results": result, "state_string": "build successful"
+        "results": result, "state_string": state
     });
     builds.push(build.clone());
     build

@@ -1,8 +1,9 @@
 //! Follows what is said to one target, line by line.
 
-use super::{Client, Connection};
+use super::{Client, Connection, Pause, TIMEOUT};
 use std::cell::Cell;
 use std::sync::Arc;
+use std::time::Instant;
 
 /// A person's view of one target. No line is skipped, so a line too many fails the next expectation.
 pub struct Listener {
@@ -44,6 +45,24 @@ impl Listener {
         }
     }
 
+    /// So many lines match these patterns, each another one.
+    #[track_caller]
+    pub fn hear_in_any_order(&self, expected: &str) {
+        let mut patterns: Vec<&str> = expected.lines().collect();
+        while !patterns.is_empty() {
+            let line = self.next();
+            let fits = patterns.iter().position(|pattern| matches(pattern, &line));
+            let position = fits.unwrap_or_else(|| {
+                let expected = patterns.join("\n  ");
+                panic!(
+                    "in {}: expected one of\n  {expected}\nbut heard\n  {line}",
+                    self.target
+                )
+            });
+            patterns.remove(position);
+        }
+    }
+
     /// Says something to the target and hears the answer there.
     #[track_caller]
     pub fn ask(&self, text: &str, answer: &str) {
@@ -54,15 +73,20 @@ impl Listener {
     /// Asks again until the answer matches: the bot learns what the master knows a moment later than the test.
     #[track_caller]
     pub fn ask_until(&self, text: &str, answer: &str) {
-        let mut line = String::new();
-        for _ in 0..6 {
+        let end = Instant::now() + TIMEOUT;
+        let mut pause = Pause::default();
+        loop {
             self.connection.say(&self.target, text);
-            line = self.next();
+            let line = self.next();
             if matches(answer, &line) {
                 return;
             }
+            assert!(
+                Instant::now() < end,
+                "{text}: expected\n  {answer}\nbut heard\n  {line}"
+            );
+            pause.take();
         }
-        panic!("{text}: expected\n  {answer}\nbut heard\n  {line}");
     }
 }
 

@@ -165,7 +165,10 @@ fn a_slow_build_is_compared_with_what_was_before_it() {
 fn builds_before_are_asked_for_once_where_there_are_none() {
     let mut m = model(&["b"]);
     assert!(!m.needs_previous(&build(1, 1, Some(Success))), "the first");
-    assert!(!m.needs_previous(&build(5, 5, Some(Cancelled))), "no verdict");
+    assert!(
+        !m.needs_previous(&build(5, 5, Some(Cancelled))),
+        "no verdict"
+    );
     assert!(!m.needs_previous(&build(5, 5, None)), "it runs");
     let fifth = build(5, 5, Some(Failure));
     assert!(m.needs_previous(&fifth));

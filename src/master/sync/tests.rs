@@ -65,8 +65,9 @@ impl Rig {
                 None => Ok(self.answer(&query)),
             };
             self.asked.push(query.clone());
-            let events =
-                self.sync.on_answer(&query, answer, &mut self.model, self.now, 5000);
+            let events = self
+                .sync
+                .on_answer(&query, answer, &mut self.model, self.now, 5000);
             self.events.extend(events);
         }
         self.take_news()
@@ -390,7 +391,9 @@ fn the_builds_before_are_asked_for_where_a_change_is_to_be_told() {
     rig.wait(INTERVAL);
     while let Some(query) = rig.sync.next_query(&mut rig.model, rig.now) {
         let answer = Ok(rig.answer(&query));
-        let events = rig.sync.on_answer(&query, answer, &mut rig.model, rig.now, 5000);
+        let events = rig
+            .sync
+            .on_answer(&query, answer, &mut rig.model, rig.now, 5000);
         rig.events.extend(events);
     }
     let Some(MasterEvent::Build(event)) = rig.events.pop() else {
@@ -450,7 +453,9 @@ fn the_fate_of_a_watched_request_is_told() {
     rig.sync.on_update(update, &mut rig.model, rig.now, 5000);
     while let Some(query) = rig.sync.next_query(&mut rig.model, rig.now) {
         let answer = Ok(rig.answer(&query));
-        let events = rig.sync.on_answer(&query, answer, &mut rig.model, rig.now, 5000);
+        let events = rig
+            .sync
+            .on_answer(&query, answer, &mut rig.model, rig.now, 5000);
         rig.events.extend(events);
     }
     let mut ends = Vec::new();
@@ -463,7 +468,10 @@ fn the_fate_of_a_watched_request_is_told() {
         }
     }
     ends.sort_unstable_by_key(|(request, _)| *request);
-    assert_eq!(ends, [(8, RequestEnd::Merged(None)), (9, RequestEnd::Forgotten)]);
+    assert_eq!(
+        ends,
+        [(8, RequestEnd::Merged(None)), (9, RequestEnd::Forgotten)]
+    );
     assert_eq!(builds, [(1, true)]);
 }
 
