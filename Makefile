@@ -38,6 +38,10 @@ static:
 dist:
 	sh tests/dist.sh
 
+# Makes target/buildbot-irc_VERSION_ARCH.deb; BINARY=target/HOST/release/buildbot-irc makes it from the static program.
+deb: $(BINARY)
+	BINARY="$(BINARY)" CARGO="$(CARGO)" sh tests/deb.sh
+
 # Checks the format, the lints, and which room imports which.
 check:
 	$(CARGO) fmt --check
@@ -52,9 +56,9 @@ audit:
 test: setup
 	$(CARGO) test --locked -- --test-threads=4
 
-# Tests the static program and the tarball, which take minutes to build.
-test-packages: setup all static dist
-	$(CARGO) test --locked --test packages -- --ignored --test-threads=2
+# Tests the static program, the tarball and the .deb, which take minutes to build.
+test-packages: setup all static dist deb
+	$(CARGO) test --locked --test packages --test deb -- --ignored --test-threads=2
 
 # Runs the tests that need a master with older releases of Buildbot.
 test-masters:
@@ -77,6 +81,11 @@ demo: setup all
 bench: setup all
 	ROWS='$(ROWS)' RUSTFLAGS="$(REPRODUCIBLE)" $(CARGO) run $(RELEASE) --quiet --example bench
 
+# Draws doc/demo.svg from a run of the demo, and doc/bench.svg from what `make bench` has measured last.
+pictures:
+	$(MAKE) demo < /dev/null > target/demo.log
+	python3 tests/pictures.py
+
 # Installs the servers and the Python environment that the tests need.
 setup:
 	sh tests/common/setup.sh
@@ -93,4 +102,4 @@ uninstall:
 clean:
 	$(CARGO) clean
 
-.PHONY: all static dist check audit test test-packages test-masters chaos fuzz demo bench setup install uninstall clean
+.PHONY: all static dist deb pictures check audit test test-packages test-masters chaos fuzz demo bench setup install uninstall clean

@@ -15,7 +15,7 @@ install)
 	install -m 0755 "$BINARY" "$bin/buildbot-irc"
 	install -m 0644 doc/buildbot-irc.1 "$man/man1/"
 	install -m 0644 doc/bot.conf.5 "$man/man5/"
-	install -m 0644 ./*.md LICENSE bot.conf.example doc/*.md "$doc/"
+	install -m 0644 ./*.md LICENSE bot.conf.example doc/coming-from-buildbot.md "$doc/"
 	sed "s|/usr/local/bin/|$PREFIX/bin/|; s|/etc/buildbot-irc|$SYSCONFDIR/buildbot-irc|g" \
 		doc/buildbot-irc.service > "$unit"
 	chmod 0644 "$unit"

@@ -6,12 +6,13 @@
 #[path = "../common/mod.rs"]
 mod common;
 mod irc_server;
+mod origin;
 mod rows;
 mod subjects;
 
 use serde_json::{Value, json};
 use std::fs;
-use std::process::{Command, ExitCode};
+use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 /// Milliseconds, the unit of most rows.
@@ -174,27 +175,11 @@ fn number(value: f64) -> String {
     }
 }
 
-/// The machine, for the reader of the figures.
-fn machine() -> Value {
-    let cpuinfo = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let mut lines = cpuinfo.lines();
-    let cpu = lines.find_map(|line| line.strip_prefix("model name"));
-    let cpu = cpu.unwrap_or("").trim_matches([' ', '\t', ':']);
-    let cores = std::thread::available_parallelism().map_or(0, |cores| cores.get());
-    let kernel = subjects::output(Command::new("uname").arg("-sr"));
-    let load = fs::read_to_string("/proc/loadavg").unwrap_or_default();
-    json!({
-        "cpu": cpu, "cores": cores, "kernel": kernel.unwrap_or_default(), "load": load.trim(),
-    })
-}
-
 /// Writes what there is so far: a later row that ends in a panic must not cost the earlier ones.
 fn write(rows: &[Row]) {
-    let mut describe = Command::new("git");
-    describe.args(["describe", "--always", "--dirty"]);
-    let commit = subjects::output(&mut describe).unwrap_or_default();
     let all: Vec<Value> = rows.iter().map(Row::json).collect();
-    let report = json!({"commit": commit, "machine": machine(), "rows": all});
+    let commit = origin::commit();
+    let report = json!({"commit": commit, "machine": origin::machine(), "rows": all});
     let text = serde_json::to_string_pretty(&report).expect("plain values");
     let file = common::root().join("target/bench.json");
     fs::write(file, text + "\n").expect("target can be written");

@@ -28,6 +28,8 @@ need pkg-config command -v pkg-config
 need libssl-dev pkg-config --exists openssl
 need python3 command -v python3
 need python3-venv python3 -c 'import ensurepip, venv'
+need dpkg-dev command -v dpkg-shlibdeps
+need binutils command -v strip
 need mandoc command -v mandoc
 need systemd command -v systemd-analyze
 

@@ -1,55 +1,92 @@
-//! `make demo`: a real master with a worker, a real IRC server, the bot, and a short play between them. Ends with an
-//! error if it does not go as it should.
+//! `make demo`: a real master with a worker, a real IRC server, the bot, and a short play of a team between them. Ends
+//! with an error if it does not go as it should. Writes what was said to target/demo.json, for `make pictures`.
 
 #[path = "../common/mod.rs"]
 mod common;
+#[path = "../bench/origin.rs"]
+mod origin;
 
 use common::{Client, Lab};
+use serde_json::{Value, json};
 use std::fs;
 use std::io::IsTerminal;
 use std::time::Duration;
 
 const CHANNEL: &str = "#demo";
-/// A build that takes a moment, and fails while the file `broken` is there.
+const BOT: &str = "buildbot";
+/// Builds that take a moment; the tests of one fail while the file `broken` is there.
 const MASTER: &str = r#"
-builder("app", "sleep 2", f"test ! -e {HERE}/broken", tags=["demo"])
-builder("docs", "sleep 1", tags=["demo"])
+def step(name, line):
+    return steps.ShellCommand(name=name, descriptionDone=name, command=["sh", "-c", line])
+
+builder("app", step("compile", "sleep 2"), step("test", f"test ! -e {HERE}/broken"))
+builder("docs", step("render", "sleep 1"))
 on_change("changes", ["app", "docs"])
 force("force", ["app", "docs"])
 "#;
+/// What the bot is told of IRC. The first in a channel is its operator: Ann.
+const IRC: &str = "use_colors = yes\nnotify_events = problem recovery\n[channel #demo]\n\
+    [authorization]\nforce = op";
 
-/// Prints what happens, and what is said in the channel.
-struct Narrator {
-    joe: Client,
+const ANN: &str = "Ann Author <ann@example.org>";
+const BOB: &str = "Bob Builder <bob@example.org>";
+
+/// The team, and somebody who prints what happens and what is said.
+struct Play {
+    ann: Client,
+    bob: Client,
+    audience: Client,
     /// How many lines of the channel were printed.
     shown: usize,
+    /// Everything that was printed.
+    record: Vec<Value>,
     is_paced: bool,
 }
 
-impl Narrator {
+impl Play {
+    fn new(lab: &Lab) -> Play {
+        let [ann, bob, audience] =
+            ["ann", "bob", "audience"].map(|nick| lab.person(nick, &[CHANNEL]));
+        Play {
+            ann,
+            bob,
+            audience,
+            shown: 0,
+            record: Vec::new(),
+            is_paced: std::io::stdout().is_terminal(),
+        }
+    }
+
     fn narrate(&mut self, text: &str) {
         self.show();
         println!("\n  \x1b[3m{text}\x1b[0m");
+        self.record.push(json!({"told": text}));
         self.pause(1500);
     }
 
-    /// Joe says something; the answer must hold `answer`.
-    fn say(&mut self, text: &str, answer: &str) {
-        println!("  {CHANNEL} \x1b[36m<joe>\x1b[0m {text}");
-        self.joe.say(CHANNEL, text);
+    fn ann_says(&mut self, text: &str, answer: &str) {
+        self.ann.say(CHANNEL, text);
+        self.hear(text);
         self.hear(answer);
     }
 
-    /// The bot must say a line that holds `text`.
+    fn bob_says(&mut self, text: &str, answer: &str) {
+        self.bob.say(CHANNEL, text);
+        self.hear(text);
+        self.hear(answer);
+    }
+
+    /// A line that holds `text` must come.
     fn hear(&mut self, text: &str) {
-        self.joe.expect_contains(text);
+        self.audience.expect_contains(text);
         self.show();
         self.pause(1500);
     }
 
     fn show(&mut self) {
-        for line in &self.joe.lines(CHANNEL)[self.shown..] {
+        for line in &self.audience.lines(CHANNEL)[self.shown..] {
             println!("  {CHANNEL} {}", with_terminal_colors(line));
+            self.record.push(json!({"said": line}));
             self.shown += 1;
         }
     }
@@ -59,6 +96,16 @@ impl Narrator {
         if self.is_paced {
             std::thread::sleep(Duration::from_millis(ms));
         }
+    }
+
+    fn write(&self) {
+        let record = json!({
+            "commit": origin::commit(), "machine": origin::machine(),
+            "channel": CHANNEL, "bot": BOT, "lines": self.record,
+        });
+        let file = common::root().join("target/demo.json");
+        let text = serde_json::to_string_pretty(&record).expect("plain values");
+        fs::write(file, text + "\n").expect("target can be written");
     }
 }
 
@@ -83,28 +130,21 @@ fn with_terminal_colors(line: &str) -> String {
 }
 
 fn main() {
-    let is_paced = std::io::stdout().is_terminal();
     println!("Starting a Buildbot master with a worker, and an IRC server …");
     let lab = Lab::new()
         .with_master("demo", MASTER)
         .with_worker("w1")
         .with_ngircd();
-    let joe = lab.person("joe", &[CHANNEL]);
-    let channel = format!("[channel {CHANNEL}]");
-    let irc = format!("use_colors = yes\nnotify_events = problem\n{channel}");
     println!("Starting the bot with this configuration:\n");
-    for line in lab.config("demobot", "", &irc).lines() {
+    for line in lab.config(BOT, "", IRC).lines() {
         println!("    {line}");
     }
-    let _bot = lab.start_ready("demobot", "", &irc);
-    let mut narrator = Narrator {
-        joe,
-        shown: 0,
-        is_paced,
-    };
-    play(&lab, &mut narrator);
+    let mut play = Play::new(&lab);
+    let _bot = lab.start_ready(BOT, "", IRC);
+    perform(&lab, &mut play);
+    play.write();
 
-    if !is_paced {
+    if !play.is_paced {
         println!("\nThe demo went as it should.");
         return;
     }
@@ -119,40 +159,39 @@ fn main() {
     }
 }
 
-const ANN: &str = "Ann Author <ann@example.org>";
-const BOB: &str = "Bob Builder <bob@example.org>";
-
 /// Three changes: a good one, one that breaks the build, and one that mends it.
-fn play(lab: &Lab, narrator: &mut Narrator) {
+fn perform(lab: &Lab, play: &mut Play) {
     let master = lab.master();
-    narrator.narrate(
-        "Ann commits a change. Everything builds; the channel wants to hear of problems only.",
-    );
+    play.narrate("Ann commits a change. Everything builds, and nobody is disturbed.");
     let revision = "3f786850e387550fdab836ed7e6dc881de23001b";
     master.change(ANN, revision, "Add the frob");
     master.wait_build("app", 1);
-    narrator.say("demobot: status", "docs: idle");
+    master.wait_build("docs", 1);
+    play.ann_says("buildbot: status", "docs: idle");
 
-    narrator.narrate("Bob commits a change that breaks the build.");
+    play.narrate("Bob commits a change that breaks the build.");
     let broken = master.dir.join("broken");
     fs::write(&broken, "").expect("a file in the master's directory");
     let revision = "89e6c98d92887913cadf06b2adb97f26cde4849b";
     master.change(BOB, revision, "Tune the frob");
     master.wait_started("app", 2);
-    narrator.say("demobot: status app", "app: building #2");
-    narrator.hear("app #2 \u{3}04failure\u{f} (was success)");
-    narrator.say("demobot: last app", "app: #2");
-    narrator.say(
-        "demobot: notify on recovery",
-        "notify is on for problem recovery",
-    );
+    play.ann_says("buildbot: status app", "app: building #2");
+    play.hear("app #2 \u{3}04failure\u{f} (was success)");
 
-    narrator.narrate("Bob mends it.");
+    play.narrate(
+        "He would rather not believe it. Only operators may force a build here: that is Ann.",
+    );
+    play.bob_says(
+        "buildbot: force build app once more",
+        "you may not use `force`",
+    );
+    play.ann_says("buildbot: force build app once more", "forced app #3");
+    play.hear("app #3 \u{3}04failure\u{f} (2nd in a row)");
+
+    play.narrate("Bob mends it.");
     fs::remove_file(&broken).expect("the file made above");
     let revision = "f1d2d2f924e986ac86fdf7b36c94bcdf32beec15";
     master.change(BOB, revision, "Fix the frob");
-    narrator.hear("app #3 \u{3}03success\u{f} (fixed)");
-    narrator.say("demobot: list changes", "Fix the frob");
-    narrator.say("demobot: help", "commands: ");
-    narrator.show();
+    play.hear("app #4 \u{3}03success\u{f} (fixed)");
+    play.bob_says("buildbot: list changes", "Add the frob");
 }
