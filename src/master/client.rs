@@ -14,7 +14,8 @@ use crate::net::{self, Stream};
 use crate::sanitize::{sanitize, sanitize_error};
 use native_tls::TlsConnector;
 use serde::Deserialize;
-use serde::de::{DeserializeOwned, IgnoredAny};
+use serde::de::DeserializeOwned;
+use serde_json::value::RawValue;
 use serde_json::{Value, json};
 use std::fmt;
 use std::thread::sleep;
@@ -175,9 +176,9 @@ pub struct RequestFate {
 
 /// Every answer of the API is an object that holds one list.
 #[derive(Deserialize)]
-#[serde(bound = "T: DeserializeOwned")]
-struct Envelope<T> {
+struct Envelope<'a> {
     #[serde(
+        borrow,
         alias = "builders",
         alias = "builds",
         alias = "buildrequests",
@@ -187,15 +188,21 @@ struct Envelope<T> {
         alias = "steps",
         alias = "workers"
     )]
-    items: Vec<Item<T>>,
+    items: Vec<&'a RawValue>,
 }
 
-/// One odd item costs itself, not its page.
-#[derive(Deserialize)]
-#[serde(untagged, bound = "T: DeserializeOwned")]
-enum Item<T> {
-    Usual(T),
-    Odd(IgnoredAny),
+/// Reads a list, item by item: one odd item costs itself, not its page.
+fn parse_list<T: DeserializeOwned>(json: &[u8]) -> serde_json::Result<List<T>> {
+    let envelope: Envelope = serde_json::from_slice(json)?;
+    let length = envelope.items.len();
+    let mut items = Vec::with_capacity(length);
+    for item in envelope.items {
+        match serde_json::from_str(item.get()) {
+            Ok(item) => items.push(item),
+            Err(e) => log!(Debug, "an odd item is left out: {e}"),
+        }
+    }
+    Ok(List { items, length })
 }
 
 /// A page of a list. How many items it had, odd ones too, says whether there is another page.
@@ -417,23 +424,26 @@ impl Client {
     }
 
     fn page<T: DeserializeOwned>(&mut self, path: &str) -> Result<List<T>, Error> {
-        let envelope: Envelope<T> = self.object(&format!("/api/v2{path}"), "")?;
-        let length = envelope.items.len();
-        let mut items = Vec::with_capacity(length);
-        for item in envelope.items {
-            match item {
-                Item::Usual(item) => items.push(item),
-                Item::Odd(_) => log!(Debug, "GET {path}: an odd item is left out"),
-            }
+        let path = format!("/api/v2{path}");
+        let answer = self.ask_as_user(&path, "")?;
+        if answer.head.status != 200 {
+            return Err(refusal(&path, "", &answer));
         }
-        Ok(List { items, length })
+        parse_list(&answer.body).map_err(|e| not_json(&path, "", &answer, &e))
     }
 
     /// JSON-RPC 2.0, as the master wants it. A stop has no result, whatever becomes of it.
     pub fn call(&mut self, path: &str, method: &str, params: &Value) -> Result<Value, Error> {
         let call = json!({ "jsonrpc": "2.0", "id": 1, "method": method, "params": params });
-        let mut answer: Value = self.object(&format!("/api/v2{path}"), &call.to_string())?;
-        Ok(answer["result"].take())
+        let call = call.to_string();
+        let path = format!("/api/v2{path}");
+        let answer = self.ask_as_user(&path, &call)?;
+        if answer.head.status != 200 {
+            return Err(refusal(&path, &call, &answer));
+        }
+        let parsed = serde_json::from_slice(&answer.body);
+        let mut json: Value = parsed.map_err(|e| not_json(&path, &call, &answer, &e))?;
+        Ok(json["result"].take())
     }
 
     /// The version of Buildbot, and the base of links for people.
@@ -472,15 +482,6 @@ impl Client {
             Some(Err(e)) => Err(not_json("/config", "", &answer, &e)),
             None => Ok(Value::Null),
         }
-    }
-
-    /// What is at a path, as JSON; `json` is what to POST there, or empty for a GET.
-    fn object<T: DeserializeOwned>(&mut self, path: &str, json: &str) -> Result<T, Error> {
-        let answer = self.ask_as_user(path, json)?;
-        if answer.head.status != 200 {
-            return Err(refusal(path, json, &answer));
-        }
-        serde_json::from_slice(&answer.body).map_err(|e| not_json(path, json, &answer, &e))
     }
 
     /// [`Client::exchange`], with a new login if the session has ended. A 403 says the same for
@@ -843,11 +844,9 @@ mod tests {
             {"buildid": 5, "builderid": 2, "number": 4, "results": 2, "started_at": 7.5,
              "complete": true, "complete_at": 9, "state_string": "x"}
         ], "meta": {}}"#;
-        let envelope: Envelope<Build> = serde_json::from_str(page).unwrap();
-        let usual = envelope.items.into_iter().filter_map(|item| match item {
-            Item::Usual(build) => Some((build.id, build.started_at, build.complete)),
-            Item::Odd(_) => None,
-        });
+        let list: List<Build> = parse_list(page.as_bytes()).unwrap();
+        assert_eq!(list.length, 3, "as long as the master says");
+        let usual = list.items.iter().map(|b| (b.id, b.started_at, b.complete));
         let expected = [(1, 0, false), (5, 7, true)];
         assert_eq!(usual.collect::<Vec<_>>(), expected);
     }

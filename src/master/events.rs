@@ -6,7 +6,7 @@ use super::model::{Build, BuildRequest, Change, Worker};
 use crate::backoff::Backoff;
 use crate::encoding::percent_encode;
 use serde::Deserialize;
-use serde_json::Value;
+use serde_json::value::RawValue;
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
@@ -60,20 +60,23 @@ pub enum StreamEvent {
 impl Update {
     /// Reads `{"key": [kind, id, what], "message": {…}}`. Anything else is not for us.
     pub fn parse(data: &str) -> Option<Update> {
-        let event: Value = serde_json::from_str(data).ok()?;
-        let key = &event["key"];
-        let message = &event["message"];
-        match key[0].as_str()? {
-            "builds" => Build::deserialize(message).map(Update::Build).ok(),
-            "buildrequests" => {
-                let request = BuildRequest::deserialize(message).ok()?;
-                Some(Update::Request(request))
-            }
-            "changes" => Change::deserialize(message).map(Update::Change).ok(),
+        #[derive(Deserialize)]
+        struct Event<'a> {
+            key: Vec<String>,
+            #[serde(borrow, default)]
+            message: Option<&'a RawValue>,
+        }
+        let event: Event = serde_json::from_str(data).ok()?;
+        let kind = event.key.first()?.as_str();
+        let message = event.message.map_or("null", RawValue::get);
+        match kind {
+            "builds" => serde_json::from_str(message).map(Update::Build).ok(),
+            "buildrequests" => serde_json::from_str(message).map(Update::Request).ok(),
+            "changes" => serde_json::from_str(message).map(Update::Change).ok(),
             "builders" => Some(Update::BuilderAdded),
             "workers" => {
-                let mut worker = Worker::deserialize(message).ok()?;
-                worker.missing = key[2] == "missing";
+                let mut worker: Worker = serde_json::from_str(message).ok()?;
+                worker.missing = event.key.get(2).is_some_and(|what| what == "missing");
                 Some(Update::Worker(worker))
             }
             _ => None,

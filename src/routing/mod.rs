@@ -3,12 +3,12 @@
 
 pub mod watches;
 
-use crate::config::{Irc, TargetSettings};
+use crate::config::{Channel, Irc, TargetSettings};
 use crate::master::model::{BuildEvent, Builder};
 use crate::names::{Casemapping, Name, glob};
 use crate::notify_events::{Event, EventSet};
 use crate::state_file::State;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use watches::Watches;
 
 /// Channels and people who are told of builds.
@@ -35,122 +35,130 @@ pub enum Wanted {
 /// Who an event goes to, and whether because they wait for it.
 pub type Recipients = BTreeMap<Name, bool>;
 
+/// What was said in the chat about a channel or by a person.
+#[derive(Clone, Debug, Default, PartialEq)]
+struct Wishes {
+    /// Where `notify` said something else than the configuration.
+    events: Option<EventSet>,
+    /// Seconds since the epoch.
+    muted_until: Option<i64>,
+    /// A channel was joined by command, with this key.
+    joined: Option<String>,
+    /// A configured channel was left by command.
+    is_left: bool,
+    /// When someone who is told was seen last.
+    last_seen: Option<i64>,
+}
+
+impl Wishes {
+    /// Whether they make a target of someone.
+    fn is_target(&self) -> bool {
+        self.events.is_some() || self.muted_until.is_some() || self.joined.is_some()
+    }
+}
+
 #[derive(Debug, Default)]
 pub struct Routing {
     irc: Irc,
     casemapping: Casemapping,
     targets: BTreeMap<Name, Target>,
-    /// Where `notify` said something else than the configuration.
-    events: BTreeMap<Name, EventSet>,
-    muted: BTreeMap<Name, i64>,
-    /// Channels joined by command, with their keys.
-    joined: BTreeMap<Name, String>,
-    /// Configured channels that were left by command.
-    left: BTreeSet<Name>,
-    /// When people who are told were seen last.
-    last_seen: BTreeMap<Name, i64>,
+    wishes: BTreeMap<Name, Wishes>,
     pub watches: Watches,
 }
 
 impl Routing {
     /// What the configuration says, and what was said in the chat before.
     pub fn new(irc: Irc, state: &State) -> Routing {
-        let casemapping = Casemapping::default();
-        let name = |text: &String| casemapping.name(text);
         let mut routing = Routing {
             irc,
-            casemapping,
-            events: state.events.iter().map(|(t, e)| (name(t), *e)).collect(),
-            muted: state
-                .muted
-                .iter()
-                .map(|(t, until)| (name(t), *until))
-                .collect(),
-            joined: state
-                .joined
-                .iter()
-                .map(|(t, key)| (name(t), key.clone()))
-                .collect(),
-            left: state.left.iter().map(name).collect(),
-            last_seen: state
-                .last_seen
-                .iter()
-                .map(|(t, at)| (name(t), *at))
-                .collect(),
             ..Routing::default()
         };
-        routing.watches.import(&state.watches, casemapping);
+        for (target, events) in &state.events {
+            routing.wishes_of(target).events = Some(*events);
+        }
+        for (target, until) in &state.muted {
+            routing.wishes_of(target).muted_until = Some(*until);
+        }
+        for (target, key) in &state.joined {
+            routing.wishes_of(target).joined = Some(key.clone());
+        }
+        for target in &state.left {
+            routing.wishes_of(target).is_left = true;
+        }
+        for (target, at) in &state.last_seen {
+            routing.wishes_of(target).last_seen = Some(*at);
+        }
+        routing.watches.import(&state.watches, routing.casemapping);
         routing.rebuild_targets();
         routing
     }
 
+    fn wishes_of(&mut self, target: &str) -> &mut Wishes {
+        let name = self.casemapping.name(target);
+        self.wishes.entry(name).or_default()
+    }
+
     /// What the state file remembers of all this.
     pub fn export(&self, state: &mut State) {
-        state.events = self
-            .events
-            .iter()
-            .map(|(t, e)| (t.to_string(), *e))
-            .collect();
-        state.muted = self
-            .muted
-            .iter()
-            .map(|(t, at)| (t.to_string(), *at))
-            .collect();
-        let joined = self.joined.iter();
-        state.joined = joined
-            .map(|(t, key)| (t.to_string(), key.clone()))
-            .collect();
-        state.left = self.left.iter().map(Name::to_string).collect();
-        state.last_seen = self
-            .last_seen
-            .iter()
-            .map(|(t, at)| (t.to_string(), *at))
-            .collect();
+        state.events.clear();
+        state.muted.clear();
+        state.joined.clear();
+        state.left.clear();
+        state.last_seen.clear();
+        for (name, wishes) in &self.wishes {
+            let target = || name.to_string();
+            if let Some(events) = wishes.events {
+                state.events.insert(target(), events);
+            }
+            if let Some(until) = wishes.muted_until {
+                state.muted.insert(target(), until);
+            }
+            if let Some(key) = &wishes.joined {
+                state.joined.insert(target(), key.clone());
+            }
+            if wishes.is_left {
+                state.left.insert(target());
+            }
+            if let Some(at) = wishes.last_seen {
+                state.last_seen.insert(target(), at);
+            }
+        }
         state.watches = self.watches.export();
     }
 
     /// The server's way to compare names has become known.
     pub fn refold(&mut self, casemapping: Casemapping) {
         self.casemapping = casemapping;
-        self.events = refold_keys(&self.events, casemapping);
-        self.muted = refold_keys(&self.muted, casemapping);
-        self.joined = refold_keys(&self.joined, casemapping);
-        self.last_seen = refold_keys(&self.last_seen, casemapping);
-        self.left = self
-            .left
-            .iter()
-            .map(|name| name.refold(casemapping))
-            .collect();
+        for (name, wishes) in std::mem::take(&mut self.wishes) {
+            self.wishes.insert(name.refold(casemapping), wishes);
+        }
         self.watches.refold(casemapping);
         self.rebuild_targets();
     }
 
-    /// Makes the targets what the configuration and the chat say.
+    /// Makes the targets what the configuration and the chat say. Configured names come first: a
+    /// name is written as it stands there.
     fn rebuild_targets(&mut self) {
-        let name = |text: &String| self.casemapping.name(text);
-        // Configured names come first: a name is written as it stands there.
-        let mut names: BTreeSet<Name> = self.irc.channels.iter().map(|c| name(&c.name)).collect();
-        let people = self.irc.pm_to_nicks.iter().map(name);
-        let from_chat = self.joined.keys().cloned().chain(self.wishes());
-        for name in people.chain(from_chat) {
-            if !names.contains(&name) {
-                names.insert(name);
+        self.wishes.retain(|_, wishes| *wishes != Wishes::default());
+        let channels = self.irc.channels.iter().map(|channel| &channel.name);
+        let configured = channels.chain(&self.irc.pm_to_nicks);
+        let mut names: Vec<Name> = configured.map(|name| self.casemapping.name(name)).collect();
+        let wishing = self.wishes.iter().filter(|(_, wishes)| wishes.is_target());
+        names.extend(wishing.map(|(name, _)| name.clone()));
+        self.targets.clear();
+        for name in names {
+            if !self.targets.contains_key(&name) && self.is_wanted(&name) {
+                let target = Target {
+                    settings: self.settings(&name),
+                    muted_until: self.wish(&name).and_then(|w| w.muted_until).unwrap_or(0),
+                };
+                self.targets.insert(name, target);
             }
         }
-        names.retain(|name| self.is_wanted(name));
-        let target = |name: &Name| Target {
-            settings: self.settings(name),
-            muted_until: self.muted.get(name).copied().unwrap_or(0),
-        };
-        self.targets = names
-            .iter()
-            .map(|name| (name.clone(), target(name)))
-            .collect();
     }
 
-    /// Names for which something was said in the chat.
-    fn wishes(&self) -> impl Iterator<Item = Name> {
-        self.events.keys().chain(self.muted.keys()).cloned()
+    fn wish(&self, name: &Name) -> Option<&Wishes> {
+        self.wishes.get(name)
     }
 
     /// A channel whose section is gone is none of ours, and one that was left neither.
@@ -158,11 +166,14 @@ impl Routing {
         if !name.is_channel() {
             return true;
         }
-        let is_ours = self.section(name).is_some() || self.joined.contains_key(name);
-        is_ours && !self.left.contains(name)
+        let is_joined = self
+            .wish(name)
+            .is_some_and(|wishes| wishes.joined.is_some());
+        let is_left = self.wish(name).is_some_and(|wishes| wishes.is_left);
+        !is_left && (is_joined || self.section(name).is_some())
     }
 
-    fn section(&self, name: &Name) -> Option<&crate::config::Channel> {
+    fn section(&self, name: &Name) -> Option<&Channel> {
         let channels = &self.irc.channels;
         channels
             .iter()
@@ -190,8 +201,8 @@ impl Routing {
     /// How a place wants its lines, and what it hears.
     pub fn settings(&self, name: &Name) -> TargetSettings {
         let mut settings = self.configured(name);
-        if let Some(events) = self.events.get(name) {
-            settings.events = *events;
+        if let Some(events) = self.wish(name).and_then(|wishes| wishes.events) {
+            settings.events = events;
         }
         settings
     }
@@ -229,62 +240,62 @@ impl Routing {
         Some(&key.0)
     }
 
-    /// Channels to be in: joined by command, with their keys; and configured ones to stay out of.
+    /// Channels that were joined by command, with their keys.
     pub fn joined(&self) -> impl Iterator<Item = (&Name, &str)> {
-        self.joined.iter().map(|(name, key)| (name, key.as_str()))
+        let wishes = self.wishes.iter();
+        wishes.filter_map(|(name, wishes)| Some((name, wishes.joined.as_deref()?)))
     }
 
+    /// Configured channels that were left by command.
     pub fn left(&self) -> impl Iterator<Item = &Name> {
-        self.left.iter()
+        let left = self.wishes.iter().filter(|(_, wishes)| wishes.is_left);
+        left.map(|(name, _)| name)
     }
 
     // What is said in the chat
 
     /// A place wants to hear of these events. What the configuration says anyway is not remembered.
     pub fn set_events(&mut self, place: &Name, events: EventSet) {
-        if self.configured(place).events == events {
-            self.events.remove(place);
-        } else {
-            self.events.insert(place.clone(), events);
-        }
+        let is_usual = self.configured(place).events == events;
+        self.wishes_of(place.as_str()).events = Some(events).filter(|_| !is_usual);
         self.rebuild_targets();
     }
 
     pub fn mute(&mut self, place: &Name, until: i64) {
-        self.muted.insert(place.clone(), until);
+        self.wishes_of(place.as_str()).muted_until = Some(until);
         self.rebuild_targets();
     }
 
     pub fn unmute(&mut self, place: &Name) {
-        self.muted.remove(place);
+        self.wishes_of(place.as_str()).muted_until = None;
         self.rebuild_targets();
     }
 
     /// When the next mute ends by itself, in seconds since the epoch.
     pub fn next_unmute(&self) -> Option<i64> {
-        self.muted
-            .values()
-            .copied()
-            .filter(|until| *until < i64::MAX)
-            .min()
+        let mutes = self.wishes.values().filter_map(|wishes| wishes.muted_until);
+        mutes.filter(|until| *until < i64::MAX).min()
     }
 
     /// Ends the mutes whose time is over. Returns whether there were any.
     pub fn end_mutes(&mut self, unix: i64) -> bool {
-        let before = self.muted.len();
-        self.muted.retain(|_, until| *until > unix);
-        let has_ended = self.muted.len() < before;
-        if has_ended {
-            self.rebuild_targets();
+        if self.next_unmute().is_none_or(|until| until > unix) {
+            return false;
         }
-        has_ended
+        for wishes in self.wishes.values_mut() {
+            wishes.muted_until = wishes.muted_until.filter(|until| *until > unix);
+        }
+        self.rebuild_targets();
+        true
     }
 
     /// We are to be in a channel, by command.
     pub fn join(&mut self, channel: &Name, key: &str) {
-        self.left.remove(channel);
-        if self.section(channel).is_none() {
-            self.joined.insert(channel.clone(), key.to_owned());
+        let is_configured = self.section(channel).is_some();
+        let wishes = self.wishes_of(channel.as_str());
+        wishes.is_left = false;
+        if !is_configured {
+            wishes.joined = Some(key.to_owned());
         }
         self.rebuild_targets();
     }
@@ -292,17 +303,13 @@ impl Routing {
     /// We are to leave a channel, by command: all that was said about it is forgotten.
     pub fn leave(&mut self, channel: &Name) {
         self.forget(channel);
-        if self.section(channel).is_some() {
-            self.left.insert(channel.clone());
-        }
+        let is_configured = self.section(channel).is_some();
+        self.wishes_of(channel.as_str()).is_left = is_configured;
         self.rebuild_targets();
     }
 
     fn forget(&mut self, name: &Name) {
-        self.events.remove(name);
-        self.muted.remove(name);
-        self.joined.remove(name);
-        self.last_seen.remove(name);
+        self.wishes.remove(name);
         self.watches.remove_target(name);
     }
 
@@ -310,8 +317,8 @@ impl Routing {
 
     /// Someone has shown that they are there.
     pub fn note_seen(&mut self, name: &Name, unix: i64) {
-        if !name.is_channel() && self.targets.contains_key(name) {
-            self.last_seen.insert(name.clone(), unix);
+        if !name.is_channel() && self.is_target(name) {
+            self.wishes_of(name.as_str()).last_seen = Some(unix);
         }
     }
 
@@ -320,27 +327,29 @@ impl Routing {
     /// there is no room.
     pub fn make_room(&mut self, place: &Name, unix: i64) -> Option<Vec<Name>> {
         let mut dropped = self.drop_absent(unix);
-        let is_full = |routing: &Routing| {
-            let busy = routing.targets.values();
-            let busy = busy.filter(|t| t.muted_until > unix || !t.settings.events.is_empty());
-            busy.count() >= TARGETS && !routing.targets.contains_key(place)
-        };
-        if is_full(self) {
-            let longest = self
-                .guests()
-                .min_by_key(|name| self.last_seen.get(name).copied());
+        if self.is_full(place, unix) {
+            let longest = self.guests().min_by_key(|name| self.last_seen(name));
             let longest = longest.cloned()?;
             self.forget(&longest);
             self.rebuild_targets();
             dropped.push(longest);
         }
-        (!is_full(self)).then_some(dropped)
+        (!self.is_full(place, unix)).then_some(dropped)
+    }
+
+    fn is_full(&self, place: &Name, unix: i64) -> bool {
+        let targets = self.targets.values();
+        let busy = targets.filter(|t| t.muted_until > unix || !t.settings.events.is_empty());
+        busy.count() >= TARGETS && !self.is_target(place)
+    }
+
+    fn last_seen(&self, name: &Name) -> Option<i64> {
+        self.wish(name)?.last_seen
     }
 
     /// Forgets people who were not seen for long.
     pub fn drop_absent(&mut self, unix: i64) -> Vec<Name> {
-        let seen = |name: &Name| self.last_seen.get(name).copied();
-        let is_absent = |name: &&Name| seen(name).is_some_and(|at| at + ABSENT < unix);
+        let is_absent = |name: &&Name| self.last_seen(name).is_some_and(|at| at + ABSENT < unix);
         let absent: Vec<Name> = self.guests().filter(is_absent).cloned().collect();
         for name in &absent {
             self.forget(name);
@@ -436,35 +445,28 @@ impl Routing {
     /// Takes over a configuration that was read again. What was said by `notify` gives way where
     /// its section says something new. Returns the channels to join and those to leave.
     pub fn reconfigure(&mut self, irc: Irc) -> Changes {
-        let name = |text: &String| self.casemapping.name(text);
-        let old_settings: BTreeMap<Name, TargetSettings> = self
-            .irc
-            .channels
-            .iter()
-            .map(|c| (name(&c.name), c.settings.clone()))
-            .collect();
-        let new_names: BTreeSet<Name> = irc.channels.iter().map(|c| name(&c.name)).collect();
+        let old = std::mem::replace(&mut self.irc, irc);
         let mut changes = Changes::default();
-        for old in old_settings.keys() {
-            if !new_names.contains(old) {
-                changes.leave.push(old.clone());
+        for channel in &old.channels {
+            let name = self.casemapping.name(&channel.name);
+            if self.section(&name).is_none() {
+                self.forget(&name);
+                changes.leave.push(name);
             }
         }
-        for channel in &irc.channels {
-            let name = name(&channel.name);
-            let key = channel.key.as_ref().map_or("", |key| &key.0);
-            let before = old_settings.get(&name);
-            if before.is_none_or(|before| before.events != channel.settings.events) {
-                self.events.remove(&name);
+        for channel in self.irc.channels.clone() {
+            let name = self.casemapping.name(&channel.name);
+            let is_same = |old: &&Channel| self.casemapping.name(&old.name) == name;
+            let before = old.channels.iter().find(is_same);
+            let says_new = before.is_none_or(|old| old.settings.events != channel.settings.events);
+            let wishes = self.wishes_of(&channel.name);
+            wishes.is_left = false;
+            wishes.joined = None;
+            if says_new {
+                wishes.events = None;
             }
-            self.left.remove(&name);
-            self.joined.remove(&name);
-            changes.join.push((name, key.to_owned()));
-        }
-        self.irc = irc;
-        for gone in &changes.leave {
-            self.forget(gone);
-            self.left.remove(gone);
+            let key = channel.key.map_or_else(String::new, |key| key.0);
+            changes.join.push((name, key));
         }
         self.rebuild_targets();
         changes
@@ -521,13 +523,6 @@ fn events_of(event: &BuildEvent) -> EventSet {
 
 fn cares(settings: &TargetSettings, event: &BuildEvent) -> bool {
     settings.tags.passes_any(&event.tags) && settings.builders.passes(&event.builder)
-}
-
-fn refold_keys<T: Clone>(map: &BTreeMap<Name, T>, mapping: Casemapping) -> BTreeMap<Name, T> {
-    let refolded = map
-        .iter()
-        .map(|(name, value)| (name.refold(mapping), value.clone()));
-    refolded.collect()
 }
 
 #[cfg(test)]
