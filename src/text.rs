@@ -113,17 +113,22 @@ fn in_parentheses(text: &str) -> Option<&str> {
 
 /// Who has stopped a build and why. Our own reasons are signed: `oops (ann in #app)`.
 fn stopped_by(reason: &str) -> String {
+    if reason.is_empty() {
+        return String::new();
+    }
     let signed = reason
         .strip_suffix(')')
         .and_then(|text| text.rsplit_once(" ("));
-    match signed {
-        Some((why, signature)) => {
-            let who = signature.split(", account ").next().unwrap_or(signature);
-            let who = who.split(" in ").next().unwrap_or(who);
-            format!(" by {who}: {why}")
-        }
-        None => format!(": {reason}"),
+    let Some((why, signature)) = signed else {
+        return format!(": {reason}");
+    };
+    let who = signature.split(", account ").next().unwrap_or(signature);
+    let who = who.split(" in ").next().unwrap_or(who);
+    // Parentheses of others say something else.
+    if who == signature && who != "the command line" {
+        return format!(": {reason}");
     }
+    format!(" by {who}: {why}")
 }
 
 /// What changed: `fixed`, `was success`, `3rd in a row`; nothing for one success after another,
@@ -344,7 +349,7 @@ pub fn status_line(
     let running = model.running_builds(builder.id);
     let mut parts: Vec<String> = running.map(|build| progress(build, builder, now)).collect();
     let is_building = !parts.is_empty();
-    if !model.is_online(builder.id) && !builder.is_virtual() {
+    if model.is_offline(builder) {
         parts.insert(0, "offline".to_owned());
     } else if !is_building {
         parts.push("idle".to_owned());

@@ -503,6 +503,9 @@ impl Bot {
 
     fn warn_of_idle_patterns(&self) {
         let model = lock(&self.handles.model);
+        if !model.is_complete {
+            return;
+        }
         for sentence in routing::idle_patterns(&self.irc, model.builders()) {
             log!(Warning, "{sentence}");
         }
@@ -533,7 +536,7 @@ impl Bot {
         event
             .build
             .complete_at
-            .is_some_and(|at| at - offset < oldest)
+            .is_some_and(|at| at.saturating_sub(offset) < oldest)
     }
 
     /// Asks for the changes of a build that runs, so that its end can be told at once.
@@ -587,7 +590,10 @@ impl Bot {
             let settings = self.routing.settings(&target);
             let announcement = Announcement {
                 target: target.to_string(),
-                at: event.build.complete_at.map_or(unix, |at| at - clock_offset),
+                at: event
+                    .build
+                    .complete_at
+                    .map_or(unix, |at| at.saturating_sub(clock_offset)),
                 outcome: event.build.outcome(),
                 label: text::build_label(event),
                 builder: sanitize(&event.builder),
@@ -698,6 +704,7 @@ impl Bot {
         for (channel, key) in &changes.join {
             self.session.join(channel, key, now);
         }
+        self.warn_of_idle_patterns();
         self.track_requests();
         self.save_soon(now);
         log!(Info, "configuration read again");

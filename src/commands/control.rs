@@ -53,6 +53,9 @@ fn take_options<'a>(mut rest: &'a str, order: &mut Order) -> Result<&'a str, Str
                 codebase = Some(value);
                 is_codebase_used = false;
             }
+            "scheduler" if order.scheduler.is_some() => {
+                return Err("force: --scheduler is given twice".to_owned());
+            }
             "scheduler" => order.scheduler = Some(value),
             "props" => take_properties(&value, order)?,
             _ => {
@@ -86,6 +89,9 @@ fn take_properties(text: &str, order: &mut Order) -> Result<(), String> {
     for pair in text.split(',') {
         let written = || "force: write --props=NAME=VALUE,…".to_owned();
         let (name, value) = pair.split_once('=').ok_or_else(written)?;
+        if name.is_empty() || value.is_empty() {
+            return Err(written());
+        }
         order.properties.push((name.to_owned(), value.to_owned()));
     }
     Ok(())

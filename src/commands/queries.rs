@@ -108,13 +108,12 @@ pub fn list(rest: &str, _: &Invocation, context: &Context) -> CommandResult {
 
 fn list_builders(request: &ListRequest, context: &Context) -> CommandResult {
     let model = context.model;
-    let is_offline = |b: &Builder| !model.is_online(b.id) && !b.is_virtual();
     let mut total = 0;
     let mut offline = 0;
     let mut list = ItemList::new(request.limit, context.max_lines);
     for builder in model.builders() {
         total += 1;
-        if !is_offline(builder) {
+        if !model.is_offline(builder) {
             list.add(|| quote(&builder.name));
         } else {
             offline += 1;
@@ -196,7 +195,8 @@ fn list_changes(request: &ListRequest, context: &Context) -> CommandResult {
     } else {
         limit.min(ALL_CHANGES)
     };
-    if model.changes.len() < limit && !context.lookup_done {
+    let may_ask = !context.lookup_done && model.last_error.is_none();
+    if model.changes.len() < limit && may_ask {
         return Ok(Response::NeedsJob(Job::Changes(limit)));
     }
     let mut lines: Vec<String> = context.staleness().into_iter().collect();

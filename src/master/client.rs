@@ -223,7 +223,7 @@ impl<T> From<Vec<T>> for List<T> {
 
 pub type HttpConnection = Connection<Box<dyn Stream>>;
 
-/// An answer's head, its body, and when it came.
+/// An answer's head and its body.
 struct HttpAnswer {
     head: Head,
     body: Vec<u8>,
@@ -236,6 +236,8 @@ pub struct Client {
     connection: Option<HttpConnection>,
     /// Name and value of the session's cookie, when we are logged in.
     cookie: Option<String>,
+    /// For the log: one line is enough.
+    has_tried_login: bool,
     /// How long a GET is tried again while somebody waits for it.
     patience: Duration,
     /// The master's clock less ours, in seconds, by its last answer.
@@ -256,6 +258,7 @@ impl Client {
             tls,
             connection: None,
             cookie: None,
+            has_tried_login: false,
             patience,
             clock_offset: 0,
         })
@@ -510,7 +513,10 @@ impl Client {
     /// Gets the cookie of a session: from `/auth/login`, or where the master takes a proxy's word
     /// for the user (RemoteUserAuth) and knows no login, from the front page.
     fn log_in(&mut self) -> Result<(), Error> {
-        log!(Info, "logging in to the master");
+        if self.cookie.is_none() && !self.has_tried_login {
+            log!(Info, "logging in to the master");
+        }
+        self.has_tried_login = true;
         let mut answer = self.exchange("/auth/login", "")?;
         let takes_proxys_word = answer.head.status == 403;
         if takes_proxys_word {
@@ -563,7 +569,7 @@ impl Client {
             let has_time = attempt == 0 || Instant::now() < give_up;
             let is_large = matches!(error, HttpError::TooLarge(_));
             if !json.is_empty() || !worth_another || !has_time || is_large {
-                return Err(http_error(path, json, &error, failure.was_sent));
+                return Err(http_error(path, json, &error));
             }
             log!(Debug, "GET {path}: {error}; asking again");
             if attempt > 0 {
@@ -608,7 +614,6 @@ impl Client {
             .map_err(|error| Failure {
                 error,
                 in_body: false,
-                was_sent: true,
             })?;
         let whole = self.config.timeout;
         connection.stream.set_read_limits(STALL.min(whole), whole);
@@ -618,7 +623,6 @@ impl Client {
         let body = connection.body(limit).map_err(|error| Failure {
             error,
             in_body: true,
-            was_sent: true,
         })?;
         log!(Debug, "master << {} {} bytes", head.status, body.len());
         if let Some(master_time) = head.get("date").and_then(clock::parse_http_date) {
@@ -686,8 +690,6 @@ struct Failure {
     error: HttpError,
     /// The head had come already.
     in_body: bool,
-    /// The master may have read the request.
-    was_sent: bool,
 }
 
 /// The error of a request that has no answer; its query is of no interest.
@@ -697,11 +699,11 @@ fn unreachable_error(path: &str, json: &str, why: &str) -> Error {
     Error::new(ErrorKind::Unreachable, message)
 }
 
-fn http_error(path: &str, json: &str, error: &HttpError, was_sent: bool) -> Error {
+fn http_error(path: &str, json: &str, error: &HttpError) -> Error {
     let mut result = unreachable_error(path, json, &error.to_string());
     if matches!(error, HttpError::TooLarge(_)) {
         result.kind = ErrorKind::TooLarge;
-    } else if was_sent && !json.is_empty() {
+    } else if !json.is_empty() {
         result.kind = ErrorKind::Uncertain;
     }
     result

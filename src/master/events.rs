@@ -113,7 +113,7 @@ pub fn run(mut client: Client, emit: &mut dyn FnMut(StreamEvent) -> bool) {
             ErrorKind::Refused(400..=499) => NO_STREAM,
             _ => backoff.next_wait(),
         };
-        std::thread::sleep(error.retry_after.unwrap_or(wait));
+        std::thread::sleep(wait);
     }
 }
 
@@ -143,15 +143,13 @@ fn follow(client: &mut Client, emit: &mut dyn FnMut(StreamEvent) -> bool) -> Res
         };
         for (event, data) in parser.feed(&piece) {
             let event = if event == "handshake" {
+                let is_prompt = asked_at.elapsed() < PROMPT;
                 subscribe(client, &data)?;
                 connection.stream.set_read_limits(SILENCE, SILENCE);
                 let socket = connection.stream.socket();
                 let socket = socket.map_err(|e| broken(&e.to_string()))?;
                 log!(Info, "event stream: subscribed");
-                StreamEvent::Up {
-                    socket,
-                    is_prompt: asked_at.elapsed() < PROMPT,
-                }
+                StreamEvent::Up { socket, is_prompt }
             } else {
                 match Update::parse(&data) {
                     Some(update) => StreamEvent::Update(update),

@@ -46,10 +46,6 @@ impl Field<'_> {
         self.json["multiple"] == true
     }
 
-    fn is_called(&self, name: &str) -> bool {
-        self.full_name == name || self.json["name"] == name
-    }
-
     /// Who asks and why is not the asker's to set.
     fn is_free(&self) -> bool {
         !self.has_type("username") && self.full_name != "reason"
@@ -69,7 +65,7 @@ pub fn fill_form(order: &Order, all_fields: &Value) -> Result<Value, String> {
         put(&mut form, field, value, &format!("--{}", source.key))?;
     }
     for (name, value) in &order.properties {
-        match fields.iter().find(|field| field.is_called(name)) {
+        match property_field(name, &fields)? {
             Some(field) => {
                 let value = checked_value(field, value)?;
                 put(&mut form, field, value, &format!("--props: {name}"))?;
@@ -115,8 +111,8 @@ fn source_field<'a, 'b>(
 ) -> Result<&'a Field<'b>, String> {
     let key = source.key;
     let full_name = match &source.codebase {
-        Some(codebase) if !codebase.is_empty() => format!("{codebase}_{key}"),
-        _ => key.to_owned(),
+        Some(codebase) => format!("{codebase}_{key}"),
+        None => key.to_owned(),
     };
     let fits = |field: &&Field| {
         field.full_name == full_name || source.codebase.is_none() && field.json["name"] == key
@@ -130,6 +126,24 @@ fn source_field<'a, 'b>(
         (None, _) => Err(format!(
             "--{key}: the scheduler does not ask for {full_name}"
         )),
+    }
+}
+
+/// The field of a property: by its full name, or by its short one if only one field has that.
+fn property_field<'a, 'b>(
+    name: &str,
+    fields: &'a [Field<'b>],
+) -> Result<Option<&'a Field<'b>>, String> {
+    if let Some(field) = fields.iter().find(|field| field.full_name == name) {
+        return Ok(Some(field));
+    }
+    let mut named = fields.iter().filter(|field| field.json["name"] == name);
+    match (named.next(), named.next()) {
+        (Some(one), Some(other)) => Err(format!(
+            "--props: {name} is {} or {}; say which",
+            one.full_name, other.full_name
+        )),
+        (field, _) => Ok(field),
     }
 }
 
@@ -335,6 +349,11 @@ mod tests {
                 vec![],
                 vec![("a", "1"), ("a", "2")],
                 format!("--props: a {twice}"),
+            ),
+            (
+                vec![],
+                vec![("branch", "x")],
+                "--props: branch is app_branch or lib_branch; say which".to_owned(),
             ),
             (
                 vec![],

@@ -198,10 +198,8 @@ impl<S: Read + Write> Connection<S> {
                 Ok(Some(piece))
             }
             Body::UntilClose => match self.take(usize::MAX) {
-                Err(HttpError::EndedEarly) => {
-                    self.body = Body::Done;
-                    Ok(None)
-                }
+                // The connection is over, too: the body stays what it is.
+                Err(HttpError::EndedEarly) => Ok(None),
                 piece => piece.map(Some),
             },
         }
@@ -380,6 +378,10 @@ mod tests {
     fn a_body_may_last_until_the_connection_closes() {
         let bytewise = UNTIL_CLOSE.iter().map(|&b| vec![b]).collect();
         assert_eq!(get(bytewise), Ok((200, b"hello".to_vec())));
+        let mut connection = Connection::new(Peer(vec![UNTIL_CLOSE.to_vec()]));
+        connection.ask("/", "", "").unwrap();
+        connection.body(LIMIT).unwrap();
+        assert!(!connection.is_reusable());
         let mut endless = vec![UNTIL_CLOSE.to_vec()];
         endless.extend((0..300).map(|_| vec![b'a'; 8192]));
         assert_eq!(get(endless), Err(HttpError::TooLarge(LIMIT)));

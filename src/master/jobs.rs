@@ -299,9 +299,11 @@ fn queue_reason(builder: u64, request: u64, client: &mut Client) -> Result<Queue
 
 /// Authors and revisions of a build's changes. One without changes knows what it has checked out.
 fn details(build: u64, with_revisions: bool, client: &mut Client) -> Result<Details, Error> {
-    let changes = client.changes_of(build, CHANGES)?;
+    let mut changes = client.changes_of(build, CHANGES + 1)?;
+    let is_partial = changes.len() > CHANGES;
+    changes.truncate(CHANGES);
     let mut details = Details {
-        is_partial: changes.len() >= CHANGES,
+        is_partial,
         ..Details::default()
     };
     for change in changes {

@@ -339,6 +339,8 @@ pub struct Model {
     /// Builder ids by name.
     by_name: BTreeMap<String, u64>,
     workers: BTreeMap<u64, Worker>,
+    /// The master has told of its workers.
+    knows_workers: bool,
     /// Builders that an online worker works for.
     online_builders: BTreeSet<u64>,
     running: BTreeMap<u64, Build>,
@@ -416,9 +418,11 @@ impl Model {
         self.identity.is_cluster && recent
     }
 
-    /// Whether a worker of the builder is connected.
-    pub fn is_online(&self, builder: u64) -> bool {
-        self.online_builders.contains(&builder)
+    /// Whether no worker of a builder is connected. One that has no workers of its own is never
+    /// offline, and none is where the master does not tell of workers.
+    pub fn is_offline(&self, builder: &Builder) -> bool {
+        let is_online = self.online_builders.contains(&builder.id);
+        self.knows_workers && !is_online && !builder.is_virtual()
     }
 
     /// Replaces the list of builders; what is known of the ones that stay is kept.
@@ -588,7 +592,7 @@ impl Model {
             return None;
         } else if is_unseen || before_first_poll {
             is_new = is_unseen;
-            // A start that does not fit is told all the same; the poll will find its end.
+            // Far above what any master has: a start that does not fit is told, its end is not.
             if !self.is_full() {
                 self.running.insert(build.id, build.clone());
             }
@@ -660,6 +664,7 @@ impl Model {
 
     /// Replaces the list of workers. A list without their builders keeps those that are known.
     pub fn set_workers(&mut self, list: Vec<Worker>, with_builders: bool) -> Vec<MasterEvent> {
+        self.knows_workers = true;
         let listed: BTreeSet<u64> = list.iter().map(|worker| worker.id).collect();
         self.workers.retain(|id, _| listed.contains(id));
         if with_builders {
@@ -678,6 +683,7 @@ impl Model {
     /// Takes in what is known of one worker. That it is missing is the master's word, which only
     /// the stream has.
     pub fn apply_worker(&mut self, worker: Worker) -> Option<MasterEvent> {
+        self.knows_workers = true;
         let event = self.put_worker(worker);
         self.count_online_builders();
         event

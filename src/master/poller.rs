@@ -15,6 +15,8 @@ use std::time::{Duration, Instant};
 
 /// Inputs that are taken in before what has happened is handed over.
 const INPUTS_AT_ONCE: usize = 64;
+/// The longest that builds of one answer wait for each other's look-ups.
+const TOGETHER: Duration = Duration::from_secs(1);
 /// The longest that a poll may take, before a supervisor should know.
 const STUCK: Duration = Duration::from_secs(900);
 
@@ -67,6 +69,8 @@ pub struct Poller {
     events: Vec<MasterEvent>,
     /// As it was handed over last.
     cursor: BuildCursor,
+    /// Builds that came together are handed over together, until then.
+    held_until: Option<Instant>,
     lookups_done: Vec<Ticket>,
     first_poll_told: bool,
 }
@@ -87,6 +91,7 @@ impl Poller {
             stream: None,
             events: Vec::new(),
             cursor: BuildCursor::default(),
+            held_until: None,
             lookups_done: Vec::new(),
             first_poll_told: false,
         }
@@ -101,12 +106,8 @@ impl Poller {
                 if let Some(report) = self.sync.take_report() {
                     log!(Warning, "{report}");
                 }
-                inputs
-                    .try_iter()
-                    .take(INPUTS_AT_ONCE)
-                    .for_each(|input| self.take(input));
-                // What comes in one answer is handed over together.
-                if !self.sync.has_waiting_builds() && !self.hand_over(emit) {
+                self.drain(inputs);
+                if !self.hand_over(emit) {
                     return;
                 }
             }
@@ -121,18 +122,19 @@ impl Poller {
                 Err(RecvTimeoutError::Timeout) => continue,
                 Err(RecvTimeoutError::Disconnected) => return,
             }
-            inputs
-                .try_iter()
-                .take(INPUTS_AT_ONCE)
-                .for_each(|input| self.take(input));
-            if !self.hand_over(emit) {
-                return;
-            }
+            self.drain(inputs);
+        }
+    }
+
+    fn drain(&mut self, inputs: &Receiver<PollerInput>) {
+        for input in inputs.try_iter().take(INPUTS_AT_ONCE) {
+            self.take(input);
         }
     }
 
     /// One whole poll, for `-x`.
     pub fn poll_once(&mut self) -> Result<(), Error> {
+        self.sync.set_impatient();
         while !self.sync.is_healthy() || !lock(&self.model).is_complete {
             match self.ask_next() {
                 Some(Err(error)) if lock(&self.model).last_error.is_some() => return Err(error),
@@ -152,9 +154,7 @@ impl Poller {
     /// Asks one query, if one is due. Returns its error, if it had one.
     fn ask_next(&mut self) -> Option<Result<(), Error>> {
         let query = self.sync.next_query(&mut lock(&self.model), Instant::now());
-        if self.sync.take_restart_stream() {
-            self.end_stream();
-        }
+        self.end_stream_if_asked();
         let query = query?;
         let answer = self.client.ask(&query);
         let result = answer.as_ref().map(|_| ()).map_err(Error::clone);
@@ -166,9 +166,7 @@ impl Poller {
             .on_answer(&query, answer, &mut model, now, unix_now());
         drop(model);
         self.events.extend(events);
-        if self.sync.take_restart_stream() {
-            self.end_stream();
-        }
+        self.end_stream_if_asked();
         Some(result)
     }
 
@@ -197,9 +195,11 @@ impl Poller {
         }
     }
 
-    /// Ends the stream, so that its thread makes a new one.
-    fn end_stream(&mut self) {
-        if let Some(socket) = &self.stream {
+    /// Ends the stream if that is wanted, so that its thread makes a new one.
+    fn end_stream_if_asked(&mut self) {
+        if self.sync.take_restart_stream()
+            && let Some(socket) = &self.stream
+        {
             // Best effort: one that is gone already has ended.
             let _ = socket.shutdown(Shutdown::Both);
         }
@@ -207,18 +207,28 @@ impl Poller {
 
     /// Hands over what has happened, if anything has. Returns false if nobody takes it.
     fn hand_over(&mut self, emit: &dyn Fn(PollerEvent) -> bool) -> bool {
-        let model = lock(&self.model);
-        let cursor = model.cursor();
-        let is_first_poll = model.is_complete && !self.first_poll_told;
-        drop(model);
-        if !self.events.is_empty() || cursor != self.cursor {
-            self.cursor = cursor.clone();
-            let events = std::mem::take(&mut self.events);
-            if !emit(PollerEvent::Happened(events, cursor)) {
-                return false;
-            }
+        self.hand_over_events(emit) && self.hand_over_rest(emit)
+    }
+
+    /// Events of one answer go together, unless their look-ups take long.
+    fn hand_over_events(&mut self, emit: &dyn Fn(PollerEvent) -> bool) -> bool {
+        let now = Instant::now();
+        if self.sync.has_waiting_builds() && now < *self.held_until.get_or_insert(now + TOGETHER) {
+            return true;
         }
-        if is_first_poll {
+        self.held_until = None;
+        let cursor = lock(&self.model).cursor();
+        if self.events.is_empty() && cursor == self.cursor {
+            return true;
+        }
+        self.cursor = cursor.clone();
+        let events = std::mem::take(&mut self.events);
+        emit(PollerEvent::Happened(events, cursor))
+    }
+
+    /// The first poll is through, and look-ups are done.
+    fn hand_over_rest(&mut self, emit: &dyn Fn(PollerEvent) -> bool) -> bool {
+        if !self.first_poll_told && lock(&self.model).is_complete {
             self.first_poll_told = true;
             if !emit(PollerEvent::FirstPoll) {
                 return false;

@@ -38,7 +38,7 @@ const LIST_REFRESH: Duration = Duration::from_secs(600);
 /// When a builder is new, its workers become known a moment later.
 const SETTLE: Duration = Duration::from_secs(5);
 /// A list of builders that was read so lately is not read again for a new stream.
-const JUST_LISTED: Duration = Duration::from_secs(60);
+const JUST_LISTED: Duration = Duration::from_secs(300);
 /// The stream may tell so much later of a build that a poll has found.
 const STREAM_GRACE: Duration = Duration::from_secs(5);
 /// Polls for which a missing id is awaited: ids can become visible out of order.
@@ -107,22 +107,28 @@ struct Gathered {
     requests: Vec<BuildRequest>,
 }
 
-pub struct Sync {
-    interval: Duration,
-    round: VecDeque<Step>,
-    /// The round is a poll, and not a look-up of requests between two polls.
-    is_polling: bool,
+/// How far the step at hand is.
+#[derive(Debug, Default)]
+struct Progress {
     offset: usize,
     /// Smaller pages than usual, because one was too large.
     page_limit: Option<usize>,
     without_text: bool,
     /// Items that were left out of this list.
     oversized: usize,
-    gathered: Gathered,
     /// The id from which on new builds are asked for, page by page.
     new_builds_from: Option<u64>,
     /// What is left to ask for in a step that goes by ids.
     ids: Option<Vec<u64>>,
+}
+
+pub struct Sync {
+    interval: Duration,
+    round: VecDeque<Step>,
+    /// The round is a poll, and not a look-up of requests between two polls.
+    is_polling: bool,
+    progress: Progress,
+    gathered: Gathered,
     received: VecDeque<Received>,
     /// Builders that builds name and the master does not know.
     unknown_builders: BTreeSet<u64>,
@@ -131,13 +137,19 @@ pub struct Sync {
     /// The look-back is done.
     is_synced: bool,
     backoff: Backoff,
+    /// Rounds that may fail before we do without what is not essential.
+    tries: u32,
     last_error: String,
     /// For the log, if the program runs on.
     report: Option<String>,
-    refused_steps: BTreeSet<Step>,
+    warned_steps: BTreeSet<Step>,
     stream: Stream,
+    /// The stream stood when the round began.
+    began_with_stream: bool,
     /// A poll has found what the stream did not tell; until it tells by itself again.
     is_doubted: bool,
+    /// The hand-shake came late, and so may what follows.
+    is_late: bool,
     /// Builds that a poll has found, and until when the stream may still tell of them.
     untold: Vec<(u64, Instant)>,
     restart_stream: bool,
@@ -153,30 +165,33 @@ impl Sync {
             interval,
             round: VecDeque::new(),
             is_polling: false,
-            offset: 0,
-            page_limit: None,
-            without_text: false,
-            oversized: 0,
+            progress: Progress::default(),
             gathered: Gathered::default(),
-            new_builds_from: None,
-            ids: None,
             received: VecDeque::new(),
             unknown_builders: BTreeSet::new(),
             next_poll: now,
             builders_listed_at: None,
             is_synced: false,
             backoff: Backoff::new(RETRY.0, RETRY.1),
+            tries: TRIES,
             last_error: String::new(),
             report: None,
-            refused_steps: BTreeSet::new(),
+            warned_steps: BTreeSet::new(),
             stream: Stream::Down,
+            began_with_stream: false,
             is_doubted: false,
+            is_late: false,
             untold: Vec::new(),
             restart_stream: false,
             gap: None,
             tracked: BTreeSet::new(),
             requests_due: false,
         }
+    }
+
+    /// There will be one poll only: what is not essential is not tried again.
+    pub fn set_impatient(&mut self) {
+        self.tries = 0;
     }
 
     /// The requests that someone waits for, from now on.
@@ -262,24 +277,33 @@ impl Sync {
             .is_some_and(|id| self.tracked.contains(&id))
     }
 
+    /// Builds come before what is only nice to have.
     fn start_round(&mut self, now: Instant) {
         self.is_polling = true;
+        self.began_with_stream = self.stream != Stream::Down;
         let listed = self.builders_listed_at;
         let must_list = listed.is_none_or(|at| now >= at + LIST_REFRESH);
         if must_list {
-            self.round
-                .extend([Step::Identity, Step::Builders, Step::WorkersWithBuilders]);
-        } else if self.stream != Stream::Trusted {
+            self.round.extend([Step::Identity, Step::Builders]);
+        }
+        if !self.is_synced {
+            self.round.extend([Step::Running, Step::Recent]);
+        }
+        self.round.extend([Step::New, Step::KnownRunning]);
+        if must_list {
+            self.round.push_back(Step::WorkersWithBuilders);
+        } else if !self.is_trusted() {
             self.round.push_back(Step::Workers);
         }
         if self.stream == Stream::Fresh || must_list && self.stream == Stream::Trusted {
             self.round.push_back(Step::Changes);
         }
-        if !self.is_synced {
-            self.round.extend([Step::Running, Step::Recent]);
-        }
-        self.round
-            .extend([Step::New, Step::KnownRunning, Step::Queue, Step::Requests]);
+        self.round.extend([Step::Queue, Step::Requests]);
+    }
+
+    /// Whether the stream tells everything, and in time.
+    fn is_trusted(&self) -> bool {
+        self.stream != Stream::Down && !self.is_doubted && !self.is_late
     }
 
     /// The next query of a step; nothing when it has no more to ask.
@@ -296,11 +320,11 @@ impl Sync {
             Step::New => {
                 // Builds of one page are applied before the next is asked for.
                 let last = model.last_build_id().unwrap_or(0);
-                let from = *self.new_builds_from.get_or_insert(last);
+                let from = *self.progress.new_builds_from.get_or_insert(last);
                 Some(Query::BuildsFrom(from, page))
             }
             Step::KnownRunning => {
-                let ids = self.ids.get_or_insert_with(|| model.running_ids());
+                let ids = self.progress.ids.get_or_insert_with(|| model.running_ids());
                 let chunk = ids.len().min(page.limit);
                 let ids: Vec<u64> = ids.drain(..chunk).collect();
                 (!ids.is_empty()).then_some(Query::BuildsById(ids, page))
@@ -308,7 +332,7 @@ impl Sync {
             Step::Queue => Some(Query::QueuedRequests(page)),
             Step::Requests => {
                 let tracked = &self.tracked;
-                let ids = self.ids.get_or_insert_with(|| {
+                let ids = self.progress.ids.get_or_insert_with(|| {
                     let mut unclear = model.unclear_requests(tracked.iter());
                     unclear.truncate(REQUEST_LOOKUPS);
                     unclear
@@ -320,26 +344,24 @@ impl Sync {
 
     fn page_of(&self, step: Step) -> Page {
         let usual = match step {
-            Step::Builders if self.offset > 0 => LONG_PAGE,
+            Step::Builders if self.progress.offset > 0 => LONG_PAGE,
             Step::WorkersWithBuilders => WORKER_PAGE,
             _ => PAGE,
         };
         Page {
-            offset: self.offset,
-            limit: self.page_limit.map_or(usual, |limit| limit.min(usual)),
-            without_text: self.without_text,
+            offset: self.progress.offset,
+            limit: self
+                .progress
+                .page_limit
+                .map_or(usual, |limit| limit.min(usual)),
+            without_text: self.progress.without_text,
         }
     }
 
     /// The step at hand is through; perhaps the round, too.
     fn end_step(&mut self, model: &mut Model, now: Instant) {
         self.round.pop_front();
-        self.offset = 0;
-        self.page_limit = None;
-        self.without_text = false;
-        self.oversized = 0;
-        self.new_builds_from = None;
-        self.ids = None;
+        self.progress = Progress::default();
         if self.round.is_empty() && self.is_polling {
             self.end_round(model, now);
         }
@@ -355,11 +377,15 @@ impl Sync {
         model.last_error = None;
         model.is_complete = true;
         self.close_gap(model);
-        let is_trusted = self.stream != Stream::Down && !self.is_doubted;
+        if self.stream == Stream::Fresh && !self.began_with_stream {
+            // What came between its answers and the subscription is for another round.
+            self.next_poll = now;
+            return;
+        }
+        let factor = if self.is_trusted() { RELAXED } else { 1 };
         if self.stream == Stream::Fresh {
             self.stream = Stream::Trusted;
         }
-        let factor = if is_trusted { RELAXED } else { 1 };
         self.next_poll = now + self.interval * factor;
     }
 
@@ -425,7 +451,7 @@ impl Sync {
             }
             (Query::Builders(page), Answer::Builders(list)) => {
                 self.gathered.builders.extend(list.items);
-                if self.is_last_page(*page, list.length, LISTED) {
+                if self.advance(*page, list.length, LISTED) {
                     model.set_builders(std::mem::take(&mut self.gathered.builders));
                     self.unknown_builders.clear();
                     self.builders_listed_at = Some(now);
@@ -434,7 +460,7 @@ impl Sync {
             }
             (Query::Workers(page, with_builders), Answer::Workers(list)) => {
                 self.gathered.workers.extend(list.items);
-                if self.is_last_page(*page, list.length, LISTED) {
+                if self.advance(*page, list.length, LISTED) {
                     let workers = std::mem::take(&mut self.gathered.workers);
                     let with_builders = *with_builders == WithBuilders::Yes;
                     events.extend(model.set_workers(workers, with_builders));
@@ -447,13 +473,13 @@ impl Sync {
             }
             (Query::RunningBuilds(page), Answer::Builds(list)) => {
                 self.gathered.builds.extend(list.items);
-                if self.is_last_page(*page, list.length, LOOK_BACK) {
+                if self.advance(*page, list.length, LOOK_BACK) {
                     self.end_step(model, now);
                 }
             }
             (Query::RecentBuilds(page), Answer::Builds(list)) => {
                 self.gathered.builds.extend(list.items);
-                if self.is_last_page(*page, list.length, LOOK_BACK) {
+                if self.advance(*page, list.length, LOOK_BACK) {
                     self.look_back(model, now, events);
                     self.end_step(model, now);
                 }
@@ -467,19 +493,24 @@ impl Sync {
                     return;
                 }
                 self.receive(list.items, false);
-                if self.is_last_page(*page, list.length, CATCH_UP) {
+                if self.advance(*page, list.length, CATCH_UP) {
                     self.end_step(model, now);
                 }
             }
             (Query::BuildsById(ids, _), Answer::Builds(list)) => {
-                let is_gone = |id: &&u64| list.items.iter().all(|build| build.id != **id);
-                let gone: Vec<u64> = ids.iter().filter(is_gone).copied().collect();
-                model.forget_running(&gone);
+                self.progress.page_limit = None;
+                self.progress.without_text = false;
+                // An odd item is not gone, it only cannot be read.
+                if list.length == list.items.len() {
+                    let is_gone = |id: &&u64| list.items.iter().all(|build| build.id != **id);
+                    let gone: Vec<u64> = ids.iter().filter(is_gone).copied().collect();
+                    model.forget_running(&gone);
+                }
                 self.receive(list.items, false);
             }
             (Query::QueuedRequests(page), Answer::Requests(list)) => {
                 self.gathered.requests.extend(list.items);
-                if self.is_last_page(*page, list.length, QUEUE) {
+                if self.advance(*page, list.length, QUEUE) {
                     let requests = std::mem::take(&mut self.gathered.requests);
                     let queued = requests.iter().map(|r| (r.id, r.builder_id));
                     model.queued = queued.collect();
@@ -490,13 +521,13 @@ impl Sync {
                 self.take_fate(*id, fate, model, events);
             }
             (Query::Builder(id), Answer::Builders(list)) => {
-                if list.items.is_empty() {
-                    self.unknown_builders.insert(*id);
-                }
                 for builder in list.items {
                     model.set_builder(builder);
                     // The list is out of date: its workers will come with the next round.
                     self.builders_listed_at = None;
+                }
+                if model.builder(*id).is_none() {
+                    self.unknown_builders.insert(*id);
                 }
             }
             (Query::PreviousBuilds { builder, number }, Answer::Builds(list)) => {
@@ -508,13 +539,13 @@ impl Sync {
         }
     }
 
-    /// Whether a page ends its list; if not, the next one is asked for.
-    fn is_last_page(&mut self, page: Page, length: usize, limit: usize) -> bool {
-        self.offset = page.offset + length;
+    /// Goes on to the next page. Returns whether this one was the last.
+    fn advance(&mut self, page: Page, length: usize, limit: usize) -> bool {
+        self.progress.offset = page.offset + length;
         // What was too large is behind us.
-        self.page_limit = None;
-        self.without_text = false;
-        length < page.limit || self.offset >= limit
+        self.progress.page_limit = None;
+        self.progress.without_text = false;
+        length < page.limit || self.progress.offset >= limit
     }
 
     /// The recent builds are no news, but for the end of builds that ran when an earlier run left
@@ -577,7 +608,7 @@ impl Sync {
             log!(Info, "event stream: it tells of builds again");
             self.is_doubted = false;
         }
-        if !from_stream && self.stream == Stream::Trusted && !self.is_doubted {
+        if !from_stream && self.stream == Stream::Trusted && self.is_trusted() {
             self.untold.push((build, now + STREAM_GRACE));
         }
     }
@@ -641,11 +672,11 @@ impl Sync {
         if error.kind == ErrorKind::TooLarge && self.shrink_page(query) {
             return;
         }
-        // An error of the master's own may pass: only if it stays is it taken for a refusal.
+        // An error of the master's own may pass, and so may a wait: only what stays is taken for
+        // a refusal.
         let is_final = match error.kind {
-            ErrorKind::Refused(500..) => self.backoff.failures() >= TRIES,
-            ErrorKind::Refused(_) | ErrorKind::TooLarge => true,
-            _ => false,
+            ErrorKind::Refused(..500) | ErrorKind::TooLarge => true,
+            _ => self.backoff.failures() >= self.tries,
         };
         if is_final && self.do_without(query, error, model, now) {
             return;
@@ -667,21 +698,21 @@ impl Sync {
             _ => return false,
         };
         if let Query::BuildsById(ids, _) = query
-            && let Some(remaining) = &mut self.ids
+            && let Some(remaining) = &mut self.progress.ids
         {
             // These were taken out already.
             remaining.splice(..0, ids.iter().copied());
         }
         if page.limit > 1 {
-            self.page_limit = Some(page.limit / 2);
+            self.progress.page_limit = Some(page.limit / 2);
         } else if !page.without_text {
-            self.without_text = true;
-        } else if self.oversized < OVERSIZED {
+            self.progress.without_text = true;
+        } else if self.progress.oversized < OVERSIZED {
             log!(Info, "an item of a list is too large to be read");
-            self.oversized += 1;
-            self.offset += 1;
-            if let Some(remaining) = &mut self.ids {
-                remaining.remove(0);
+            self.progress.oversized += 1;
+            match &mut self.progress.ids {
+                Some(remaining) => drop(remaining.remove(0)),
+                None => self.progress.offset += 1,
             }
         } else {
             return false;
@@ -714,7 +745,7 @@ impl Sync {
             | Query::NewestChanges
             | Query::QueuedRequests(_) => {
                 let step = self.round.front().copied();
-                if step.is_some_and(|step| self.refused_steps.insert(step)) {
+                if step.is_some_and(|step| self.warned_steps.insert(step)) {
                     log!(Warning, "{error}; going on without");
                 }
                 self.gathered = Gathered::default();
@@ -739,11 +770,7 @@ impl Sync {
         self.is_polling = false;
         self.received.clear();
         self.gathered = Gathered::default();
-        self.ids = None;
-        self.new_builds_from = None;
-        self.offset = 0;
-        self.page_limit = None;
-        self.without_text = false;
+        self.progress = Progress::default();
         // It may come back with another configuration, or another database.
         self.builders_listed_at = None;
         if error.kind == ErrorKind::Unreachable {
@@ -752,7 +779,7 @@ impl Sync {
         }
         let longest = self.interval.max(RETRY.0);
         let wait = self.backoff.next_wait().min(longest);
-        self.next_poll = now + error.retry_after.unwrap_or(wait);
+        self.next_poll = now + wait.max(error.retry_after.unwrap_or_default());
         model.last_error = Some(reason.clone());
         self.last_error = reason;
     }

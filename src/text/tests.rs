@@ -141,6 +141,8 @@ fn who_stopped_a_build_and_why() {
             "cancelled (Master Shutdown) 'sh' (cancelled)",
             ": Master Shutdown",
         ),
+        ("cancelled (too slow (again)) 'sh'", ": too slow (again)"),
+        ("cancelled () 'sh'", ""),
         ("cancelled (never ends", ": (never ends"),
         ("cancelled", ""),
     ] {

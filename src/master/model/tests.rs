@@ -8,6 +8,7 @@ pub fn model(names: &[&str]) -> Model {
     let mut model = Model::default();
     let builders = names.iter().zip(1..).map(|(name, id)| builder(id, name));
     model.set_builders(builders.collect());
+    model.set_workers(Vec::new(), true);
     model.catch_up(0);
     model.is_complete = true;
     model
@@ -244,9 +245,10 @@ fn a_worker_is_missing_by_the_masters_word_and_back_once() {
     assert_eq!(apply(worker(true, false)), None);
     let kept = m.workers_of(1).count();
     assert_eq!(kept, 1, "a report without builders keeps them");
-    assert!(m.is_online(1));
+    assert!(!m.is_offline(m.builder(1).unwrap()));
     m.set_workers(vec![worker(true, false)], true);
-    assert!(!m.is_online(1), "a list with builders has the last word");
+    let is_offline = m.is_offline(m.builder(1).unwrap());
+    assert!(is_offline, "a list with builders has the last word");
 }
 
 #[test]
