@@ -377,7 +377,7 @@ impl Bot {
             return;
         };
         let pinged = self.connection.pinged;
-        let is_burst_over = self.next_line_at().is_none_or(|at| at > now);
+        let is_burst_over = self.next_line_at().is_none();
         let is_due = is_burst_over || last > pinged + 1 || self.stop_at.is_some();
         if last > pinged && is_due {
             self.connection.pinged = last;

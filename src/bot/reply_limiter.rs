@@ -49,7 +49,7 @@ impl ReplyLimiter {
             recent.repeats = 1;
         }
         recent.errors += u32::from(is_error);
-        recent.repeats <= ANSWERS && recent.errors <= ANSWERS
+        recent.repeats <= ANSWERS && (!is_error || recent.errors <= ANSWERS)
     }
 }
 
@@ -70,7 +70,12 @@ mod tests {
         assert_eq!(given("hello, otherbot", false, start), 5);
         assert_eq!(given("something else", false, start), 5);
         assert_eq!(given("unknown command", true, start), 5);
-        assert_eq!(given("hello again", true, start), 0, "errors add up");
+        assert_eq!(given("no such thing", true, start), 0, "errors add up");
+        assert_eq!(
+            given("notify is on", false, start),
+            5,
+            "what is done is said"
+        );
         assert_eq!(given("unknown command", true, start + WHILE), 5);
     }
 

@@ -12,7 +12,6 @@ pub struct Isupport {
     pub channel_modes: String,
     /// BOT: the mode that marks a bot.
     pub bot_mode: Option<String>,
-    pub has_monitor: bool,
     pub nick_length: Option<usize>,
 }
 
@@ -25,7 +24,6 @@ impl Default for Isupport {
             rank_signs: "@+".to_owned(),
             channel_modes: "beI,k,l".to_owned(),
             bot_mode: None,
-            has_monitor: false,
             nick_length: None,
         }
     }
@@ -46,7 +44,6 @@ impl Isupport {
             }
             "CHANMODES" => self.channel_modes = value.to_owned(),
             "BOT" => self.bot_mode = Some(value.to_owned()).filter(|mode| !mode.is_empty()),
-            "MONITOR" => self.has_monitor = true,
             "NICKLEN" => self.nick_length = value.parse().ok(),
             _ => {}
         }
@@ -95,12 +92,11 @@ mod tests {
     #[test]
     fn tokens_are_taken_in() {
         let mut isupport = Isupport::default();
-        for token in ["CASEMAPPING=ascii", "BOT=B", "MONITOR=30", "NICKLEN=9"] {
+        for token in ["CASEMAPPING=ascii", "BOT=B", "NICKLEN=9"] {
             isupport.take(token);
         }
         assert_eq!(isupport.casemapping, Casemapping::Ascii);
         assert_eq!(isupport.bot_mode.as_deref(), Some("B"));
-        assert!(isupport.has_monitor);
         assert_eq!(isupport.nick_length, Some(9));
     }
 }

@@ -42,7 +42,7 @@ pub enum NextNick {
     Try(String),
     /// All were tried.
     GiveUp,
-    /// The same, and the server takes none of them, ever.
+    /// All were refused as invalid (432).
     Impossible,
 }
 
@@ -123,8 +123,13 @@ impl Nick {
         self.set_current(nick, now);
     }
 
-    /// Our nick has changed.
-    pub fn on_changed(&mut self, nick: Name, now: Instant) {
+    /// Our nick has changed; perhaps the server has cut it to its length.
+    pub fn on_changed(&mut self, nick: Name, length: Option<usize>, now: Instant) {
+        let wanted = self.wanted.as_str();
+        let cut = length.and_then(|length| wanted.get(..length));
+        if cut == Some(nick.as_str()) {
+            self.wanted = nick.clone();
+        }
         self.set_current(nick, now);
     }
 
@@ -205,7 +210,7 @@ mod tests {
         assert_eq!(nick.deadline(), Some(at(15)));
         assert!(!nick.tick(at(14)) && nick.tick(at(15)));
         assert_eq!(nick.deadline(), Some(at(45)));
-        nick.on_changed(name("BOT"), at(20));
+        nick.on_changed(name("BOT"), None, at(20));
         assert!(nick.has_wanted());
         assert_eq!(nick.deadline(), None);
     }
@@ -217,6 +222,10 @@ mod tests {
         nick.on_welcome(name("averylong"), now);
         assert!(nick.has_wanted());
         assert_eq!(nick.deadline(), None);
+        nick.on_connected();
+        nick.on_welcome(name("other"), now);
+        nick.on_changed(name("averylong"), Some(9), now);
+        assert!(nick.has_wanted(), "won back, and cut");
         nick.on_connected();
         assert_eq!(nick.current().as_str(), "averylongnick", "next time, anew");
     }

@@ -18,9 +18,9 @@ use std::time::{Duration, Instant};
 
 /// Lines of one reply in a channel; the rest is for private talk.
 pub const CHANNEL_LINES: usize = 10;
-/// Lines of replies that wait for one target, and for all: no more questions are taken yet.
-const REPLIES_PER_TARGET: usize = 50;
-const REPLIES: usize = 20_000;
+/// Lines of replies that wait for one channel, and for all people; beyond it questions are ignored.
+const REPLIES_PER_CHANNEL: usize = 50;
+const REPLIES_TO_PEOPLE: usize = 20_000;
 /// CTCP answers that wait for one person.
 const CTCP_REPLIES: usize = 3;
 /// A reply of more lines than this to a person gives way to their next question.
@@ -40,7 +40,7 @@ const CHANNEL_RETRY: (Duration, Duration) = (Duration::from_secs(60), Duration::
 const PERSON_RETRY: (Duration, Duration) = (Duration::from_secs(900), Duration::from_secs(86_400));
 /// When it was too much at once.
 const RATE_RETRY: Duration = Duration::from_secs(60);
-/// Lines whose fate is open; beyond it the oldest replies are taken for arrived.
+/// Unconfirmed lines; beyond it the oldest replies are forgotten.
 const OPEN_LINES: usize = 500;
 
 /// How lines to a target look now.
@@ -229,15 +229,17 @@ impl Outbox {
 
     /// Whether a reply to this target would still be taken.
     pub fn takes_reply(&self, target: &Name) -> bool {
-        let here = self.find(target).map_or(0, |queue| queue.replies.len());
-        // A person's next question ends a long reply.
-        let limit = if target.is_channel() {
-            REPLIES_PER_TARGET
-        } else {
-            usize::MAX
-        };
-        let all: usize = self.queues.iter().map(|queue| queue.replies.len()).sum();
-        here <= limit && all <= REPLIES
+        if target.is_channel() {
+            let waiting = self.find(target).map_or(0, |queue| queue.replies.len());
+            return waiting <= REPLIES_PER_CHANNEL;
+        }
+        // A person's next question ends a long reply; a crowd of people has no more than this.
+        let people = self
+            .queues
+            .iter()
+            .filter(|queue| !queue.target.is_channel());
+        let waiting: usize = people.map(|queue| queue.replies.len()).sum();
+        waiting <= REPLIES_TO_PEOPLE
     }
 
     /// Queues a reply, split to the budget; in a channel its first lines and a hint. There are so
@@ -310,7 +312,7 @@ impl Outbox {
     fn push_replies(&mut self, target: &Name, lines: Vec<String>, is_notice: bool) {
         let queue = self.queue(target);
         if !target.is_channel() && queue.replies.len() > LONG_REPLY {
-            queue.replies.clear();
+            queue.drop_replies();
         }
         for text in lines {
             queue.replies.push_back(Reply::Text { text, is_notice });
@@ -345,9 +347,16 @@ impl Outbox {
         self.reachability.remove(target);
     }
 
-    /// Forgets the announcements that wait for a target: nobody there wants them any more.
+    /// Forgets the announcements that wait for a target: nobody there wants them any more, but for
+    /// those that somebody waits for.
     pub fn forget_announcements(&mut self, target: &Name) {
-        self.queue(target).announcements.clear();
+        let queue = self.queue(target);
+        queue.announcements.retain(|a| a.is_watched);
+        for sent in self.sent.iter_mut().filter(|sent| sent.target == *target) {
+            if let Content::Announcements { announcements, .. } = &mut sent.content {
+                announcements.retain(|a| a.is_watched);
+            }
+        }
         self.drop_empty_queues();
     }
 
@@ -524,13 +533,14 @@ impl Outbox {
 
     // Delivery
 
-    /// The number of the last line, if the connection should be asked whether it has arrived: an
-    /// announcement's fate is open, or a refusal's.
+    /// The number of the last line, if the connection should be asked whether it has arrived: it
+    /// matters for announcements, for lines with colours, and where something was refused.
     pub fn unconfirmed(&self) -> Option<u64> {
         let is_open = |sent: &Sent| {
             let is_news = matches!(sent.content, Content::Announcements { .. });
             let reachability = self.reachability.get(&sent.target);
-            is_news || reachability.is_some_and(|r| r.open_refusals > 0)
+            let is_refused = reachability.is_some_and(|r| r.open_refusals > 0);
+            is_news || is_refused || sent.content.has_colors()
         };
         let last = self.sent.back().map(|sent| sent.number);
         last.filter(|_| self.sent.iter().any(is_open))
@@ -545,6 +555,8 @@ impl Outbox {
     /// sent before; to which one shows when the connection answers our PING.
     pub fn on_refused(&mut self, target: &Name, refusal: &Refusal) {
         if !self.sent.iter().any(|sent| sent.target == *target) {
+            let reason = &refusal.reason;
+            log!(Debug, "{target}: {reason}; nothing that we said is open");
             return;
         }
         let new = || Reachability::new(target);
@@ -589,6 +601,7 @@ impl Outbox {
             return false;
         };
         let refusals = std::mem::take(&mut reachability.open_refusals);
+        let is_rate = std::mem::take(&mut reachability.is_rate);
         if refusals == 0 {
             *has_delivered |= lines.iter().any(is_news);
             reachability.backoff.reset();
@@ -610,11 +623,10 @@ impl Outbox {
             self.put_back(target, refused, true);
             return false;
         }
-        let wait = if std::mem::take(&mut reachability.is_rate) {
-            RATE_RETRY
-        } else {
-            reachability.backoff.next_wait()
-        };
+        let mut wait = reachability.backoff.next_wait();
+        if is_rate {
+            wait = wait.min(RATE_RETRY);
+        }
         reachability.refused_until = Some(now + wait);
         if reachability.backoff.failures() <= 1 {
             log!(
@@ -623,10 +635,9 @@ impl Outbox {
                 reachability.reason
             );
         }
-        let has_news = lines.iter().any(is_news);
-        self.queue(target).replies.clear();
+        self.queue(target).drop_replies();
         self.put_back(target, lines, false);
-        has_news
+        true
     }
 
     /// Lines that did not arrive wait once more, before what came later. Replies only if they will
@@ -677,6 +688,9 @@ impl Outbox {
     }
 
     fn put_all_back(&mut self) {
+        for reachability in self.reachability.values_mut() {
+            reachability.open_refusals = 0;
+        }
         for sent in std::mem::take(&mut self.sent).into_iter().rev() {
             let target = sent.target.clone();
             self.put_back(&target, vec![sent], false);
@@ -705,7 +719,7 @@ fn omission(count: usize) -> String {
 
 /// Beyond the limit, only the number of the least important ones is kept.
 fn drop_least_important(announcements: &mut Vec<Announcement>) {
-    let named = |a: &Announcement| a.omitted == 0;
+    let named = |a: &Announcement| a.omitted == 0 && !a.is_watched;
     if announcements.iter().filter(|a| named(a)).count() <= ANNOUNCEMENTS {
         return;
     }
@@ -738,6 +752,11 @@ fn importance(announcement: &Announcement) -> usize {
 }
 
 impl Queue {
+    /// Questions to the server stay: a command waits for their answer.
+    fn drop_replies(&mut self) {
+        self.replies.retain(|reply| matches!(reply, Reply::Raw(_)));
+    }
+
     fn has_waiting(&self) -> bool {
         !self.replies.is_empty() || !self.announcements.is_empty()
     }

@@ -16,7 +16,7 @@ const SASL_STEP: Duration = Duration::from_secs(20);
 const PROBE: Duration = Duration::from_secs(5);
 /// Bytes of one AUTHENTICATE (IRCv3 sasl-3.1).
 const AUTHENTICATE: usize = 400;
-/// What we ask for, where it is offered. Who may ask for history does not get it unasked.
+/// What we ask for, where it is offered. With draft/chathistory the server replays nothing unasked.
 const CAPABILITIES: [&str; 7] = [
     "account-tag",
     "batch",

@@ -165,7 +165,9 @@ impl Services {
         self.last_notice = sanitize(&self.without_password(&text));
         let says = |words: &[&str]| words.iter().any(|word| text.contains(word));
         if says(&UNKNOWN_WORD) {
-            self.recover_nick(wanted, actions);
+            if nick.as_str() != wanted {
+                self.recover_nick(wanted, actions);
+            }
             return Outcome::Nothing;
         }
         if says(&SUCCESS) {

@@ -286,7 +286,9 @@ impl Session {
         self.user_host = None;
         self.nick.on_connected();
         self.services.on_connected();
-        self.channels.refold(self.isupport.casemapping);
+        let casemapping = self.isupport.casemapping;
+        self.channels.refold(casemapping);
+        self.actions.push(Action::CasemappingKnown(casemapping));
         let is_tls = self.is_tls();
         self.registration
             .on_connected(is_tls, now, &mut self.actions);
@@ -365,7 +367,7 @@ impl Session {
                 handler(self, message, &params, now);
             }
         }
-        if is_error(command) && params.len() >= 3 && !self.is_closing {
+        if is_error(command) && params.len() >= 2 && !self.is_closing {
             self.on_target_error(command, &params, now);
         }
     }
@@ -514,7 +516,7 @@ impl Session {
 
     /// The server lets us in: tell services who we are, and join when they believe it.
     fn on_welcome(&mut self, message: &Message, params: &[&str], now: Instant) {
-        if !self.is_registering() {
+        if !self.is_registering() || params[0].is_empty() {
             return;
         }
         let step = self.registration.on_welcome();
@@ -647,7 +649,7 @@ impl Session {
         self.actions.push(Action::Reachable(new.clone()));
         if self.is_me(&old) {
             log!(Info, "IRC: our nick is now {}", sanitize(new.as_str()));
-            self.nick.on_changed(new, now);
+            self.nick.on_changed(new, self.isupport.nick_length, now);
         } else if old == *self.nick.wanted() {
             self.ask_for_nick();
         }
@@ -731,7 +733,7 @@ impl Session {
             self.channels
                 .on_mode(&target, changes, &params[2..], &self.isupport);
             self.actions.push(Action::Reachable(target));
-        } else if self.is_me(&target) && changes.starts_with('+') && changes.contains('r') {
+        } else if self.is_me(&target) && is_registered(changes) {
             self.services.set_identified();
             self.go_online(now);
         }
@@ -837,6 +839,8 @@ impl Session {
         let command = addressed(&text, self.nick.current(), casemapping)
             .or_else(|| addressed(&text, self.nick.wanted(), casemapping));
         let (place, command) = match command {
+            // Nobody would hear our answer yet.
+            _ if !self.is_online() => return,
             // Some address us by habit even there.
             _ if is_private => (sender.clone(), command.unwrap_or(text.trim())),
             Some(command) if self.channels.is_joined(&target) => {
@@ -880,15 +884,27 @@ impl Session {
             log!(Info, "IRC: the bouncer is back on its network");
             self.actions.push(Action::Upstream(Upstream::Back));
         } else if let Some(rest) = text.strip_prefix("Your message to ") {
-            let target = self.name(rest.split(' ').next().unwrap_or(""));
-            let refusal = Refusal {
-                reason: sanitize(text),
-                is_rate: false,
-            };
+            log!(
+                Warning,
+                "IRC: the bouncer is without its network: {}",
+                sanitize(rest)
+            );
             self.actions.push(Action::Upstream(Upstream::Lost));
-            self.actions.push(Action::Refused(target, refusal));
         }
     }
+}
+
+/// Whether services have set the mode of a registered nick: `+r`, perhaps among others.
+fn is_registered(changes: &str) -> bool {
+    let mut is_set = true;
+    for mode in changes.chars() {
+        match mode {
+            '+' | '-' => is_set = mode == '+',
+            'r' => return is_set,
+            _ => {}
+        }
+    }
+    false
 }
 
 #[cfg(test)]

@@ -288,6 +288,8 @@ pub struct BuildEvent {
     pub streak: u32,
     /// False: it was known before, and is of interest only to who watches its request.
     pub is_new: bool,
+    /// Nobody saw it start.
+    pub start_was_missed: bool,
     /// The last build of its request: nothing of it runs, and it will not be retried.
     pub ends_request: bool,
 }
@@ -581,6 +583,7 @@ impl Model {
             self.cursor.see(build.id);
         }
         let was_running = self.running.remove(&build.id);
+        let start_was_missed = is_unseen && build.complete;
         let is_new;
         if let Some(outcome) = build.outcome() {
             is_new = is_unseen || was_running.is_some();
@@ -616,6 +619,7 @@ impl Model {
             streak: past.map_or(0, |past| past.streak),
             build,
             is_new,
+            start_was_missed,
             ends_request,
         })
     }
@@ -643,6 +647,7 @@ impl Model {
             streak: past.map_or(0, |past| past.streak),
             build,
             is_new: false,
+            start_was_missed: false,
             ends_request: true,
         })
     }

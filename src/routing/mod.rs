@@ -376,7 +376,7 @@ impl Routing {
             let interested = self.interested(event);
             recipients.extend(interested.map(|(name, _)| (name.clone(), false)));
         }
-        if !event.build.complete {
+        if !event.build.complete || event.start_was_missed {
             self.watches
                 .on_started(&event.builder, event.build.request_id);
         }
@@ -384,7 +384,7 @@ impl Routing {
             let watchers = self.watches.on_ended(request);
             recipients.extend(watchers.into_iter().map(|name| (name, true)));
             for name in recipients.keys() {
-                self.watches.note_told(name, request);
+                self.watches.note_notified(name, request);
             }
         }
         recipients
@@ -459,14 +459,17 @@ impl Routing {
             let is_same = |old: &&Channel| self.casemapping.name(&old.name) == name;
             let before = old.channels.iter().find(is_same);
             let says_new = before.is_none_or(|old| old.settings.events != channel.settings.events);
+            let is_new_section = before.is_none();
             let wishes = self.wishes_of(&channel.name);
-            wishes.is_left = false;
+            wishes.is_left &= !is_new_section;
             wishes.joined = None;
             if says_new {
                 wishes.events = None;
             }
-            let key = channel.key.map_or_else(String::new, |key| key.0);
-            changes.join.push((name, key));
+            if !wishes.is_left {
+                let key = channel.key.map_or_else(String::new, |key| key.0);
+                changes.join.push((name, key));
+            }
         }
         self.rebuild_targets();
         changes

@@ -98,6 +98,42 @@ fn who_watches_hears_of_the_end_once() {
 }
 
 #[test]
+fn the_next_build_is_told_though_nobody_saw_it_start() {
+    let mut r = routing("[channel #a]\n");
+    r.watches.add(Watch {
+        target: name("joe"),
+        what: Watched::NextBuildOf("linux".into()),
+        mask: String::new(),
+    });
+    let running_before = BuildEvent {
+        build: requested(1, 7, Some(Success)),
+        ends_request: true,
+        ..ended(None, Success)
+    };
+    assert_eq!(told(&mut r, &running_before), [""; 0]);
+    let next = BuildEvent {
+        build: requested(2, 8, Some(Success)),
+        start_was_missed: true,
+        ..running_before
+    };
+    assert_eq!(told(&mut r, &next), ["joe"]);
+}
+
+#[test]
+fn a_channel_that_was_left_stays_left_when_nothing_says_otherwise() {
+    let mut r = routing("[channel #a]\n");
+    r.leave(&name("#a"));
+    assert!(r.reconfigure(irc("[channel #a]\n")).join.is_empty());
+    assert!(!r.is_target(&name("#a")));
+    r.reconfigure(irc("[channel #b]\n"));
+    assert_eq!(
+        r.reconfigure(irc("[channel #a]\n")).join.len(),
+        1,
+        "a section anew"
+    );
+}
+
+#[test]
 fn what_a_line_wants_to_say_decides_what_is_asked_for() {
     let wanted = |more: &str, event: &BuildEvent| {
         routing(&format!("notify_events = finished\n{more}[channel #a]\n")).wanted_details(event)

@@ -9,9 +9,10 @@ use crate::state_file;
 use std::collections::{BTreeSet, VecDeque};
 
 /// Ends that were told lately: who comes to watch one too late is not told twice.
-const TOLD: usize = 200;
-/// Watches of one target; beyond it the oldest are dropped.
+const NOTIFIED: usize = 200;
+/// Watches of one target, and of all; beyond it the oldest are dropped.
 const PER_TARGET: usize = 50;
+const ALL: usize = 1000;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Watch {
@@ -31,7 +32,7 @@ pub enum Watched {
 #[derive(Debug, Default)]
 pub struct Watches {
     waiting: Vec<Watch>,
-    told: VecDeque<(Name, u64)>,
+    notified: VecDeque<(Name, u64)>,
 }
 
 impl Watches {
@@ -39,7 +40,7 @@ impl Watches {
     /// its end was told there already.
     pub fn add(&mut self, watch: Watch) -> bool {
         if let Watched::Request(request) = watch.what
-            && self.told.contains(&(watch.target.clone(), request))
+            && self.notified.contains(&(watch.target.clone(), request))
         {
             return false;
         }
@@ -55,6 +56,9 @@ impl Watches {
             && let Some(oldest) = self.waiting.iter().position(of_target)
         {
             self.waiting.remove(oldest);
+        }
+        if self.waiting.len() >= ALL {
+            self.waiting.remove(0);
         }
         self.waiting.push(watch);
         true
@@ -110,10 +114,10 @@ impl Watches {
     }
 
     /// The end of a request was told to a target.
-    pub fn note_told(&mut self, target: &Name, request: u64) {
-        self.told.push_back((target.clone(), request));
-        if self.told.len() > TOLD {
-            self.told.pop_front();
+    pub fn note_notified(&mut self, target: &Name, request: u64) {
+        self.notified.push_back((target.clone(), request));
+        if self.notified.len() > NOTIFIED {
+            self.notified.pop_front();
         }
     }
 
@@ -141,6 +145,9 @@ impl Watches {
     pub fn refold(&mut self, casemapping: Casemapping) {
         for watch in &mut self.waiting {
             watch.target = watch.target.refold(casemapping);
+        }
+        for (target, _) in &mut self.notified {
+            *target = target.refold(casemapping);
         }
     }
 
@@ -206,10 +213,11 @@ mod tests {
     #[test]
     fn an_end_that_was_told_is_not_watched_again() {
         let mut watches = Watches::default();
-        watches.note_told(&name("#c"), 7);
+        watches.note_notified(&name("#c"), 7);
         assert!(!watches.add(watch("#c", 7, "")));
         assert!(watches.add(watch("joe", 7, "")));
-        (100..100 + TOLD as u64).for_each(|request| watches.note_told(&name("#c"), request));
+        (100..100 + NOTIFIED as u64)
+            .for_each(|request| watches.note_notified(&name("#c"), request));
         assert!(watches.add(watch("#c", 7, "")), "that was long ago");
     }
 
@@ -246,6 +254,10 @@ mod tests {
         }
         assert_eq!(watches.requests().len(), PER_TARGET);
         assert!(watches.requests().contains(&999));
+        for number in 0..5000 {
+            watches.add(watch(&format!("n{number}"), number, ""));
+        }
+        assert!(watches.waiting.len() <= ALL);
     }
 
     #[test]

@@ -251,6 +251,10 @@ fn enough_is_enough() {
     assert!(rig.outbox.takes_reply(&name("#d")));
     (0..3000).for_each(|i| rig.reply(&format!("n{i}"), &["x"; 10]));
     assert!(!rig.outbox.takes_reply(&name("joe")), "a crowd");
+    assert!(
+        rig.outbox.takes_reply(&name("#d")),
+        "a channel is not a part of it"
+    );
 }
 
 #[test]
@@ -496,10 +500,6 @@ fn a_coloured_reply_is_said_again_without() {
     let mut rig = Rig::new();
     rig.reply("#c", &["app: \u{3}04failure\u{f}"]);
     rig.lines();
-    assert!(
-        rig.outbox.unconfirmed().is_none(),
-        "nobody asks about replies"
-    );
     rig.refuse("#c");
     rig.confirm();
     assert_eq!(rig.lines(), ["PRIVMSG #c :app: failure"]);
@@ -610,4 +610,68 @@ fn names_that_the_server_takes_for_one_are_one() {
     rig.outbox.refold(Casemapping::Rfc1459);
     rig.announce(news("#a{", 3, Outcome::Success));
     assert_eq!(rig.outbox.queues.len(), 1);
+}
+
+#[test]
+fn a_refusal_that_a_lost_network_leaves_open_silences_nobody() {
+    let mut rig = Rig::new();
+    rig.announce(news("#c", 1, Outcome::Failure));
+    rig.lines_now();
+    rig.refuse("#c");
+    rig.outbox.set_upstream(false);
+    rig.outbox.set_upstream(true);
+    assert_eq!(rig.lines_now().len(), 1);
+}
+
+#[test]
+fn old_coloured_replies_are_not_said_again() {
+    let mut rig = Rig::new();
+    for _ in 0..20 {
+        rig.reply("#c", &["\u{3}04x\u{f}"]);
+        rig.lines_now();
+        rig.wait(3600);
+        rig.confirm();
+    }
+    rig.reply("#c", &["plain"]);
+    rig.lines_now();
+    rig.refuse("#c");
+    rig.confirm();
+    rig.wait(100_000);
+    assert!(rig.lines_now().is_empty());
+}
+
+#[test]
+fn what_was_sent_before_notify_off_does_not_come_back() {
+    let mut rig = Rig::new();
+    rig.announce(news("#c", 1, Outcome::Failure));
+    rig.lines_now();
+    rig.announce(Announcement {
+        is_watched: true,
+        ..news("#c", 2, Outcome::Failure)
+    });
+    rig.outbox.forget_announcements(&name("#c"));
+    rig.outbox.on_disconnected(rig.now);
+    let said = rig.lines_now();
+    assert!(said.len() == 1 && said[0].contains("b2 #2"), "{said:?}");
+}
+
+#[test]
+fn what_somebody_waits_for_is_never_only_counted() {
+    let mut rig = Rig::new();
+    rig.announce(Announcement {
+        is_watched: true,
+        ..news("#c", 0, Outcome::Success)
+    });
+    (1..150).for_each(|number| rig.announce(news("#c", number, Outcome::Failure)));
+    assert!(rig.lines().iter().any(|line| line.contains("b0 #0")));
+}
+
+#[test]
+fn a_question_to_the_server_outlives_a_long_reply() {
+    let mut rig = Rig::new();
+    rig.reply("joe", &["x"; 40]);
+    rig.outbox
+        .ask_server(&name("joe"), Line::new("WHOIS", &["joe"], None));
+    rig.reply("joe", &["help"]);
+    assert_eq!(rig.lines(), ["WHOIS joe", "PRIVMSG joe :help"]);
 }
