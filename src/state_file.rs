@@ -12,6 +12,8 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 const FIRST_LINE: &str = "buildbot-irc state 3\n";
+/// The same with other names, which are read as well.
+const FIRST_LINE_0_1: &str = "buildbot-irc state 2\n";
 
 /// Something to be said to a target, until it has been delivered.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -33,7 +35,7 @@ pub struct Announcement {
     /// The line.
     pub text: String,
     /// So many announcements were left out here, and only their number is known.
-    #[serde(default)]
+    #[serde(default, alias = "more")]
     pub omitted: usize,
     /// It happened while the target was muted.
     #[serde(default)]
@@ -58,6 +60,7 @@ pub struct Watch {
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct State {
+    #[serde(alias = "known")]
     pub cursor: BuildCursor,
     /// By target, where `notify` said something else than the configuration.
     pub events: BTreeMap<String, EventSet>,
@@ -85,7 +88,9 @@ impl State {
 
     fn parse(bytes: &[u8]) -> Result<State, String> {
         let text = str::from_utf8(bytes).map_err(|e| e.to_string())?;
-        let json = text.strip_prefix(FIRST_LINE);
+        let json = text
+            .strip_prefix(FIRST_LINE)
+            .or(text.strip_prefix(FIRST_LINE_0_1));
         let json = json.ok_or("not a state file of this version")?;
         serde_json::from_str(json).map_err(|e| e.to_string())
     }
@@ -260,12 +265,26 @@ mod tests {
         for end in 1..text.len() - 1 {
             assert!(State::parse(&text.as_bytes()[..end]).is_err(), "{end}");
         }
-        let older = text.replace("state 3", "state 2");
+        let older = text.replace("state 3", "state 1");
         let why = "not a state file of this version".to_owned();
         assert_eq!(State::parse(older.as_bytes()), Err(why));
         let other = text.replace("\"last_build_id\": 7", "\"last_build_id\": \"x\"");
         let why = State::parse(other.as_bytes()).unwrap_err();
         assert!(why.starts_with("invalid type: string \"x\", expected u64 at line "));
+    }
+
+    #[test]
+    fn the_state_of_version_0_1_is_read() {
+        let old = "buildbot-irc state 2\n{\"known\": {\"mark\": 7, \"ahead\": [9], \"open\": [5]}, \
+            \"events\": {\"#a\": [\"worse\"]}, \"muted\": {}, \"joined\": {\"#b\": \"key\"}, \"left\": [], \
+            \"watches\": [{\"target\": \"joe\", \"request\": 6, \"mask\": \"\"}], \"pending\": [{\"target\": \
+            \"#a\", \"at\": 1, \"outcome\": \"Failure\", \"label\": \"b #1\", \"text\": \"t\", \"more\": 2}]}\n";
+        let state = State::parse(old.as_bytes()).unwrap();
+        assert_eq!(state.cursor.last_build_id, Some(7));
+        assert_eq!(state.cursor.seen_out_of_order, [9].into());
+        assert_eq!(state.cursor.running, [5].into());
+        assert_eq!(state.pending[0].omitted, 2);
+        assert_eq!(state.watches[0].request, 6);
     }
 
     #[test]

@@ -240,10 +240,13 @@ impl Builder {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct BuildCursor {
     /// Every build up to this id has been seen or given up; nothing before the first poll.
+    #[serde(alias = "mark")]
     pub last_build_id: Option<u64>,
     /// Builds seen above that: ids can become visible out of order.
+    #[serde(alias = "ahead")]
     pub seen_out_of_order: BTreeSet<u64>,
     /// Those of all these that still run.
+    #[serde(alias = "open")]
     pub running: BTreeSet<u64>,
 }
 

@@ -210,10 +210,10 @@ impl Poller {
         self.hand_over_events(emit) && self.hand_over_rest(emit)
     }
 
-    /// Events of one answer go together, unless their look-ups take long.
+    /// What became known together goes together, unless that takes long.
     fn hand_over_events(&mut self, emit: &dyn Fn(PollerEvent) -> bool) -> bool {
         let now = Instant::now();
-        if self.sync.has_waiting_builds() && now < *self.held_until.get_or_insert(now + TOGETHER) {
+        if self.sync.expects_builds() && now < *self.held_until.get_or_insert(now + TOGETHER) {
             return true;
         }
         self.held_until = None;

@@ -136,6 +136,8 @@ pub struct Sync {
     builders_listed_at: Option<Instant>,
     /// The look-back is done.
     is_synced: bool,
+    /// The round has a look-back, and is not through with its builds.
+    is_catching_up: bool,
     backoff: Backoff,
     /// Rounds that may fail before we do without what is not essential.
     tries: u32,
@@ -172,6 +174,7 @@ impl Sync {
             next_poll: now,
             builders_listed_at: None,
             is_synced: false,
+            is_catching_up: false,
             backoff: Backoff::new(RETRY.0, RETRY.1),
             tries: TRIES,
             last_error: String::new(),
@@ -215,9 +218,10 @@ impl Sync {
         self.report.take()
     }
 
-    /// Whether builds were received that wait for a look-up.
-    pub fn has_waiting_builds(&self) -> bool {
-        !self.received.is_empty()
+    /// Whether more builds belong to those that were received: some wait for a look-up, or this is
+    /// the round in which we catch up.
+    pub fn expects_builds(&self) -> bool {
+        !self.received.is_empty() || self.is_catching_up
     }
 
     /// Whether the stream should be ended, so that it is made anew.
@@ -286,7 +290,8 @@ impl Sync {
         if must_list {
             self.round.extend([Step::Identity, Step::Builders]);
         }
-        if !self.is_synced {
+        self.is_catching_up = !self.is_synced;
+        if self.is_catching_up {
             self.round.extend([Step::Running, Step::Recent]);
         }
         self.round.extend([Step::New, Step::KnownRunning]);
@@ -360,8 +365,11 @@ impl Sync {
 
     /// The step at hand is through; perhaps the round, too.
     fn end_step(&mut self, model: &mut Model, now: Instant) {
-        self.round.pop_front();
+        let step = self.round.pop_front();
         self.progress = Progress::default();
+        if step == Some(Step::KnownRunning) {
+            self.is_catching_up = false;
+        }
         if self.round.is_empty() && self.is_polling {
             self.end_round(model, now);
         }
@@ -768,6 +776,7 @@ impl Sync {
         }
         self.round.clear();
         self.is_polling = false;
+        self.is_catching_up = false;
         self.received.clear();
         self.gathered = Gathered::default();
         self.progress = Progress::default();

@@ -45,24 +45,6 @@ impl Listener {
         }
     }
 
-    /// So many lines match these patterns, each another one.
-    #[track_caller]
-    pub fn hear_in_any_order(&self, expected: &str) {
-        let mut patterns: Vec<&str> = expected.lines().collect();
-        while !patterns.is_empty() {
-            let line = self.next();
-            let fits = patterns.iter().position(|pattern| matches(pattern, &line));
-            let position = fits.unwrap_or_else(|| {
-                let expected = patterns.join("\n  ");
-                panic!(
-                    "in {}: expected one of\n  {expected}\nbut heard\n  {line}",
-                    self.target
-                )
-            });
-            patterns.remove(position);
-        }
-    }
-
     /// Says something to the target and hears the answer there.
     #[track_caller]
     pub fn ask(&self, text: &str, answer: &str) {
