@@ -393,18 +393,13 @@ fn master_exit(error: Error) -> Exit {
 
 /// Starts the threads and runs the bot until it is told to stop.
 fn serve(config: Config, path: String) -> Result<(), Exit> {
-    let file_error = |why: String| Exit::new(EXIT_FILE, why);
-    let mut held = None;
-    let mut state = State::default();
-    if let Some(path) = &config.state_file {
-        held = Some(state_file::hold(path).map_err(file_error)?);
-        state = State::load(path).map_err(file_error)?;
-    }
+    let (held, state) = open_state(&config)?;
     let (input_sender, inputs) = sync_channel(INPUTS);
     let (poller_sender, poller_inputs) = sync_channel(INPUTS);
-    let (lookups, lookup_orders) = sync_channel(JOBS);
-    let (orders, order_orders) = sync_channel(JOBS);
-    let (details, detail_orders) = sync_channel(DETAILS);
+    let threads = Threads {
+        inputs: input_sender.clone(),
+        poller_inputs: poller_sender,
+    };
     let model = Arc::new(Mutex::new(Model::default()));
     let tracked = TrackedRequests::default();
     let poller = Poller::new(
@@ -413,53 +408,44 @@ fn serve(config: Config, path: String) -> Result<(), Exit> {
         model.clone(),
         tracked.clone(),
     );
-    let url = config.buildbot.url.to_string();
-    let threads = Threads {
-        inputs: input_sender.clone(),
-        poller_inputs: poller_sender,
-    };
-    let stream_client = if config.buildbot.event_stream {
-        Some(client(&config, Duration::ZERO)?)
-    } else {
-        None
-    };
-    let job_clients = [
-        ("lookups", client(&config, PATIENCE)?, lookup_orders),
-        ("orders", client(&config, PATIENCE)?, order_orders),
-        ("details", client(&config, Duration::ZERO)?, detail_orders),
-    ];
+    let stream_client = client(&config, Duration::ZERO)?;
     let handles = Handles {
         model,
         tracked,
         inputs: input_sender,
-        lookups,
-        orders,
-        details,
+        lookups: threads.start_jobs("lookups", client(&config, PATIENCE)?, JOBS)?,
+        orders: threads.start_jobs("orders", client(&config, PATIENCE)?, JOBS)?,
+        details: threads.start_jobs("details", client(&config, Duration::ZERO)?, DETAILS)?,
         reload: Box::new(move || load_config(&path)),
     };
+    let url = config.buildbot.url.to_string();
+    let has_stream = config.buildbot.event_stream;
+    // What the state file says must be in the model before the poller looks.
     let bot = Bot::new(config, state, handles)?;
     threads.start_poller(poller, poller_inputs)?;
-    if let Some(client) = stream_client {
-        threads.start_stream(client)?;
-    }
-    for (name, client, orders) in job_clients {
-        threads.start_jobs(name, client, orders)?;
+    if has_stream {
+        threads.start_stream(stream_client)?;
     }
     threads.start_signals()?;
-    let hint = if std::io::stderr().is_terminal() {
-        "; Ctrl-C stops me"
-    } else {
-        ""
-    };
-    log!(
-        Info,
-        "buildbot-irc {} for {url}{hint}",
-        env!("CARGO_PKG_VERSION")
-    );
+    let is_terminal = std::io::stderr().is_terminal();
+    let hint = if is_terminal { "; Ctrl-C stops me" } else { "" };
+    let version = env!("CARGO_PKG_VERSION");
+    log!(Info, "buildbot-irc {version} for {url}{hint}");
     bot.run(&inputs)?;
     log!(Info, "stopped");
     drop(held);
     Ok(())
+}
+
+/// The state, and the lock on its file, which is held for life.
+fn open_state(config: &Config) -> Result<(Option<File>, State), Exit> {
+    let Some(path) = &config.state_file else {
+        return Ok((None, State::default()));
+    };
+    let failed = |why: String| Exit::new(EXIT_FILE, why);
+    let held = state_file::hold(path).map_err(failed)?;
+    let state = State::load(path).map_err(failed)?;
+    Ok((Some(held), state))
 }
 
 /// Where the threads bring what they learn.
@@ -485,13 +471,14 @@ impl Threads {
         })
     }
 
-    /// One worker for jobs of one kind.
+    /// One worker for jobs of one kind; so many of them may wait.
     fn start_jobs(
         &self,
         name: &str,
         mut client: Client,
-        orders: Receiver<JobOrder>,
-    ) -> Result<(), Exit> {
+        capacity: usize,
+    ) -> Result<SyncSender<JobOrder>, Exit> {
+        let (sender, orders) = sync_channel::<JobOrder>(capacity);
         let main = self.inputs.clone();
         let poller = self.poller_inputs.clone();
         spawn(name, move || {
@@ -514,7 +501,8 @@ impl Threads {
                     return;
                 }
             }
-        })
+        })?;
+        Ok(sender)
     }
 
     fn start_signals(&self) -> Result<(), Exit> {

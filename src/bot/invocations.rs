@@ -74,34 +74,28 @@ impl Bot {
         }
         let casemapping = self.session.casemapping();
         let verdict = authorize(&self.config.authorization, &name, &invocation, casemapping);
+        // Who may not stop builds may still take back what they have forced.
+        let own_only =
+            verdict == Verdict::No && name == "stop" && self.has_queued_request(&invocation.mask);
         match verdict {
             Verdict::NeedsAccount => self.verify_account(invocation, now),
-            Verdict::Yes => {
-                log_attempt(&invocation, "allowed");
-                let own_only = false;
-                self.start(
-                    Authorized {
-                        invocation,
-                        own_only,
-                    },
-                    now,
-                );
-            }
-            Verdict::No if name == "stop" && self.has_queued_request(&invocation.mask) => {
-                log_attempt(&invocation, "allowed for requests of their own");
-                let own_only = true;
-                self.start(
-                    Authorized {
-                        invocation,
-                        own_only,
-                    },
-                    now,
-                );
-            }
-            Verdict::No => {
+            Verdict::No if !own_only => {
                 log_attempt(&invocation, "refused");
                 let line = refusal(&invocation, &name);
                 self.reply_error(&invocation, line, now);
+            }
+            Verdict::Yes | Verdict::No => {
+                let decision = if own_only {
+                    "allowed for requests of their own"
+                } else {
+                    "allowed"
+                };
+                log_attempt(&invocation, decision);
+                let command = Authorized {
+                    invocation,
+                    own_only,
+                };
+                self.start(command, now);
             }
         }
     }

@@ -151,7 +151,7 @@ impl Reachability {
     }
 }
 
-/// What an answer to our PING has settled.
+/// What an answer to our PING tells.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Confirmation {
     /// Announcements were delivered.
@@ -476,7 +476,7 @@ impl Outbox {
         match queue.replies.pop_front()? {
             Reply::Raw(line) => Some(line),
             Reply::Text { text, is_notice } => {
-                let text = self.dress(&queue.target, text);
+                let text = self.match_colors(&queue.target, text);
                 let line = text_line(&queue.target, &text, is_notice);
                 self.note_sent(&queue.target, Content::Reply { text, is_notice });
                 Some(line)
@@ -496,7 +496,7 @@ impl Outbox {
         } else {
             queue.take_next(oldest, route.budget, self.clock.is_paced())
         };
-        let text = self.dress(&queue.target, text);
+        let text = self.match_colors(&queue.target, text);
         let line = route.line(&queue.target, &text);
         let has_colors = is_colored(&text);
         let content = Content::Announcements {
@@ -508,7 +508,7 @@ impl Outbox {
     }
 
     /// The text as the target takes it.
-    fn dress(&self, target: &Name, text: String) -> String {
+    fn match_colors(&self, target: &Name, text: String) -> String {
         let takes_colors = self.reachability.get(target).is_none_or(|r| r.takes_colors);
         if takes_colors || !is_colored(&text) {
             return text;
@@ -568,16 +568,19 @@ impl Outbox {
 
     /// The connection has answered the PING that followed line `number`.
     pub fn confirm(&mut self, number: u64, now: Instant) -> Confirmation {
-        let mut settled: BTreeMap<Name, Vec<Sent>> = BTreeMap::new();
-        let is_settled = |sent: &Sent| sent.number <= number;
-        while self.sent.front().is_some_and(is_settled) {
+        let mut confirmed_lines: BTreeMap<Name, Vec<Sent>> = BTreeMap::new();
+        let is_confirmed = |sent: &Sent| sent.number <= number;
+        while self.sent.front().is_some_and(is_confirmed) {
             if let Some(sent) = self.sent.pop_front() {
-                settled.entry(sent.target.clone()).or_default().push(sent);
+                confirmed_lines
+                    .entry(sent.target.clone())
+                    .or_default()
+                    .push(sent);
             }
         }
         let mut confirmation = Confirmation::default();
-        for (target, lines) in settled {
-            let refused = self.settle(&target, lines, &mut confirmation.has_delivered, now);
+        for (target, lines) in confirmed_lines {
+            let refused = self.resolve(&target, lines, &mut confirmation.has_delivered, now);
             if refused {
                 confirmation.refused.push(target);
             }
@@ -588,7 +591,7 @@ impl Outbox {
 
     /// Sorts the lines of a target into delivered and refused. Returns true if the target cannot
     /// be told for now.
-    fn settle(
+    fn resolve(
         &mut self,
         target: &Name,
         lines: Vec<Sent>,

@@ -45,7 +45,7 @@ impl Software {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Profile {
     /// How far the clock may be ahead when a line goes.
-    ahead: Duration,
+    allowance: Duration,
     /// The least that a line costs.
     least: Duration,
     /// What a line costs at its beginning, and for each byte.
@@ -58,7 +58,7 @@ impl Profile {
     const fn flat(burst: u32, interval_ms: u64) -> Profile {
         let interval = Duration::from_millis(interval_ms);
         Profile {
-            ahead: Duration::from_millis(interval_ms * (burst as u64 - 1)),
+            allowance: Duration::from_millis(interval_ms * (burst as u64 - 1)),
             least: interval,
             base: interval,
             per_byte: Duration::ZERO,
@@ -68,7 +68,7 @@ impl Profile {
 
 /// Safe on everything that was measured: five short lines at once, then one every two seconds.
 const SAFE: Profile = Profile {
-    ahead: Duration::from_secs(8),
+    allowance: Duration::from_secs(8),
     least: Duration::from_secs(2),
     base: Duration::from_secs(1),
     per_byte: Duration::from_millis(10),
@@ -90,7 +90,7 @@ impl Software {
             Software::Solanum | Software::Ergo => Profile::flat(5, 500),
             // A second and another for 90 bytes, ten seconds ahead.
             Software::Unreal => Profile {
-                ahead: Duration::from_secs(8),
+                allowance: Duration::from_secs(8),
                 least: Duration::from_secs(1),
                 base: Duration::from_secs(1),
                 per_byte: Duration::from_micros(11_200),
@@ -134,8 +134,10 @@ impl PenaltyClock {
 
     /// When the next line may go.
     pub fn ready_at(&self) -> Instant {
-        let ahead = self.profile.map_or(Duration::ZERO, |profile| profile.ahead);
-        self.clock.checked_sub(ahead).unwrap_or(self.clock)
+        let allowance = self
+            .profile
+            .map_or(Duration::ZERO, |profile| profile.allowance);
+        self.clock.checked_sub(allowance).unwrap_or(self.clock)
     }
 
     pub fn is_ready(&self, now: Instant) -> bool {
@@ -153,7 +155,7 @@ impl PenaltyClock {
             .saturating_add(profile.per_byte.saturating_mul(bytes));
         let clock = self.clock.max(now) + cost.max(profile.least);
         // What goes at once must not silence us for long, however much of it a server provokes.
-        self.clock = clock.min(now + 4 * profile.ahead);
+        self.clock = clock.min(now + 4 * profile.allowance);
     }
 }
 

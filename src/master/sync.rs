@@ -7,7 +7,7 @@
 //! makes things early: lost, late, doubled or silent, the poll finds the same.
 
 use super::client::{
-    Answer, Error, ErrorKind, LONG_PAGE, PAGE, Page, Query, RequestFate, WithBuilders,
+    Answer, Error, ErrorKind, LONG_PAGE, List, PAGE, Page, Query, RequestFate, WithBuilders,
 };
 use super::events::Update;
 use super::model::{Build, BuildRequest, Builder, MasterEvent, Model, RequestEnd, Worker};
@@ -479,43 +479,6 @@ impl Sync {
                 model.set_changes(changes);
                 self.end_step(model, now);
             }
-            (Query::RunningBuilds(page), Answer::Builds(list)) => {
-                self.gathered.builds.extend(list.items);
-                if self.advance(*page, list.length, LOOK_BACK) {
-                    self.end_step(model, now);
-                }
-            }
-            (Query::RecentBuilds(page), Answer::Builds(list)) => {
-                self.gathered.builds.extend(list.items);
-                if self.advance(*page, list.length, LOOK_BACK) {
-                    self.look_back(model, now, events);
-                    self.end_step(model, now);
-                }
-            }
-            (Query::BuildsFrom(last, page), Answer::Builds(list)) => {
-                // With the new builds comes the last one, if this is still the same database.
-                if *last > 0 && page.offset == 0 && list.length == 0 {
-                    self.end_step(model, now);
-                    self.round.push_front(Step::Recent);
-                    self.round.push_front(Step::Running);
-                    return;
-                }
-                self.receive(list.items, false);
-                if self.advance(*page, list.length, CATCH_UP) {
-                    self.end_step(model, now);
-                }
-            }
-            (Query::BuildsById(ids, _), Answer::Builds(list)) => {
-                self.progress.page_limit = None;
-                self.progress.without_text = false;
-                // An odd item is not gone, it only cannot be read.
-                if list.length == list.items.len() {
-                    let is_gone = |id: &&u64| list.items.iter().all(|build| build.id != **id);
-                    let gone: Vec<u64> = ids.iter().filter(is_gone).copied().collect();
-                    model.forget_running(&gone);
-                }
-                self.receive(list.items, false);
-            }
             (Query::QueuedRequests(page), Answer::Requests(list)) => {
                 self.gathered.requests.extend(list.items);
                 if self.advance(*page, list.length, QUEUE) {
@@ -538,11 +501,61 @@ impl Sync {
                     self.unknown_builders.insert(*id);
                 }
             }
-            (Query::PreviousBuilds { builder, number }, Answer::Builds(list)) => {
+            (query, Answer::Builds(list)) => self.take_builds(query, list, model, now, events),
+            // The client answers each query in its kind.
+            _ => log!(Error, "the client has answered something else"),
+        }
+    }
+
+    fn take_builds(
+        &mut self,
+        query: &Query,
+        list: List<Build>,
+        model: &mut Model,
+        now: Instant,
+        events: &mut Vec<MasterEvent>,
+    ) {
+        match query {
+            Query::RunningBuilds(page) => {
+                self.gathered.builds.extend(list.items);
+                if self.advance(*page, list.length, LOOK_BACK) {
+                    self.end_step(model, now);
+                }
+            }
+            Query::RecentBuilds(page) => {
+                self.gathered.builds.extend(list.items);
+                if self.advance(*page, list.length, LOOK_BACK) {
+                    self.look_back(model, now, events);
+                    self.end_step(model, now);
+                }
+            }
+            // With the new builds comes the last one, if this is still the same database.
+            Query::BuildsFrom(1.., page) if page.offset == 0 && list.length == 0 => {
+                self.end_step(model, now);
+                self.round.push_front(Step::Recent);
+                self.round.push_front(Step::Running);
+            }
+            Query::BuildsFrom(_, page) => {
+                self.receive(list.items, false);
+                if self.advance(*page, list.length, CATCH_UP) {
+                    self.end_step(model, now);
+                }
+            }
+            Query::BuildsById(ids, _) => {
+                self.progress.page_limit = None;
+                self.progress.without_text = false;
+                // An odd item is not gone, it only cannot be read.
+                if list.length == list.items.len() {
+                    let is_gone = |id: &&u64| list.items.iter().all(|build| build.id != **id);
+                    let gone: Vec<u64> = ids.iter().filter(is_gone).copied().collect();
+                    model.forget_running(&gone);
+                }
+                self.receive(list.items, false);
+            }
+            Query::PreviousBuilds { builder, number } => {
                 model.learn_previous(*builder, *number, list.items);
                 self.end_lookup();
             }
-            // The client answers each query in its kind.
             _ => log!(Error, "the client has answered something else"),
         }
     }
