@@ -418,6 +418,7 @@ fn a_request_that_ends_without_a_build_is_told() {
     master.force("late", &[]);
     gone.hear("lost*cancelled*");
     // Who waits for a request that was merged into another waits for that.
+    merged.hear("late: merged with an equal request, whose end is told here");
     for number in 1..=2 {
         master.release("late", SUCCESS);
         master.wait_build("late", number);

@@ -237,7 +237,7 @@ pub struct Client {
     /// Name and value of the session's cookie, when we are logged in.
     cookie: Option<String>,
     /// For the log: one line is enough.
-    has_tried_login: bool,
+    was_login_refused: bool,
     /// How long a GET is tried again while somebody waits for it.
     patience: Duration,
     /// The master's clock less ours, in seconds, by its last answer.
@@ -258,7 +258,7 @@ impl Client {
             tls,
             connection: None,
             cookie: None,
-            has_tried_login: false,
+            was_login_refused: false,
             patience,
             clock_offset: 0,
         })
@@ -513,10 +513,9 @@ impl Client {
     /// Gets the cookie of a session: from `/auth/login`, or where the master takes a proxy's word
     /// for the user (RemoteUserAuth) and knows no login, from the front page.
     fn log_in(&mut self) -> Result<(), Error> {
-        if self.cookie.is_none() && !self.has_tried_login {
+        if !self.was_login_refused {
             log!(Info, "logging in to the master");
         }
-        self.has_tried_login = true;
         let mut answer = self.exchange("/auth/login", "")?;
         let takes_proxys_word = answer.head.status == 403;
         if takes_proxys_word {
@@ -530,9 +529,11 @@ impl Client {
         match session {
             Some(cookie) if answer.head.status == expected => {
                 self.cookie = Some(cookie.to_owned());
+                self.was_login_refused = false;
                 Ok(())
             }
             _ => {
+                self.was_login_refused = true;
                 let kind = ErrorKind::Refused(answer.head.status);
                 Err(Error::new(kind, "user and password are not accepted"))
             }
