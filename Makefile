@@ -54,7 +54,7 @@ audit:
 
 # Runs all tests; sets up what they need.
 test: setup
-	$(CARGO) test --locked -- --test-threads=4
+	$(CARGO) test --locked --no-fail-fast -- --test-threads=4
 
 # Tests the static program, the tarball and the .deb, which take minutes to build.
 test-packages: setup all static dist deb

@@ -383,7 +383,10 @@ fn run_command(
 /// The exit code for what went wrong at the master.
 fn master_exit(error: Error) -> Exit {
     let code = match error.kind {
-        ErrorKind::Unreachable | ErrorKind::Uncertain | ErrorKind::TooLarge => EXIT_UNAVAILABLE,
+        ErrorKind::NoConnection
+        | ErrorKind::Unreachable
+        | ErrorKind::Uncertain
+        | ErrorKind::TooLarge => EXIT_UNAVAILABLE,
         ErrorKind::Refused(_) | ErrorKind::Wrong => EXIT_COMMAND,
     };
     Exit::new(code, error.to_string())

@@ -367,7 +367,9 @@ impl Bot {
         match result {
             Err(error) => {
                 let lead = match error.kind {
-                    ErrorKind::Unreachable => "the master does not answer: ",
+                    ErrorKind::NoConnection | ErrorKind::Unreachable => {
+                        "the master does not answer: "
+                    }
                     _ => "",
                 };
                 self.reply(&invocation.place, &[format!("{lead}{error}")]);

@@ -59,6 +59,8 @@ const REQUEST_FIELDS: &str = "field=buildrequestid&field=builderid&field=buildse
 /// What kind of failure it is decides what happens next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ErrorKind {
+    /// No connection, so no other request would fare better.
+    NoConnection,
     /// No answer, half of one, or one of a proxy: later may be better.
     Unreachable,
     /// A POST without an answer: it may have been done.
@@ -556,7 +558,7 @@ impl Client {
                 Some(connection) => connection,
                 None => {
                     let connected = self.connect();
-                    connected.map_err(|why| unreachable_error(path, json, &why))?
+                    connected.map_err(|why| connection_error(path, json, &why))?
                 }
             };
             let is_fresh = attempt > 0;
@@ -698,6 +700,13 @@ fn unreachable_error(path: &str, json: &str, why: &str) -> Error {
     let place = path.split('?').next().unwrap_or(path);
     let message = format!("{} {place}: {why}", method(json));
     Error::new(ErrorKind::Unreachable, message)
+}
+
+fn connection_error(path: &str, json: &str, why: &str) -> Error {
+    Error {
+        kind: ErrorKind::NoConnection,
+        ..unreachable_error(path, json, why)
+    }
 }
 
 fn http_error(path: &str, json: &str, error: &HttpError) -> Error {

@@ -697,6 +697,7 @@ impl Sync {
         // a refusal.
         let is_final = match error.kind {
             ErrorKind::Refused(..500) | ErrorKind::TooLarge => true,
+            ErrorKind::NoConnection => false,
             _ => self.backoff.failures() >= self.tries,
         };
         if is_final && self.do_without(query, error, model, now) {
@@ -795,7 +796,7 @@ impl Sync {
         self.progress = Progress::default();
         // It may come back with another configuration, or another database.
         self.builders_listed_at = None;
-        if error.kind == ErrorKind::Unreachable {
+        if matches!(error.kind, ErrorKind::NoConnection | ErrorKind::Unreachable) {
             self.is_synced = false;
             self.restart_stream = self.stream != Stream::Down;
         }

@@ -294,7 +294,8 @@ fn after_an_outage_everything_is_found() {
     let mut rig = Rig::streaming();
     rig.stream(build(1, 1, None));
     rig.sync.on_stream_down(&mut rig.model, rig.now);
-    rig.fail = |_| Some(unreachable());
+    rig.fail = |_| Some(Error::new(ErrorKind::NoConnection, "connection refused"));
+    let asked_before = rig.asked.len();
     let mut waits = Vec::new();
     for _ in 0..6 {
         rig.poll();
@@ -303,6 +304,7 @@ fn after_an_outage_everything_is_found() {
         rig.wait(wait);
     }
     assert_eq!(waits, [1, 2, 4, 8, 15, 15]);
+    assert_eq!(rig.asked.len(), asked_before + 6, "no other list is tried");
     assert!(rig.model.last_error.is_some());
     rig.fail = |_| None;
     rig.builds = vec![build(1, 1, Some(Success)), build(2, 2, Some(Failure))];
