@@ -271,6 +271,7 @@ fn a_hundred_nested_levels() {
     let mut victim = Victim::start(lab, "poll_interval = 200ms");
     let error = "the master does not answer: the master refuses: no reason given";
     victim.bot.expect_log(error);
+    victim.bot.expect_log("going on without");
     for (command, answer) in [("status b", "b: "), ("list changes", "no changes yet")] {
         victim.peer.say("bot", command);
         while !victim.peer.expect("PRIVMSG joe :").contains(answer) {}

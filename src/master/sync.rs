@@ -144,7 +144,8 @@ pub struct Sync {
     last_error: String,
     /// For the log, if the program runs on.
     report: Option<String>,
-    warned_steps: BTreeSet<Step>,
+    /// What we have done without; it is asked for again, but fails no round any more.
+    optional_steps: BTreeSet<Step>,
     stream: Stream,
     /// The stream stood when the round began.
     began_with_stream: bool,
@@ -179,7 +180,7 @@ impl Sync {
             tries: TRIES,
             last_error: String::new(),
             report: None,
-            warned_steps: BTreeSet::new(),
+            optional_steps: BTreeSet::new(),
             stream: Stream::Down,
             began_with_stream: false,
             is_doubted: false,
@@ -695,10 +696,12 @@ impl Sync {
         }
         // An error of the master's own may pass, and so may a wait: only what stays is taken for
         // a refusal.
+        let step = self.round.front();
+        let is_optional = step.is_some_and(|step| self.optional_steps.contains(step));
         let is_final = match error.kind {
             ErrorKind::Refused(..500) | ErrorKind::TooLarge => true,
             ErrorKind::NoConnection => false,
-            _ => self.backoff.failures() >= self.tries,
+            _ => is_optional || self.backoff.failures() >= self.tries,
         };
         if is_final && self.do_without(query, error, model, now) {
             return;
@@ -767,7 +770,7 @@ impl Sync {
             | Query::NewestChanges
             | Query::QueuedRequests(_) => {
                 let step = self.round.front().copied();
-                if step.is_some_and(|step| self.warned_steps.insert(step)) {
+                if step.is_some_and(|step| self.optional_steps.insert(step)) {
                     log!(Warning, "{error}; going on without");
                 }
                 self.gathered = Gathered::default();
