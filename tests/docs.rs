@@ -290,21 +290,21 @@ fn sizes() -> BTreeMap<String, usize> {
     sizes.collect()
 }
 
-/// A size that README gives is right within a tenth, or three lines.
+/// A size that a page gives is right within a tenth, or three lines.
 #[track_caller]
 fn check_size(what: &str, given: &str, size: usize) {
     let given: usize = given.parse().unwrap_or_else(|_| panic!("{what}: {given}"));
     assert!(
         given.abs_diff(size) <= (size / 10).max(3),
-        "{what} has {size} lines, in README {given}; `sh tests/rooms.sh --write` mends it"
+        "{what} has {size} lines, on the page {given}; `sh tests/rooms.sh --write` mends it"
     );
 }
 
-/// README's map names every room with its floor and its size, from the top floor down.
+/// The map of the source names every room with its floor and its size, from the top floor down.
 #[test]
-fn the_readme_knows_every_room() {
-    let readme = read("README.md");
-    let map = between(&readme, "| floor |", "\n\n");
+fn the_map_knows_every_room() {
+    let page = read("doc/source.md");
+    let map = between(&page, "| floor |", "\n\n");
     let floors = floors();
     let mut sizes = sizes();
     let files = source_files();
@@ -330,7 +330,7 @@ fn the_readme_knows_every_room() {
         let room = room.trim_end_matches("/mod");
         assert_eq!(floors.get(room).map(String::as_str), Some(floor), "{file}");
     }
-    assert!(sizes.is_empty(), "README's map lacks {:?}", sizes.keys());
+    assert!(sizes.is_empty(), "doc/source.md lacks {:?}", sizes.keys());
 }
 
 /// The path for auditors leads through rooms that are there, and says how much there is to read.
@@ -351,16 +351,40 @@ fn the_readme_leads_auditors() {
     assert_eq!(path.lines().count(), 3, "{path}");
 }
 
-/// README's table names every crate.
+/// The table of crates names every one.
 #[test]
-fn the_readme_knows_every_crate() {
-    let readme = read("README.md");
+fn the_table_knows_every_crate() {
+    let page = read("doc/source.md");
     let cargo = read("Cargo.toml");
     let dependencies = between(&cargo, "[dependencies]", "\n[");
     for line in dependencies.lines() {
         if let Some((name, _)) = line.split_once(" = ") {
             let row = format!("| `{name}` |");
-            assert!(readme.contains(&row), "README lacks the crate {name}");
+            assert!(page.contains(&row), "doc/source.md lacks {name}");
         }
     }
+}
+
+/// README is short enough to be read, and its floors are those of the rooms.
+#[test]
+fn the_readme_is_short() {
+    let readme = read("README.md");
+    let length = readme.lines().count();
+    assert!(length <= 150, "{length} lines");
+    let floors = floors();
+    let rows = between(&readme, "| floor | rooms |", "\n\n");
+    let mut rows_seen = 0;
+    for row in rows.lines().skip(2) {
+        let cells: Vec<&str> = row.trim_matches('|').split('|').map(str::trim).collect();
+        for room in cells[1]
+            .split('`')
+            .filter(|room| !room.contains(' ') && !room.is_empty())
+        {
+            let name = room.trim_end_matches('/');
+            let floor = floors.get(name).map(String::as_str);
+            assert_eq!(floor, Some(cells[0]), "{room} in README");
+        }
+        rows_seen += 1;
+    }
+    assert_eq!(rows_seen, 7, "{rows}");
 }

@@ -1,6 +1,6 @@
 #!/bin/sh
 # Prints the size of each room of src/: lines of program (no tests, no comments, no blank lines) and
-# the file's name, and last the sum. README's map and its path for auditors have these numbers;
+# the file's name, and last the sum. The map of doc/source.md and README's path for auditors have these;
 # `sh tests/rooms.sh --write` puts them there.
 set -eu
 cd "$(dirname "$0")/.."
@@ -28,23 +28,25 @@ case "${1-}" in
     --write)
         # A row of the map: | floor | `src/FILE` | lines | what lives there |
         # A step of the path: 1. NAME, N lines: `src/FILE` `src/FILE` ...
-        sizes > README.md.sizes
-        awk '
-        FNR == NR { lines[$2] = $1; next }
-        /^[|] [0-9] [|] `src\// {
-            split($0, cell, / [|] /)
-            file = cell[2]; gsub(/`/, "", file)
-            if (file in lines) sub(/ [|] [0-9]+ [|] /, " | " lines[file] " | ")
-        }
-        /^[0-9][.] .*, [0-9]+ lines: `src\// {
-            sum = 0
-            for (i = 1; i <= NF; i++) { file = $i; gsub(/`/, "", file); sum += lines[file] }
-            sub(/, [0-9]+ lines: /, ", " sum " lines: ")
-        }
-        { print }
-        ' README.md.sizes README.md > README.md.new
-        mv README.md.new README.md
-        rm README.md.sizes
+        mkdir -p target
+        sizes > target/rooms.sizes
+        for page in README.md doc/source.md; do
+            awk '
+            FNR == NR { lines[$2] = $1; next }
+            /^[|] [0-9] [|] `src\// {
+                split($0, cell, / [|] /)
+                file = cell[2]; gsub(/`/, "", file)
+                if (file in lines) sub(/ [|] [0-9]+ [|] /, " | " lines[file] " | ")
+            }
+            /^[0-9][.] .*, [0-9]+ lines: `src\// {
+                sum = 0
+                for (i = 1; i <= NF; i++) { file = $i; gsub(/`/, "", file); sum += lines[file] }
+                sub(/, [0-9]+ lines: /, ", " sum " lines: ")
+            }
+            { print }
+            ' target/rooms.sizes "$page" > target/rooms.page
+            cat target/rooms.page > "$page"
+        done
         ;;
     *) echo "usage: sh tests/rooms.sh [--write]" >&2; exit 64 ;;
 esac
