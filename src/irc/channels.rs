@@ -116,11 +116,16 @@ impl Channels {
         }
     }
 
-    /// We do not want to be in a channel any more. Returns whether we were.
+    /// We do not want to be in a channel any more. Returns whether we are in it, or are about to be.
     pub fn unwant(&mut self, name: &Name) -> bool {
-        let was_joined = self.is_joined(name);
+        let must_part = self.find(name).is_some_and(|channel| {
+            matches!(
+                channel.state,
+                State::Joined { .. } | State::Joining { .. }
+            )
+        });
         self.list.retain(|channel| channel.name != *name);
-        was_joined
+        must_part
     }
 
     pub fn is_joined(&self, name: &Name) -> bool {
@@ -533,6 +538,16 @@ mod tests {
         assert_eq!(parted, ["PART ##over :forwarded from #a"]);
         let kept = rig.refuse("#a", ERR_LINKCHANNEL, &["#B", "Forwarding"]);
         assert_eq!(kept, [""; 0], "that one is ours");
+    }
+
+    #[test]
+    fn a_channel_is_parted_even_while_its_join_is_on_its_way() {
+        let mut rig = Rig::new(&["#a"]);
+        assert!(!rig.channels.unwant(&name("#a")), "nothing was sent yet");
+        let mut rig = Rig::new(&["#a"]);
+        rig.joins();
+        assert!(rig.channels.unwant(&name("#a")));
+        assert_eq!(rig.due_in(), None);
     }
 
     #[test]

@@ -340,8 +340,8 @@ impl Session {
 
     /// We want to be in a channel no more, and say there why.
     pub fn leave(&mut self, name: &Name, why: &str) {
-        let was_joined = self.channels.unwant(name);
-        if was_joined && self.is_online() {
+        let must_part = self.channels.unwant(name);
+        if must_part && self.is_online() {
             let why = Some(why).filter(|why| !why.is_empty());
             self.send(Line::new("PART", &[name.as_str()], why));
         }
