@@ -102,7 +102,15 @@ impl IrcServer {
     /// Says a command to a bot in the channel; returns the time before it was written. A bot that has gone is noticed by
     /// its silence.
     pub fn say(&self, nick: &str, text: &str) -> Instant {
-        let line = format!(":joe!joe@lab PRIVMSG #bench :{nick}: {text}\r\n");
+        self.send(
+            nick,
+            &format!(":joe!joe@lab PRIVMSG #bench :{nick}: {text}"),
+        )
+    }
+
+    /// Sends a line to a bot, as other people's messages come or the server's own; returns the time before it was written.
+    pub fn send(&self, nick: &str, line: &str) -> Instant {
+        let line = format!("{line}\r\n");
         let state = self.shared.0.lock().unwrap();
         let connection = state.connections.get(nick);
         let connection = connection.and_then(|stream| stream.try_clone().ok());

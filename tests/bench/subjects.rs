@@ -285,8 +285,17 @@ struct Traffic {
     requests: Mutex<Vec<Request>>,
     /// When the master last said something.
     answered: Mutex<Instant>,
-    /// Whether every tenth list of builders stalls.
-    stalls: bool,
+    stalls: Stalls,
+}
+
+/// Which answers stop after some bytes.
+#[derive(Clone, Copy, PartialEq)]
+enum Stalls {
+    Never,
+    /// Every tenth list of builders, the first one included: what a 4.3.0 master does now and then with a large answer.
+    BuilderLists,
+    /// Every tenth answer, and every list of a build's changes: that one is slow where there are many.
+    Everything,
 }
 
 /// Stands between a bot and a master, counts requests, and lets answers stall if it is told to.
@@ -297,16 +306,20 @@ pub struct CountingProxy {
 
 impl CountingProxy {
     pub fn start(to: u16) -> CountingProxy {
-        CountingProxy::launch(to, false)
+        CountingProxy::launch(to, Stalls::Never)
     }
 
-    /// Every tenth list of builders, the first one included, stops after some bytes: what a 4.3.0 master does now and then
-    /// with a large answer.
+    /// Every tenth list of builders stalls.
     pub fn start_stalling(to: u16) -> CountingProxy {
-        CountingProxy::launch(to, true)
+        CountingProxy::launch(to, Stalls::BuilderLists)
     }
 
-    fn launch(to: u16, stalls: bool) -> CountingProxy {
+    /// Every tenth answer stalls, and no list of a build's changes ever comes.
+    pub fn start_hostile(to: u16) -> CountingProxy {
+        CountingProxy::launch(to, Stalls::Everything)
+    }
+
+    fn launch(to: u16, stalls: Stalls) -> CountingProxy {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
         let port = listener.local_addr().expect("a bound socket").port();
         let traffic = Arc::new(Traffic {
@@ -398,7 +411,15 @@ impl Traffic {
     fn record(&self, request: Request) -> bool {
         let mut requests = self.requests.lock().unwrap();
         let lists = requests.iter().filter(|request| request.lists_builders());
-        let stalls = self.stalls && request.lists_builders() && lists.count().is_multiple_of(10);
+        let stalls = match self.stalls {
+            Stalls::Never => false,
+            Stalls::BuilderLists => request.lists_builders() && lists.count().is_multiple_of(10),
+            // The event stream stays: without it, nobody's news would be early.
+            Stalls::Everything if request.line.contains("/sse/") => false,
+            Stalls::Everything => {
+                request.line.contains("/changes?") || (requests.len() + 1).is_multiple_of(10)
+            }
+        };
         requests.push(request);
         stalls
     }

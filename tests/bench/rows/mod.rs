@@ -4,6 +4,7 @@
 mod builds;
 mod commands;
 mod costs;
+mod isolation;
 mod load;
 
 use super::Row;
@@ -25,7 +26,7 @@ pub type Measure = fn(&mut Bench) -> Vec<Row>;
 
 /// In this order: what wants silence comes before the load. The reporter never forgets a channel that it has left, so the
 /// group for which it joins many is the last.
-pub const GROUPS: [(&str, Measure); 11] = [
+pub const GROUPS: [(&str, Measure); 12] = [
     ("size", costs::size),
     ("start", costs::start),
     ("memory", costs::memory),
@@ -36,6 +37,7 @@ pub const GROUPS: [(&str, Measure); 11] = [
     ("beside", builds::beside),
     ("burst", load::burst),
     ("stall", load::stall),
+    ("isolation", isolation::isolation),
     ("flood", load::flood),
 ];
 
