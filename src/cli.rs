@@ -3,7 +3,7 @@
 use crate::bot::{Bot, Failure, FailureKind, Handles, Input, JobOrder};
 use crate::clock::unix_now;
 use crate::commands::{self, Context, Response};
-use crate::config::{self, Config, TargetSettings};
+use crate::config::{self, Config, Irc, TargetSettings};
 use crate::irc::Invocation;
 use crate::master::client::{Client, Error, ErrorKind};
 use crate::master::events;
@@ -12,7 +12,7 @@ use crate::master::model::Model;
 use crate::master::poller::{Poller, PollerInput, TrackedRequests, lock};
 use crate::master::sync::Lookup;
 use crate::names::Casemapping;
-use crate::routing::Routing;
+use crate::routing::{self, Routing};
 use crate::state_file::{self, State};
 use crate::{log, net, text};
 use getopts::{Matches, Options};
@@ -299,7 +299,38 @@ fn check(config: &Config, path: &str) -> Result<(), Exit> {
         let failed = |why| Exit::new(EXIT_CONFIGURATION, format!("{path}: `state_file`: {why}"));
         checked.map_err(failed)?;
     }
+    if let Some(irc) = &config.irc {
+        warn_of_idle_patterns(config, irc, path)?;
+    }
     print(&format!("{path}: ok\n"))
+}
+
+/// Names a pattern that matches no builder of the master, or a tag that none has. Where the master
+/// does not answer, that is no fault of the file.
+fn warn_of_idle_patterns(config: &Config, irc: &Irc, path: &str) -> Result<(), Exit> {
+    let channels = irc.channels.iter().map(|channel| &channel.settings);
+    let mut all_settings = channels.chain([&irc.defaults]);
+    if !all_settings.any(TargetSettings::has_patterns) {
+        return Ok(());
+    }
+    let model = Arc::new(Mutex::new(Model::default()));
+    let mut poller = Poller::new(
+        client(config, Duration::ZERO)?,
+        config.buildbot.poll_interval,
+        model.clone(),
+        TrackedRequests::default(),
+    );
+    if let Err(error) = poller.poll_once() {
+        log!(
+            Info,
+            "{path}: `builders` and `tags` are not compared with the master's: {error}"
+        );
+        return Ok(());
+    }
+    for sentence in routing::idle_patterns(irc, lock(&model).builders()) {
+        log!(Warning, "{path}: {sentence}");
+    }
+    Ok(())
 }
 
 /// A way to the master, for one thread.

@@ -4,8 +4,8 @@
 mod common;
 
 use common::{
-    Answer, Bot, FakeHttp, Finished, Lab, NO_MASTER, Process, binary, config_dir, free_port,
-    guarded, run, scratch,
+    Answer, Bot, FakeHttp, FakeMaster, Finished, Lab, NO_MASTER, Process, binary, config_dir,
+    free_port, guarded, run, scratch,
 };
 use serde_json::json;
 use std::fs::{self, Permissions};
@@ -318,6 +318,29 @@ fn the_state_file_must_be_writable() {
     let error = "nowhere: cannot write there: No such file or directory (os error 2)";
     let error = format!("bot.conf: `state_file`: {error}\n");
     check(&dir, &["-t"], 78, "", &error);
+}
+
+/// A slip of the pen would silence a channel for ever.
+#[test]
+fn patterns_that_match_nothing_are_named_where_the_master_answers() {
+    let lab = Lab::new().with_fake_master(FakeMaster::new(2).serve());
+    let irc = "builders = b1 lnux*\n[channel #lab]\ntags = relaese";
+    let dir = config_dir(&lab.config("bot", "", irc));
+    let done = Bot::run(&dir, &["-t"]);
+    assert_eq!(done.stdout, "bot.conf: ok\n", "{done:?}");
+    assert_eq!(done.code, 0, "{done:?}");
+    for warning in [
+        "bot.conf: [irc] `builders`: `lnux*` matches no builder\n",
+        "bot.conf: [channel #lab] `tags`: no builder is tagged `relaese`\n",
+    ] {
+        assert!(done.stderr.contains(warning), "{done:?}");
+    }
+    assert!(!done.stderr.contains("`b1`"), "{done:?}");
+
+    let away = config_dir(&Lab::new().config("bot", "", irc));
+    let done = Bot::run(&away, &["-t"]);
+    assert_eq!(done.code, 0, "that is no fault of the file: {done:?}");
+    assert!(done.stderr.contains("are not compared"), "{done:?}");
 }
 
 /// What cannot be read may be good: it stays where it is.

@@ -178,6 +178,14 @@ pub struct TargetSettings {
     pub blame: bool,
 }
 
+impl TargetSettings {
+    /// Whether `builders` or `tags` name something.
+    pub fn has_patterns(&self) -> bool {
+        let mut patterns = self.builders.patterns().chain(self.tags.patterns());
+        patterns.next().is_some()
+    }
+}
+
 /// `[authorization]`: who may use which command.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Authorization {

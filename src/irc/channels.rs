@@ -119,10 +119,7 @@ impl Channels {
     /// We do not want to be in a channel any more. Returns whether we are in it, or are about to be.
     pub fn unwant(&mut self, name: &Name) -> bool {
         let must_part = self.find(name).is_some_and(|channel| {
-            matches!(
-                channel.state,
-                State::Joined { .. } | State::Joining { .. }
-            )
+            matches!(channel.state, State::Joined { .. } | State::Joining { .. })
         });
         self.list.retain(|channel| channel.name != *name);
         must_part
