@@ -3,7 +3,6 @@
 use super::{ANNOUNCING, Bench, middle, seconds};
 use crate::subjects::{CountingProxy, Installation};
 use crate::{Row, ms, quantile};
-use std::thread;
 
 const SIZE: usize = 10_000;
 const NICK: &str = "isolated";
@@ -53,19 +52,18 @@ pub fn isolation(bench: &mut Bench) -> Vec<Row> {
 
 fn measure(bench: &mut Bench, proxy: &CountingProxy, is_attacked: bool) -> Times {
     let mut times = Times::default();
-    let Some(_bot) = bench.bot_behind(proxy, SIZE, NICK, "timeout = 5", ANNOUNCING) else {
-        return times;
-    };
-    let installation = &bench.installations[&SIZE];
     for round in 0..ROUNDS {
-        bench.irc.wait_quiet(NICK, seconds(6));
+        // A new one each time: what an attack leaves waiting takes minutes.
+        let Some(_bot) = bench.bot_behind(proxy, SIZE, NICK, "timeout = 5", ANNOUNCING) else {
+            continue;
+        };
         bench.wait_for_pace(NICK);
-        thread::sleep(seconds(10)); // the whole allowance of the pace
         if is_attacked {
             attack(bench, round);
         }
         times.pong.extend(pong(bench));
         times.question.extend(question(bench));
+        let installation = &bench.installations[&SIZE];
         times.news.extend(news(bench, installation, round));
     }
     times

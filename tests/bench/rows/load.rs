@@ -163,7 +163,8 @@ fn heard(bench: &Bench, before: usize, nick: &str, last_end: SystemTime) -> Hear
         }
     }
     let counts = messages.iter().filter_map(|message| {
-        let (_, count) = message.text.strip_suffix(" more")?.rsplit_once(" and ")?;
+        // A summary may end with a link.
+        let (_, count) = message.text.split_once(" more")?.0.rsplit_once(" and ")?;
         count.parse::<usize>().ok()
     });
     let until = messages.last().map(|message| {
