@@ -864,15 +864,16 @@ impl Summary {
         (fit(&text, budget), all)
     }
 
-    /// As many as fit; the rest is for the next line.
+    /// As many as fit; the rest is for the next line, which then names it. What cannot be named any
+    /// more is counted in the last one.
     fn part(mut self, budget: usize) -> (String, Vec<Announcement>, Vec<Announcement>) {
         let (text, told) = self.lay_out(budget);
         let mut rest = self.named.split_off(told);
-        let mut omitted = rest.len();
+        let mut omitted = 0;
         let counted = std::mem::take(&mut self.counted);
         let mut done = Vec::new();
         if rest.is_empty() {
-            omitted += counted.iter().map(|a| a.omitted).sum::<usize>();
+            omitted = counted.iter().map(|a| a.omitted).sum();
             done = counted;
         } else {
             rest.extend(counted);

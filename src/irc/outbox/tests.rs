@@ -378,6 +378,30 @@ fn beyond_its_size_it_keeps_the_failures_and_counts_the_rest() {
 }
 
 #[test]
+fn what_is_named_and_what_is_counted_make_the_whole() {
+    let mut rig = Rig::new();
+    (0..200).for_each(|number| {
+        let is_bad = number % 5 == 4;
+        let outcome = if is_bad {
+            Outcome::Failure
+        } else {
+            Outcome::Success
+        };
+        rig.announce(news("#c", number, outcome));
+    });
+    let mut told = 0;
+    for line in rig.lines() {
+        let text = line.strip_prefix("PRIVMSG #c :").unwrap().to_owned();
+        told += text.matches(" #").count();
+        if let Some((before, _)) = text.split_once(" more") {
+            let count = before.rsplit(' ').next().unwrap();
+            told += count.parse::<usize>().unwrap();
+        }
+    }
+    assert_eq!(told, 200);
+}
+
+#[test]
 fn what_is_too_old_is_one_line() {
     let mut rig = Rig::new();
     for number in 0..90 {
