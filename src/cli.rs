@@ -314,12 +314,7 @@ fn warn_of_idle_patterns(config: &Config, irc: &Irc, path: &str) -> Result<(), E
         return Ok(());
     }
     let model = Arc::new(Mutex::new(Model::default()));
-    let mut poller = Poller::new(
-        client(config, Duration::ZERO)?,
-        config.buildbot.poll_interval,
-        model.clone(),
-        TrackedRequests::default(),
-    );
+    let mut poller = single_poller(config, Duration::ZERO, &model)?;
     if let Err(error) = poller.poll_once() {
         log!(
             Info,
@@ -339,17 +334,26 @@ fn client(config: &Config, patience: Duration) -> Result<Client, Exit> {
     client.map_err(|why| Exit::new(EXIT_CONFIGURATION, format!("[buildbot] {why}")))
 }
 
+/// What asks the master once, on this thread.
+fn single_poller(
+    config: &Config,
+    patience: Duration,
+    model: &Arc<Mutex<Model>>,
+) -> Result<Poller, Exit> {
+    Ok(Poller::new(
+        client(config, patience)?,
+        config.buildbot.poll_interval,
+        model.clone(),
+        TrackedRequests::default(),
+    ))
+}
+
 // One command
 
 /// `-x`: one command against the master, without IRC.
 fn execute(config: &Config, command: &str) -> Result<(), Exit> {
     let model = Arc::new(Mutex::new(Model::default()));
-    let mut poller = Poller::new(
-        client(config, PATIENCE)?,
-        config.buildbot.poll_interval,
-        model.clone(),
-        TrackedRequests::default(),
-    );
+    let mut poller = single_poller(config, PATIENCE, &model)?;
     // Only what the master must answer is worth asking it.
     if commands::needs_model(command) {
         let failed = |error: Error| Exit::new(EXIT_UNAVAILABLE, error.to_string());
