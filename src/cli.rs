@@ -9,7 +9,7 @@ use crate::master::client::{Client, Error, ErrorKind};
 use crate::master::events;
 use crate::master::jobs::{self, Job, JobResult};
 use crate::master::model::Model;
-use crate::master::poller::{Poller, PollerInput, TrackedRequests, lock};
+use crate::master::poller::{Asker, Askers, Poller, PollerInput, TrackedRequests, lock, run_asker};
 use crate::master::sync::Lookup;
 use crate::names::Casemapping;
 use crate::routing::{self, Routing};
@@ -314,8 +314,9 @@ fn warn_of_idle_patterns(config: &Config, irc: &Irc, path: &str) -> Result<(), E
         return Ok(());
     }
     let model = Arc::new(Mutex::new(Model::default()));
-    let mut poller = single_poller(config, Duration::ZERO, &model)?;
-    if let Err(error) = poller.poll_once() {
+    let mut client = client(config, Duration::ZERO)?;
+    let mut poller = single_poller(config, &model);
+    if let Err(error) = poller.poll_once(&mut client) {
         log!(
             Info,
             "{path}: `builders` and `tags` are not compared with the master's: {error}"
@@ -334,18 +335,10 @@ fn client(config: &Config, patience: Duration) -> Result<Client, Exit> {
     client.map_err(|why| Exit::new(EXIT_CONFIGURATION, format!("[buildbot] {why}")))
 }
 
-/// What asks the master once, on this thread.
-fn single_poller(
-    config: &Config,
-    patience: Duration,
-    model: &Arc<Mutex<Model>>,
-) -> Result<Poller, Exit> {
-    Ok(Poller::new(
-        client(config, patience)?,
-        config.buildbot.poll_interval,
-        model.clone(),
-        TrackedRequests::default(),
-    ))
+/// What learns of the master once, on this thread.
+fn single_poller(config: &Config, model: &Arc<Mutex<Model>>) -> Poller {
+    let interval = config.buildbot.poll_interval;
+    Poller::new(interval, model.clone(), TrackedRequests::default())
 }
 
 // One command
@@ -353,13 +346,13 @@ fn single_poller(
 /// `-x`: one command against the master, without IRC.
 fn execute(config: &Config, command: &str) -> Result<(), Exit> {
     let model = Arc::new(Mutex::new(Model::default()));
-    let mut poller = single_poller(config, PATIENCE, &model)?;
+    let mut client = client(config, PATIENCE)?;
+    let mut poller = single_poller(config, &model);
     // Only what the master must answer is worth asking it.
     if commands::needs_model(command) {
         let failed = |error: Error| Exit::new(EXIT_UNAVAILABLE, error.to_string());
-        poller.poll_once().map_err(failed)?;
+        poller.poll_once(&mut client).map_err(failed)?;
     }
-    let mut client = client(config, PATIENCE)?;
     let lines = run_command(command, &model, &mut poller, &mut client)?;
     let text: String = lines.iter().map(|line| format!("{line}\n")).collect();
     print(&text)
@@ -441,17 +434,18 @@ fn serve(config: Config, path: String) -> Result<(), Exit> {
     let model = Arc::new(Mutex::new(Model::default()));
     let tracked = TrackedRequests::default();
     let poller = Poller::new(
-        client(&config, Duration::ZERO)?,
         config.buildbot.poll_interval,
         model.clone(),
         tracked.clone(),
     );
+    let lists_client = client(&config, Duration::ZERO)?;
+    let lookups_client = client(&config, PATIENCE)?.in_haste();
     let stream_client = client(&config, Duration::ZERO)?;
     let handles = Handles {
         model,
         tracked,
         inputs: input_sender,
-        lookups: threads.start_jobs("lookups", client(&config, PATIENCE)?, JOBS)?,
+        lookups: threads.start_jobs("lookups", client(&config, PATIENCE)?.in_haste(), JOBS)?,
         orders: threads.start_jobs("orders", client(&config, PATIENCE)?, JOBS)?,
         details: threads.start_jobs("details", client(&config, Duration::ZERO)?, DETAILS)?,
         reload: Box::new(move || load_config(&path)),
@@ -460,7 +454,11 @@ fn serve(config: Config, path: String) -> Result<(), Exit> {
     let has_stream = config.buildbot.event_stream;
     // What the state file says must be in the model before the poller looks.
     let bot = Bot::new(config, state, handles)?;
-    threads.start_poller(poller, poller_inputs)?;
+    let askers = Askers {
+        lists: threads.start_asker("lists", lists_client)?,
+        lookups: threads.start_asker("history", lookups_client)?,
+    };
+    threads.start_poller(poller, askers, poller_inputs)?;
     if has_stream {
         threads.start_stream(stream_client)?;
     }
@@ -493,11 +491,29 @@ struct Threads {
 }
 
 impl Threads {
-    fn start_poller(&self, poller: Poller, inputs: Receiver<PollerInput>) -> Result<(), Exit> {
+    fn start_poller(
+        &self,
+        poller: Poller,
+        askers: Askers,
+        inputs: Receiver<PollerInput>,
+    ) -> Result<(), Exit> {
         let main = self.inputs.clone();
         spawn("poller", move || {
-            poller.run(&inputs, &|event| main.send(Input::Poller(event)).is_ok());
+            poller.run(askers, &inputs, &|event| {
+                main.send(Input::Poller(event)).is_ok()
+            });
         })
+    }
+
+    fn start_asker(&self, name: &str, client: Client) -> Result<Asker, Exit> {
+        let (sender, queries) = sync_channel(1);
+        let poller = self.poller_inputs.clone();
+        spawn(name, move || {
+            run_asker(client, &queries, &|answered| {
+                poller.send(PollerInput::Answered(answered)).is_ok()
+            });
+        })?;
+        Ok(Asker::new(sender))
     }
 
     fn start_stream(&self, client: Client) -> Result<(), Exit> {

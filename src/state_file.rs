@@ -29,6 +29,9 @@ pub struct Announcement {
     /// The builder; empty for what is no build.
     #[serde(default)]
     pub builder: String,
+    /// The branch, where it is worth a word.
+    #[serde(default)]
+    pub branch: String,
     /// The link to the build; empty for what is no build.
     #[serde(default)]
     pub url: String,
@@ -211,6 +214,7 @@ mod tests {
                     outcome: Some(Outcome::Failure),
                     label: "b c #1".into(),
                     builder: "b c".into(),
+                    branch: "main".into(),
                     url: "http://m/#1".into(),
                     text: "b \"c\" #1\nfailure \u{e9}".into(),
                     omitted: 0,

@@ -179,15 +179,19 @@ fn some_of(names: &[String], is_partial: bool) -> String {
     }
 }
 
-/// `builder #number`: what a build is called in a line.
+/// `builder #number`, with ` on branch` where that is worth a word: what a build is called in a
+/// line.
 pub fn build_label(event: &BuildEvent) -> String {
     let name = sanitize(&event.builder);
     let number = event.build.number;
-    if event.build.complete {
-        format!("{name} #{number}")
-    } else {
-        format!("{name} #{number} started")
-    }
+    let branch = on_branch(event.branch_to_name());
+    let started = if event.build.complete { "" } else { " started" };
+    format!("{name} #{number}{branch}{started}")
+}
+
+/// ` on branch`, or nothing.
+fn on_branch(branch: Option<&str>) -> String {
+    branch.map_or_else(String::new, |branch| format!(" on {}", sanitize(branch)))
 }
 
 /// One announcement, as a target wants it: builder and number, result, what changed, the master's
@@ -297,15 +301,16 @@ fn author(text: &str) -> String {
 }
 
 /// `#7 failure 3m ago: failed 'make'`: the last build as `status` and `last` show it.
-fn last_build(build: &Build, settings: &TargetSettings, now: i64) -> String {
+fn last_build(build: &Build, builder: &Builder, settings: &TargetSettings, now: i64) -> String {
     let Some(outcome) = build.outcome() else {
         return String::new();
     };
     let end = build.complete_at.unwrap_or(0);
     let ago = duration(now.saturating_sub(end));
     let number = build.number;
+    let branch = on_branch(builder.branch_to_name(build));
     let result = result_word(outcome, settings.colors);
-    format!("#{number} {result} {ago} ago{}", reason(build))
+    format!("#{number}{branch} {result} {ago} ago{}", reason(build))
 }
 
 /// A running build, in the line of `status`.
@@ -324,8 +329,9 @@ fn progress(build: &Build, builder: &Builder, now: i64) -> String {
         _ => format!(", {} longer than usual", duration(-remaining)),
     };
     let number = build.number;
+    let branch = on_branch(builder.branch_to_name(build));
     format!(
-        "building #{number}{step} for {}{estimate}",
+        "building #{number}{branch}{step} for {}{estimate}",
         duration(so_far)
     )
 }
@@ -356,7 +362,7 @@ pub fn status_line(
     }
     if !is_building {
         match &builder.last {
-            Some(last) => parts.push(format!("last {}", last_build(last, settings, now))),
+            Some(last) => parts.push(format!("last {}", last_build(last, builder, settings, now))),
             None if builder.lookup_done => parts.push("no builds yet".to_owned()),
             None => {}
         }
@@ -385,7 +391,7 @@ pub fn last_line(model: &Model, builder: &Builder, settings: &TargetSettings, no
             None => format!("{name}: no recent build"),
         };
     };
-    let shown = last_build(last, settings, now);
+    let shown = last_build(last, builder, settings, now);
     let took = duration(last.seconds(0));
     let url = build_url(&model.identity.url, last);
     format!("{name}: {shown}, took {took} {url}")

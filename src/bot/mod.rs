@@ -597,6 +597,7 @@ impl Bot {
                 outcome: event.build.outcome(),
                 label: text::build_label(event),
                 builder: sanitize(&event.builder),
+                branch: sanitize(event.branch_to_name().unwrap_or("")),
                 url: text::build_url(&base, &event.build),
                 text: text::announcement(event, details, &settings, &base),
                 was_muted: !is_watched && self.routing.is_muted(&target, unix),

@@ -135,6 +135,7 @@ const TARGET_KEYS: &[(&str, SetForTarget)] = &[
     ("categories", |s, v| store(&mut s.tags, v.filter())),
     ("tags", |s, v| store(&mut s.tags, v.filter())),
     ("builders", |s, v| store(&mut s.builders, v.filter())),
+    ("branches", |s, v| store(&mut s.branches, v.filter())),
     ("notice_on_channel", |s, v| {
         store(&mut s.notice, v.boolean())
     }),

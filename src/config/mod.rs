@@ -172,6 +172,7 @@ pub struct TargetSettings {
     pub events: EventSet,
     pub tags: Filter,
     pub builders: Filter,
+    pub branches: Filter,
     pub notice: bool,
     pub colors: bool,
     pub revisions: bool,

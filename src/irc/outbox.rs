@@ -381,8 +381,16 @@ impl Outbox {
 
     /// When the next line may go, if one waits for a target that can be reached.
     pub fn deadline(&self, router: &Router) -> Option<Instant> {
-        let may_go = |queue: &Queue| self.can_try(&queue.target) && queue.can_go(router);
-        let waits = self.has_upstream && self.queues.iter().any(may_go);
+        let may_go = |queue: &&Queue| self.can_try(&queue.target) && queue.can_go(router);
+        let ready_at = |queue: &Queue| {
+            if queue.target.is_channel() {
+                self.clock.ready_at()
+            } else {
+                self.clock.ready_for_person_at()
+            }
+        };
+        let waiting = self.queues.iter().filter(|_| self.has_upstream);
+        let ready = waiting.filter(may_go).map(ready_at);
         let refused = self
             .reachability
             .iter()
@@ -390,7 +398,6 @@ impl Outbox {
                 let until = reachability.refused_until?;
                 self.find(target).map(|_| until)
             });
-        let ready = waits.then(|| self.clock.ready_at());
         refused.chain(ready).min()
     }
 
@@ -411,7 +418,8 @@ impl Outbox {
         if !self.has_upstream || !self.clock.is_ready(now) {
             return None;
         }
-        let (position, is_reply) = self.choose(router)?;
+        let with_people = self.clock.is_ready_for_person(now);
+        let (position, is_reply) = self.choose(router, with_people)?;
         let mut queue = self.queues.remove(position)?;
         let line = if is_reply {
             self.send_reply(&mut queue)
@@ -427,8 +435,9 @@ impl Outbox {
         line
     }
 
-    /// Whose turn it is, and whether for a reply.
-    fn choose(&mut self, router: &Router) -> Option<(usize, bool)> {
+    /// Whose turn it is, and whether for a reply. People may have to leave what is left of a burst
+    /// to channels; they have their turn among lines to these all the same.
+    fn choose(&mut self, router: &Router, with_people: bool) -> Option<(usize, bool)> {
         let find = |is_channel: bool, is_reply: bool| {
             self.queues.iter().position(|queue| {
                 queue.target.is_channel() == is_channel
@@ -446,9 +455,9 @@ impl Outbox {
         let chosen = if private_turn {
             private.or(channel)
         } else {
-            channel.or(private)
+            channel.or(private.filter(|_| with_people))
         };
-        if chosen == channel && private.is_some() {
+        if channel.is_some() && chosen == channel && private.is_some() {
             self.channel_lines_in_a_row += 1;
         } else {
             self.channel_lines_in_a_row = 0;
@@ -926,24 +935,27 @@ fn summary_item(announcement: &Announcement, previous: Option<&Announcement>) ->
     }
 }
 
-/// Where builders with several results stand now, and the link to the build that matters most of
-/// those that stand.
+/// Where builders with several results stand now, each branch by itself, and the link to the build
+/// that matters most of those that stand.
 fn standing(announcements: &[Announcement]) -> String {
-    let mut last: BTreeMap<&str, &Announcement> = BTreeMap::new();
-    let mut changed: BTreeSet<&str> = BTreeSet::new();
+    let mut last: BTreeMap<[&str; 2], &Announcement> = BTreeMap::new();
+    let mut changed: BTreeSet<[&str; 2]> = BTreeSet::new();
     for announcement in announcements.iter().filter(|a| a.outcome.is_some()) {
-        let builder = announcement.builder.as_str();
-        if let Some(before) = last.insert(builder, announcement)
+        let place = [announcement.builder.as_str(), &announcement.branch];
+        if let Some(before) = last.insert(place, announcement)
             && before.outcome != announcement.outcome
         {
-            changed.insert(builder);
+            changed.insert(place);
         }
     }
     let mut ending = String::new();
     if (1..=SUMMARY_THRESHOLD).contains(&changed.len()) {
-        let state = |builder: &&str| {
-            let outcome = last[*builder].outcome.map_or("", Outcome::word);
-            format!("{builder} {outcome}")
+        let state = |place: &[&str; 2]| {
+            let outcome = last[place].outcome.map_or("", Outcome::word);
+            match place {
+                [builder, ""] => format!("{builder} {outcome}"),
+                [builder, branch] => format!("{builder} on {branch} {outcome}"),
+            }
         };
         let states: Vec<String> = changed.iter().map(state).collect();
         ending = format!("; now {}", states.join(", "));

@@ -144,6 +144,19 @@ impl PenaltyClock {
         self.profile.is_none() || self.ready_at() <= now
     }
 
+    /// When the next line to a person may go: half of the allowance is kept for channels, so that
+    /// what a crowd asks for in private delays none of them.
+    pub fn ready_for_person_at(&self) -> Instant {
+        let reserve = self
+            .profile
+            .map_or(Duration::ZERO, |profile| profile.allowance / 2);
+        self.ready_at() + reserve
+    }
+
+    pub fn is_ready_for_person(&self, now: Instant) -> bool {
+        self.profile.is_none() || self.ready_for_person_at() <= now
+    }
+
     /// A line of so many bytes goes over the wire, whoever has sent it.
     pub fn charge(&mut self, bytes: usize, now: Instant) {
         let Some(profile) = self.profile else {
@@ -185,6 +198,21 @@ mod tests {
         assert_eq!(short, [0.0, 0.0, 0.0, 0.0, 0.0, 2.0, 4.0, 6.0]);
         let long = times(Software::Unknown, 5, 400);
         assert_eq!(long, [0.0, 0.0, 2.0, 7.0, 12.0]);
+    }
+
+    #[test]
+    fn people_leave_half_of_a_burst_to_channels() {
+        let now = Instant::now();
+        let mut clock = PenaltyClock::new(true, now);
+        let mut lines = 0;
+        while clock.is_ready_for_person(now) {
+            clock.charge(40, now);
+            lines += 1;
+        }
+        assert_eq!(lines, 3);
+        assert!(clock.is_ready(now), "a channel does not wait");
+        let soon = now + Duration::from_secs(2);
+        assert!(clock.is_ready_for_person(soon), "the same in the long run");
     }
 
     #[test]

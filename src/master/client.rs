@@ -5,7 +5,7 @@
 //! mid-body for a minute on a kept connection.
 
 use super::http::{Connection, Head, HttpError, method};
-use super::model::{Build, BuildRequest, Builder, Change, Identity, Worker};
+use super::model::{Build, BuildRequest, Builder, Buildset, Change, Identity, SourceStamp, Worker};
 use crate::backoff::Backoff;
 use crate::clock;
 use crate::config::Buildbot;
@@ -17,6 +17,7 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -33,14 +34,16 @@ const LIST: usize = 1024 * 1024;
 const OTHER: usize = 256 * 1024;
 /// Between two pieces of one body the master may pause for so long; then we ask anew.
 const STALL: Duration = Duration::from_secs(5);
+/// The same where an answer is short and somebody waits for it.
+const SHORT_STALL: Duration = Duration::from_millis(500);
 /// The pauses before a GET is asked once more, for the second time on; doubling.
 const RETRY_PAUSE: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(2));
 /// The longest wait that a `Retry-After` can ask for.
 const RETRY_AFTER: Duration = Duration::from_secs(600);
 /// Seconds by which two clocks that agree can seem to differ.
 const CLOCK_NOISE: i64 = 5;
-/// Verdicts that are looked for below a build.
-const PREVIOUS_BUILDS: usize = 10;
+/// Verdicts that are looked for below a build: the last one of its branch should be among them.
+const PREVIOUS_BUILDS: usize = 30;
 /// The last builds of one builder.
 const LAST_BUILDS: usize = 10;
 /// Later requests of the same builder among which a merged one looks for its successor.
@@ -53,6 +56,8 @@ const BUILD_FIELDS: &str = "field=buildid&field=builderid&field=number&field=bui
 const CHANGE_FIELDS: &str =
     "field=changeid&field=author&field=revision&field=comments&field=branch";
 const WORKER_FIELDS: &str = "field=workerid&field=name&field=paused&field=connected_to";
+/// The branch of builds of one codebase. It costs the master a look-up a build.
+const BRANCH_FIELD: &str = "&field=properties&property=branch";
 const REQUEST_FIELDS: &str = "field=buildrequestid&field=builderid&field=buildsetid\
     &field=claimed&field=complete&field=results";
 
@@ -117,6 +122,8 @@ pub enum Query {
     RunningBuilds(Page),
     /// The newest first.
     RecentBuilds(Page),
+    /// The same with their branches, which takes the master longer.
+    RecentBranches(Page),
     /// From this id on, the lowest first.
     BuildsFrom(u64, Page),
     BuildsById(Vec<u64>, Page),
@@ -125,11 +132,23 @@ pub enum Query {
     /// What has become of one request.
     Request(u64),
     Builder(u64),
+    /// The branch of a build.
+    Branch(u64),
     /// The newest builds of a builder below a number that say something of the code.
     PreviousBuilds {
         builder: u64,
         number: u64,
     },
+}
+
+impl Query {
+    /// Whether it is about one build, and not a list of a poll.
+    pub fn is_lookup(&self) -> bool {
+        matches!(
+            self,
+            Query::Builder(_) | Query::Branch(_) | Query::PreviousBuilds { .. }
+        )
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -148,6 +167,15 @@ pub struct Page {
 }
 
 impl Page {
+    /// The first items of a list.
+    pub fn first(limit: usize) -> Page {
+        Page {
+            offset: 0,
+            limit,
+            without_text: false,
+        }
+    }
+
     fn query(self) -> String {
         format!("limit={}&offset={}", self.limit, self.offset)
     }
@@ -242,6 +270,8 @@ pub struct Client {
     was_login_refused: bool,
     /// How long a GET is tried again while somebody waits for it.
     patience: Duration,
+    /// How long a body may pause before we ask anew.
+    stall: Duration,
     /// The master's clock less ours, in seconds, by its last answer.
     pub clock_offset: i64,
 }
@@ -262,8 +292,15 @@ impl Client {
             cookie: None,
             was_login_refused: false,
             patience,
+            stall: STALL,
             clock_offset: 0,
         })
+    }
+
+    /// The same for short answers that somebody waits for.
+    pub fn in_haste(mut self) -> Client {
+        self.stall = SHORT_STALL;
+        self
     }
 
     /// Asks what the poller wants to know.
@@ -283,16 +320,21 @@ impl Client {
                 self.page(&path).map(Answer::Workers)
             }
             Query::NewestChanges => self.newest_changes(PAGE).map(Answer::Changes),
-            Query::RunningBuilds(page) => self.builds("complete=false&order=buildid", *page),
-            Query::RecentBuilds(page) => self.builds("order=-buildid", *page),
+            Query::RunningBuilds(page) => self.builds("complete=false&order=buildid", *page, None),
+            Query::RecentBuilds(page) => {
+                let path = builds_path("order=-buildid", *page);
+                self.page(&path).map(Answer::Builds)
+            }
+            Query::RecentBranches(page) => self.builds("order=-buildid", *page, None),
             Query::BuildsFrom(id, page) => {
                 let filter = format!("buildid__ge={id}&order=buildid");
-                self.builds(&filter, *page)
+                self.builds(&filter, *page, Some(*id))
             }
             Query::BuildsById(ids, page) => {
-                let ids: Vec<String> = ids.iter().map(|id| format!("buildid={id}")).collect();
-                self.builds(&format!("{}&order=buildid", ids.join("&")), *page)
+                let filter = format!("{}&order=buildid", any_of("buildid", ids));
+                self.page(&builds_path(&filter, *page)).map(Answer::Builds)
             }
+            Query::Branch(id) => self.builds(&format!("buildid={id}"), Page::first(1), None),
             Query::QueuedRequests(page) => {
                 let filter = "complete=false&claimed=false&order=buildrequestid";
                 let path = format!("/buildrequests?{REQUEST_FIELDS}&{filter}&{}", page.query());
@@ -306,21 +348,67 @@ impl Client {
         }
     }
 
-    fn builds(&mut self, filter: &str, page: Page) -> Result<Answer, Error> {
-        let text = if page.without_text {
-            ""
-        } else {
-            "&field=state_string"
+    /// Builds with their branches. That of one which is known already is not looked for.
+    fn builds(&mut self, filter: &str, page: Page, known: Option<u64>) -> Result<Answer, Error> {
+        let path = format!("{}{BRANCH_FIELD}", builds_path(filter, page));
+        let mut list: List<Build> = self.page(&path)?;
+        let is_new = |build: &&mut Build| Some(build.id) != known;
+        self.add_sources(list.items.iter_mut().filter(is_new));
+        Ok(Answer::Builds(list))
+    }
+
+    /// Builds of several codebases have no property for their branches; their buildsets know them.
+    /// Without an answer they stay unknown.
+    fn add_sources<'a>(&mut self, builds: impl IntoIterator<Item = &'a mut Build>) {
+        let builds = builds.into_iter();
+        let unknown = builds.filter(|build| build.branch.is_none());
+        let mut unknown: Vec<&mut Build> = unknown.collect();
+        let requests: BTreeSet<u64> = unknown.iter().filter_map(|b| b.request_id).collect();
+        let sources = self.sources_of(&requests).unwrap_or_else(|error| {
+            log!(Debug, "{error}");
+            BTreeMap::new()
+        });
+        for build in &mut unknown {
+            let known = build.request_id.and_then(|id| sources.get(&id));
+            build.sources = known.cloned().unwrap_or_default();
+        }
+    }
+
+    /// What each of these requests is to build.
+    fn sources_of(
+        &mut self,
+        requests: &BTreeSet<u64>,
+    ) -> Result<BTreeMap<u64, Vec<SourceStamp>>, Error> {
+        if requests.is_empty() {
+            return Ok(BTreeMap::new());
+        }
+        let filter = any_of("buildrequestid", requests);
+        let path = format!("/buildrequests?{REQUEST_FIELDS}&{filter}&limit={PAGE}");
+        let requests: Vec<BuildRequest> = self.list(&path)?;
+        let ids: BTreeSet<u64> = requests.iter().map(|r| r.buildset_id).collect();
+        if ids.is_empty() {
+            return Ok(BTreeMap::new());
+        }
+        let filter = any_of("bsid", &ids);
+        let fields = "field=bsid&field=sourcestamps";
+        let buildsets: Vec<Buildset> =
+            self.list(&format!("/buildsets?{fields}&{filter}&limit={PAGE}"))?;
+        let sources = buildsets.into_iter().map(|set| (set.id, set.sources));
+        let sources: BTreeMap<u64, Vec<SourceStamp>> = sources.collect();
+        let of = |request: &BuildRequest| {
+            let found = sources.get(&request.buildset_id)?;
+            Some((request.id, found.clone()))
         };
-        let path = format!("/builds?{BUILD_FIELDS}{text}&{filter}&{}", page.query());
-        self.page(&path).map(Answer::Builds)
+        Ok(requests.iter().filter_map(of).collect())
     }
 
     /// The last builds of a builder, highest number first.
     pub fn last_builds(&mut self, builder: u64) -> Result<Vec<Build>, Error> {
-        let fields = format!("{BUILD_FIELDS}&field=state_string");
+        let fields = format!("{BUILD_FIELDS}&field=state_string{BRANCH_FIELD}");
         let path = format!("/builders/{builder}/builds?{fields}&order=-number&limit={LAST_BUILDS}");
-        self.list(&path)
+        let mut builds: Vec<Build> = self.list(&path)?;
+        self.add_sources(&mut builds);
+        Ok(builds)
     }
 
     /// The running builds of a builder, lowest number first.
@@ -334,9 +422,11 @@ impl Client {
         // Success, warnings, failure, exception: the results that say something of the code.
         let verdicts = "results=0&results=1&results=2&results=4";
         let filter = format!("complete=true&number__lt={number}&{verdicts}&order=-number");
-        let path =
-            format!("/builders/{builder}/builds?{BUILD_FIELDS}&{filter}&limit={PREVIOUS_BUILDS}");
-        self.page(&path)
+        let fields = format!("{BUILD_FIELDS}{BRANCH_FIELD}");
+        let path = format!("/builders/{builder}/builds?{fields}&{filter}&limit={PREVIOUS_BUILDS}");
+        let mut list = self.page(&path)?;
+        self.add_sources(&mut list.items);
+        Ok(list)
     }
 
     /// The newest changes, highest id first, at most a page.
@@ -371,9 +461,10 @@ impl Client {
                 Err(e) if e.kind == ErrorKind::Refused(404) => Vec::new(),
                 requests => requests?,
             };
-        let fields = format!("{BUILD_FIELDS}&field=state_string");
+        let fields = format!("{BUILD_FIELDS}&field=state_string{BRANCH_FIELD}");
         let path = format!("/buildrequests/{id}/builds?{fields}&order=-buildid&limit=1");
         let mut builds: Vec<Build> = self.list(&path)?;
+        self.add_sources(&mut builds);
         let request = requests.pop();
         let build = builds.pop();
         let mut merged_into = None;
@@ -619,7 +710,9 @@ impl Client {
                 in_body: false,
             })?;
         let whole = self.config.timeout;
-        connection.stream.set_read_limits(STALL.min(whole), whole);
+        connection
+            .stream
+            .set_read_limits(self.stall.min(whole), whole);
         // What becomes a tree of values takes far more memory than its text.
         let is_list = head.status == 200 && json.is_empty() && path.starts_with("/api/");
         let limit = if is_list { LIST } else { OTHER };
@@ -686,6 +779,21 @@ impl Client {
         }
         headers
     }
+}
+
+fn builds_path(filter: &str, page: Page) -> String {
+    let text = if page.without_text {
+        ""
+    } else {
+        "&field=state_string"
+    };
+    format!("/builds?{BUILD_FIELDS}{text}&{filter}&{}", page.query())
+}
+
+/// A filter for items whose field has one of these values.
+fn any_of<'a>(field: &str, values: impl IntoIterator<Item = &'a u64>) -> String {
+    let filters = values.into_iter().map(|value| format!("{field}={value}"));
+    filters.collect::<Vec<_>>().join("&")
 }
 
 /// Why one attempt failed.

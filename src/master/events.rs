@@ -2,7 +2,7 @@
 //! thread that holds it open passes everything on to the poller, which applies it.
 
 use super::client::{Client, Error, ErrorKind};
-use super::model::{Build, BuildRequest, Change, Worker};
+use super::model::{Build, BuildRequest, Buildset, Change, Worker};
 use crate::backoff::Backoff;
 use crate::encoding::percent_encode;
 use serde::Deserialize;
@@ -13,10 +13,11 @@ use std::time::{Duration, Instant};
 /// The first subscription; what is on it decides whether there is a stream at all.
 const PATH: &str = "/sse/listen/builds/*/*";
 /// More than one kind of event needs more than one subscription.
-const MORE: [&str; 4] = [
+const MORE: [&str; 5] = [
     "builders/*/started",
     "workers/*/*",
     "buildrequests/*/*",
+    "buildsets/*/new",
     "changes/*/*",
 ];
 /// The stream is silent while nothing happens; the poll notices when it has died.
@@ -38,6 +39,7 @@ pub enum Update {
     Build(Build),
     Worker(Worker),
     Request(BuildRequest),
+    Buildset(Buildset),
     Change(Change),
     /// A builder was added. (A master that stops says of all that they are gone.)
     BuilderAdded,
@@ -72,6 +74,7 @@ impl Update {
         match kind {
             "builds" => serde_json::from_str(message).map(Update::Build).ok(),
             "buildrequests" => serde_json::from_str(message).map(Update::Request).ok(),
+            "buildsets" => serde_json::from_str(message).map(Update::Buildset).ok(),
             "changes" => serde_json::from_str(message).map(Update::Change).ok(),
             "builders" => Some(Update::BuilderAdded),
             "workers" => {

@@ -8,16 +8,24 @@ use crate::outcome::Outcome;
 use crate::sanitize;
 use serde::de::IgnoredAny;
 use serde::{Deserialize, Deserializer, Serialize};
-use std::collections::{BTreeMap, BTreeSet};
+use serde_json::Value;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Instant;
 
 /// Characters of a state text that are kept: 10,000 builders must fit into memory.
 const STATE_TEXT: usize = 300;
+/// Characters of a branch that are kept.
+const BRANCH_TEXT: usize = 200;
 /// Characters of one field of a change that are kept.
 const CHANGE_TEXT: usize = 300;
 /// Completed builds remembered for each builder: enough for an estimate, and for builds that end
 /// out of order.
 const HISTORY: usize = 10;
+/// Branches of a builder of which the last completed build is remembered beyond that.
+const BRANCHES: usize = 20;
+/// Requests and buildsets that the stream has told of, the newest.
+const REQUESTS: usize = 10_000;
+const BUILDSETS: usize = 2_000;
 /// Builds that run, or that became known out of order: far above what any master has.
 const BUILDS_AT_ONCE: usize = 10_000;
 /// Changes that are kept, newest first.
@@ -46,6 +54,12 @@ pub struct Build {
     pub results: Option<u64>,
     #[serde(default, deserialize_with = "null_is_default")]
     pub state_string: String,
+    /// The branch that it builds, where that is known; empty for none.
+    #[serde(rename = "properties", default, deserialize_with = "branch_property")]
+    pub branch: Option<String>,
+    /// What it builds, of each codebase, where the branch alone does not tell.
+    #[serde(skip)]
+    pub sources: Vec<SourceStamp>,
     /// The step that it is in, where someone has asked.
     #[serde(skip)]
     pub step: Option<String>,
@@ -68,6 +82,28 @@ impl Build {
     fn will_be_retried(&self) -> bool {
         self.outcome() == Some(Outcome::Retry)
     }
+}
+
+/// What is built of one codebase, with the fields of a source stamp.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SourceStamp {
+    #[serde(default, deserialize_with = "null_is_default")]
+    pub codebase: String,
+    /// Empty for none.
+    #[serde(default, deserialize_with = "null_is_default")]
+    pub branch: String,
+    /// Empty for the newest one.
+    #[serde(default, deserialize_with = "null_is_default")]
+    pub revision: String,
+}
+
+/// What one scheduler has started for a change, or one order, with the fields of `/api/v2/buildsets`.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+pub struct Buildset {
+    #[serde(rename = "bsid")]
+    pub id: u64,
+    #[serde(rename = "sourcestamps", default, deserialize_with = "null_is_default")]
+    pub sources: Vec<SourceStamp>,
 }
 
 /// A change, with the fields of `/api/v2/changes`, any of which but the author may be missing.
@@ -140,9 +176,11 @@ pub struct Worker {
 }
 
 /// What is remembered of a completed build that says something of the code.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 struct PastBuild {
     outcome: Outcome,
+    /// Where it is known.
+    branch: Option<String>,
     /// How many in a row ended like this one; 0: more than is known.
     streak: u32,
     seconds: i64,
@@ -170,6 +208,12 @@ pub struct Builder {
     /// There is no verdict of a build with a lower number than this.
     #[serde(skip)]
     first_number: u64,
+    /// The master was asked for the verdicts behind us and their branches.
+    #[serde(skip)]
+    history_asked: bool,
+    /// The last branches of each codebase, where it has several.
+    #[serde(skip)]
+    codebases: BTreeMap<String, VecDeque<String>>,
 }
 
 impl Builder {
@@ -192,48 +236,234 @@ impl Builder {
         seconds.get(seconds.len() / 2).copied()
     }
 
-    /// The newest known build below `number` that says something of the code.
-    fn previous(&self, number: u64) -> Option<PastBuild> {
-        let below = self.history.range(..number).next_back();
-        below.map(|(_, past)| *past)
+    /// The newest known build below `number`, and of the same branch, that says something of the
+    /// code.
+    fn previous(&self, number: u64, branch: Option<&str>) -> Option<&PastBuild> {
+        let mut below = self.history.range(..number).rev();
+        let same = |past: &&PastBuild| self.is_same_branch(past.branch.as_deref(), branch);
+        below.find_map(|(_, past)| Some(past).filter(same))
     }
 
-    /// Takes in a completed build. One that is known already changes nothing.
-    fn learn(&mut self, build: &Build, outcome: Outcome) {
-        if self
-            .last
-            .as_ref()
-            .is_none_or(|last| last.number < build.number)
-        {
-            self.last = Some(build.clone());
+    /// Whether two builds are compared with each other. One without a branch belongs to the branch
+    /// that most of the last builds have, and of one whose branch is not known the best is assumed.
+    fn is_same_branch(&self, one: Option<&str>, other: Option<&str>) -> bool {
+        let (Some(one), Some(other)) = (one, other) else {
+            return true;
+        };
+        let usual = || self.usual_branch().unwrap_or("");
+        let full = |branch| if branch == "" { usual() } else { branch };
+        one == other || full(one) == full(other)
+    }
+
+    /// The branch that most of the last builds have.
+    fn usual_branch(&self) -> Option<&str> {
+        most_common(self.recent_branches())
+    }
+
+    fn recent_branches(&self) -> impl Iterator<Item = &str> {
+        let recent = self.history.values().rev().take(HISTORY);
+        let branches = recent.filter_map(|past| past.branch.as_deref());
+        branches.filter(|branch| !branch.is_empty())
+    }
+
+    /// Whether the last builds, this one among them, were not all of one branch.
+    fn has_several_branches(&self, branch: &str) -> bool {
+        let this = Some(branch).filter(|branch| !branch.is_empty());
+        let branches: BTreeSet<&str> = self.recent_branches().chain(this).collect();
+        branches.len() > 1
+    }
+
+    /// The branch to name with a build; nothing where all are of one.
+    pub fn branch_to_name<'a>(&self, build: &'a Build) -> Option<&'a str> {
+        let branch = build.branch.as_deref()?;
+        let is_needed = !branch.is_empty() && self.has_several_branches(branch);
+        is_needed.then_some(branch)
+    }
+
+    /// Whether the verdicts below a number must be asked for, so that a build of this branch can be
+    /// compared with the one before it.
+    fn needs_history(&self, number: u64, branch: Option<&str>) -> bool {
+        if number <= self.first_number.max(1) {
+            return false;
         }
-        if !outcome.is_verdict() || self.history.contains_key(&build.number) {
+        let mut below = self.history.range(..number).rev().peekable();
+        if below.peek().is_none() {
+            return true;
+        }
+        let Some(branch) = branch else {
+            return false;
+        };
+        // A build between, of which the branch is not known, may be the one.
+        let is_known = |past: &PastBuild| past.branch.is_some();
+        let same = |past: &PastBuild| self.is_same_branch(past.branch.as_deref(), Some(branch));
+        match below.find(|(_, past)| same(past)) {
+            Some((_, past)) if is_known(past) => false,
+            Some(_) => !self.history_asked,
+            // Of a branch that was built since, older builds were forgotten.
+            None => {
+                let mut above = self.history.range(number..);
+                !self.history_asked || above.any(|(_, past)| is_known(past) && same(past))
+            }
+        }
+    }
+
+    /// Takes in a completed build. Of one that is known already, its branch may be new.
+    fn learn(&mut self, build: &Build, outcome: Outcome) {
+        match &mut self.last {
+            Some(last) if last.number == build.number && last.branch.is_none() => {
+                last.branch.clone_from(&build.branch);
+            }
+            Some(last) if last.number >= build.number => {}
+            _ => self.last = Some(build.clone()),
+        }
+        if !outcome.is_verdict() {
             return;
         }
-        let streak = match self.previous(build.number) {
-            Some(past) if past.outcome == outcome && past.streak == 0 => 0,
-            Some(past) if past.outcome == outcome => past.streak + 1,
-            Some(_) => 1,
-            None if build.number > 1 && build.number > self.first_number => 0,
-            None => 1,
-        };
-        // Builds that ran beside this one were counted without it.
-        for (_, later) in self.history.range_mut(build.number..) {
-            later.streak = 0;
+        if let Some(known) = self.history.get_mut(&build.number) {
+            if known.branch.is_none() && build.branch.is_some() {
+                known.branch.clone_from(&build.branch);
+                self.count_streaks();
+            }
+            return;
         }
         let past = PastBuild {
             outcome,
-            streak,
+            branch: build.branch.clone(),
+            streak: self.streak(build.number, build.branch.as_deref(), outcome),
             seconds: build.seconds(0),
         };
+        // Builds that ran beside this one were counted without it.
+        let is_beside: Vec<u64> = self
+            .history
+            .range(build.number..)
+            .filter(|(_, later)| {
+                self.is_same_branch(later.branch.as_deref(), past.branch.as_deref())
+            })
+            .map(|(number, _)| *number)
+            .collect();
+        for number in is_beside {
+            if let Some(later) = self.history.get_mut(&number) {
+                later.streak = 0;
+            }
+        }
         self.history.insert(build.number, past);
     }
 
-    fn trim_history(&mut self) {
-        while self.history.len() > HISTORY {
-            self.history.pop_first();
+    /// How many in a row end like this one; 0: more than is known.
+    fn streak(&self, number: u64, branch: Option<&str>, outcome: Outcome) -> u32 {
+        match self.previous(number, branch) {
+            Some(past) if past.outcome != outcome => 1,
+            Some(past) if past.streak == 0 => 0,
+            Some(past) => past.streak + 1,
+            None => {
+                let is_first = number <= self.first_number.max(1);
+                // A branch that no build below has is new, if all that is below is known.
+                let is_new_branch =
+                    self.history_asked && self.history.range(..number).next().is_some();
+                u32::from(is_first || is_new_branch)
+            }
         }
     }
+
+    /// Counts anew, since a branch has become known.
+    fn count_streaks(&mut self) {
+        for number in self.history.keys().copied().collect::<Vec<_>>() {
+            let past = &self.history[&number];
+            let branch = past.branch.as_deref();
+            // What was before the first one is forgotten, but counted.
+            if self.previous(number, branch).is_none() {
+                continue;
+            }
+            let streak = self.streak(number, branch, past.outcome);
+            if let Some(past) = self.history.get_mut(&number) {
+                past.streak = streak;
+            }
+        }
+    }
+
+    /// A build, as it compares with the ones before it.
+    fn event_of(&self, build: Build) -> BuildEvent {
+        let branch = build.branch.as_deref();
+        let past = self.history.get(&build.number);
+        BuildEvent {
+            builder: self.name.clone(),
+            tags: self.tags.clone(),
+            has_several_branches: self.has_several_branches(branch.unwrap_or("")),
+            previous: self.previous(build.number, branch).map(|past| past.outcome),
+            streak: past.map_or(0, |past| past.streak),
+            build,
+            ..BuildEvent::default()
+        }
+    }
+
+    /// The last builds are kept, and of the last branches the last one each.
+    fn trim_history(&mut self) {
+        if self.history.len() <= HISTORY {
+            return;
+        }
+        let mut branches = BTreeSet::new();
+        let mut place = 0;
+        let mut kept = BTreeSet::new();
+        for (number, past) in self.history.iter().rev() {
+            place += 1;
+            let is_last_of_branch = past
+                .branch
+                .as_ref()
+                .is_some_and(|branch| branches.len() < BRANCHES && branches.insert(branch));
+            if place <= HISTORY || is_last_of_branch {
+                kept.insert(*number);
+            }
+        }
+        self.history.retain(|number, _| kept.contains(number));
+    }
+
+    /// The branch of what is built of several codebases: of the one that is not at its usual
+    /// branch, else of the first by name.
+    fn branch_of(&self, sources: &[SourceStamp]) -> Option<String> {
+        // The master lists them in any order.
+        let first = sources.iter().min_by_key(|source| &source.codebase)?;
+        let is_unusual = |source: &&SourceStamp| {
+            let usual = self.codebases.get(&source.codebase);
+            let usual = usual.and_then(|last| most_common(last.iter().map(String::as_str)));
+            // Without any builds before, the other codebases say what is usual.
+            let others = sources.iter().filter(|other| other.branch != source.branch);
+            usual.map_or(others.count() > 1, |usual| usual != source.branch)
+        };
+        let chosen = sources.iter().find(is_unusual).unwrap_or(first);
+        Some(chosen.branch.clone())
+    }
+
+    /// Sets the branch of a build by what it builds, if that is known.
+    fn resolve_branch(&mut self, build: &mut Build) {
+        if build.branch.is_none() {
+            build.branch = self.branch_of(&build.sources);
+        }
+        if build.complete {
+            self.note_sources(&build.sources);
+            build.sources.clear();
+        }
+    }
+
+    /// Notes the branches of the codebases of a build, for the ones that come.
+    fn note_sources(&mut self, sources: &[SourceStamp]) {
+        if sources.len() < 2 {
+            return;
+        }
+        for source in sources.iter().take(BRANCHES) {
+            let last = self.codebases.entry(source.codebase.clone()).or_default();
+            last.push_back(source.branch.clone());
+            if last.len() > HISTORY {
+                last.pop_front();
+            }
+        }
+    }
+}
+
+/// What occurs most often; of equals the first.
+fn most_common<'a>(words: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+    let words: Vec<&str> = words.collect();
+    let count = |word: &str| words.iter().filter(|other| **other == word).count();
+    words.iter().rev().copied().max_by_key(|word| count(word))
 }
 
 /// How far the master's builds are known. It is remembered in step with the announcements.
@@ -285,6 +515,8 @@ pub struct BuildEvent {
     pub builder: String,
     pub tags: Vec<String>,
     pub build: Build,
+    /// The builder's last builds were not all of one branch: the branch is worth a word.
+    pub has_several_branches: bool,
     /// How the previous build that says something of the code ended.
     pub previous: Option<Outcome>,
     /// How many in a row ended like this one; 0: more than is known.
@@ -295,6 +527,15 @@ pub struct BuildEvent {
     pub start_was_missed: bool,
     /// The last build of its request: nothing of it runs, and it will not be retried.
     pub ends_request: bool,
+}
+
+impl BuildEvent {
+    /// The branch to name with it; nothing where all builds are of one.
+    pub fn branch_to_name(&self) -> Option<&str> {
+        let branch = self.build.branch.as_deref()?;
+        let is_needed = self.has_several_branches && !branch.is_empty();
+        is_needed.then_some(branch)
+    }
 }
 
 /// What became of a build request that led to no build.
@@ -351,6 +592,9 @@ pub struct Model {
     running: BTreeMap<u64, Build>,
     /// Requests that no worker has taken: request id → builder id.
     pub queued: BTreeMap<u64, u64>,
+    /// The buildset of each request, and what each buildset builds, as the stream has told it.
+    requests: BTreeMap<u64, u64>,
+    buildsets: BTreeMap<u64, Vec<SourceStamp>>,
     /// The newest changes by id, while the stream tells of new ones.
     pub changes: BTreeMap<u64, Change>,
     cursor: BuildCursor,
@@ -439,6 +683,8 @@ impl Model {
                 builder.lookup_done = known.lookup_done;
                 builder.history = known.history;
                 builder.first_number = known.first_number;
+                builder.history_asked = known.history_asked;
+                builder.codebases = known.codebases;
             }
             self.builders.insert(builder.id, builder);
         }
@@ -535,27 +781,68 @@ impl Model {
         self.cursor = BuildCursor::default();
         self.running.clear();
         self.queued.clear();
+        self.requests.clear();
+        self.buildsets.clear();
         for builder in self.builders.values_mut() {
             builder.last = None;
             builder.lookup_done = false;
             builder.history.clear();
             builder.first_number = 0;
+            builder.history_asked = false;
         }
+    }
+
+    /// Whether a build is news that waits for its branch to be asked for.
+    pub fn needs_branch(&self, build: &Build) -> bool {
+        self.is_news(build) && self.known_branch(build).is_none()
+    }
+
+    fn is_news(&self, build: &Build) -> bool {
+        let is_new = match self.running.get(&build.id) {
+            Some(_) => build.complete,
+            None => !self.has_seen(build.id),
+        };
+        is_new && self.cursor.last_build_id.is_some() && self.builder(build.builder_id).is_some()
+    }
+
+    /// The branch of a build, as far as the master has told it in whatever way.
+    fn known_branch(&self, build: &Build) -> Option<String> {
+        let running = self.running.get(&build.id);
+        let told = build.branch.clone();
+        told.or_else(|| running.and_then(|running| running.branch.clone()))
+            .or_else(|| {
+                let sources = self.sources_of(build);
+                self.builder(build.builder_id)?.branch_of(sources)
+            })
+    }
+
+    /// What a build builds, where the branch alone does not tell.
+    fn sources_of<'a>(&'a self, build: &'a Build) -> &'a [SourceStamp] {
+        if !build.sources.is_empty() {
+            return &build.sources;
+        }
+        if let Some(running) = self.running.get(&build.id) {
+            return &running.sources;
+        }
+        let buildset = build.request_id.and_then(|id| self.requests.get(&id));
+        let sources = buildset.and_then(|id| self.buildsets.get(id));
+        sources.map_or(&[], Vec::as_slice)
     }
 
     /// Whether the builds before this one must be asked for, so that its end can be told as a
     /// change: it is new, says something of the code, and nothing below its number is known.
     pub fn needs_previous(&self, build: &Build) -> bool {
-        let is_new = !self.has_seen(build.id) || self.is_running(build.id);
         let is_verdict = build.outcome().is_some_and(Outcome::is_verdict);
-        if !is_new || !is_verdict || self.cursor.last_build_id.is_none() {
-            return false;
-        }
-        let Some(builder) = self.builders.get(&build.builder_id) else {
-            return false;
-        };
-        let first = build.number <= builder.first_number.max(1);
-        !first && builder.previous(build.number).is_none()
+        is_verdict && self.is_news(build) && self.needs_history(build)
+    }
+
+    /// The same of a build that may still run.
+    pub fn needs_history(&self, build: &Build) -> bool {
+        let branch = self.known_branch(build);
+        self.cursor.last_build_id.is_some()
+            && self
+                .builder(build.builder_id)
+                .is_some_and(|builder| builder.needs_history(build.number, branch.as_deref()))
     }
 
     /// Takes in the builds below `number` that say something of the code, in any order. None means
@@ -568,8 +855,26 @@ impl Model {
             builder.first_number = builder.first_number.max(number);
         }
         builds.sort_unstable_by_key(|build| build.number);
-        for build in &builds {
+        builder.history_asked = true;
+        for build in &mut builds {
+            builder.resolve_branch(build);
             if let Some(outcome) = build.outcome() {
+                builder.learn(build, outcome);
+            }
+        }
+    }
+
+    /// Takes in the branches of builds that are known already.
+    pub fn learn_branches(&mut self, mut builds: Vec<Build>) {
+        builds.sort_unstable_by_key(|build| build.number);
+        for build in &mut builds {
+            let Some(builder) = self.builders.get_mut(&build.builder_id) else {
+                continue;
+            };
+            builder.resolve_branch(build);
+            let is_last = builder.last.as_ref().is_some_and(|l| l.id == build.id);
+            let is_known = is_last || builder.history.contains_key(&build.number);
+            if let Some(outcome) = build.outcome().filter(|_| is_known) {
                 builder.learn(build, outcome);
             }
         }
@@ -580,6 +885,12 @@ impl Model {
     /// order loses nothing.
     pub fn apply_build(&mut self, mut build: Build) -> Option<BuildEvent> {
         build.state_string = sanitize::cut(&build.state_string, STATE_TEXT);
+        build.branch = self.known_branch(&build);
+        build.sources = self.sources_of(&build).to_vec();
+        if let Some(builder) = self.builders.get_mut(&build.builder_id) {
+            builder.resolve_branch(&mut build);
+        }
+        build.branch = build.branch.map(|b| sanitize::cut(&b, BRANCH_TEXT));
         let before_first_poll = self.cursor.last_build_id.is_none();
         let is_unseen = !self.cursor.has_seen(build.id);
         if is_unseen {
@@ -612,19 +923,14 @@ impl Model {
         let ends_request =
             build.complete && !build.will_be_retried() && !self.runs_request(build.request_id);
         let builder = self.builders.get_mut(&build.builder_id)?;
-        let past = builder.history.get(&build.number).copied();
-        let previous = builder.previous(build.number);
-        builder.trim_history();
-        Some(BuildEvent {
-            builder: builder.name.clone(),
-            tags: builder.tags.clone(),
-            previous: previous.map(|past| past.outcome),
-            streak: past.map_or(0, |past| past.streak),
-            build,
+        let event = BuildEvent {
             is_new,
             start_was_missed,
             ends_request,
-        })
+            ..builder.event_of(build)
+        };
+        builder.trim_history();
+        Some(event)
     }
 
     /// The end of the build that a request has led to, if it is the last one of its builder.
@@ -642,16 +948,9 @@ impl Model {
         if build.will_be_retried() {
             return None;
         }
-        let past = builder.history.get(&build.number);
         Some(BuildEvent {
-            builder: builder.name.clone(),
-            tags: builder.tags.clone(),
-            previous: builder.previous(build.number).map(|past| past.outcome),
-            streak: past.map_or(0, |past| past.streak),
-            build,
-            is_new: false,
-            start_was_missed: false,
             ends_request: true,
+            ..builder.event_of(build)
         })
     }
 
@@ -731,6 +1030,34 @@ impl Model {
         tracked.copied().filter(unclear).collect()
     }
 
+    /// The stream has told of a request.
+    pub fn note_request(&mut self, request: &BuildRequest) {
+        if request.buildset_id > 0 {
+            self.requests.insert(request.id, request.buildset_id);
+        }
+        if self.requests.len() > REQUESTS {
+            self.requests.pop_first();
+        }
+    }
+
+    /// The stream has told of a buildset.
+    pub fn note_buildset(&mut self, mut buildset: Buildset) {
+        for source in &mut buildset.sources {
+            for text in [
+                &mut source.codebase,
+                &mut source.branch,
+                &mut source.revision,
+            ] {
+                *text = sanitize::cut(text, BRANCH_TEXT);
+            }
+        }
+        buildset.sources.truncate(BRANCHES);
+        self.buildsets.insert(buildset.id, buildset.sources);
+        if self.buildsets.len() > BUILDSETS {
+            self.buildsets.pop_first();
+        }
+    }
+
     pub fn set_changes(&mut self, list: Vec<Change>) {
         self.changes.clear();
         for change in list {
@@ -764,6 +1091,21 @@ fn seconds<'de, D: Deserializer<'de>>(deserializer: D) -> Result<i64, D::Error> 
 fn optional_seconds<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<i64>, D::Error> {
     let seconds: Option<f64> = Option::deserialize(deserializer)?;
     Ok(seconds.map(|seconds| seconds as i64))
+}
+
+/// The branch out of a build's properties, each of which is a value and its source. Without one of
+/// that name it is not known; `null` is none.
+fn branch_property<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
+    #[derive(Default, Deserialize)]
+    struct Properties {
+        branch: Option<Vec<Value>>,
+    }
+    let properties: Option<Properties> = Option::deserialize(deserializer)?;
+    let branch = properties.unwrap_or_default().branch;
+    Ok(branch.map(|branch| match branch.first() {
+        Some(Value::String(name)) => name.clone(),
+        _ => String::new(),
+    }))
 }
 
 fn is_not_empty<'de, D: Deserializer<'de>>(deserializer: D) -> Result<bool, D::Error> {

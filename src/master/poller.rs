@@ -1,20 +1,23 @@
-//! The poller thread: asks what `sync` finds due, applies what the stream and look-ups bring, and
-//! hands over what has happened. It is the only one that writes into the model, and holds its lock
-//! never across I/O or a send.
+//! The poller thread: has asked what `sync` finds due, applies what answers, the stream and look-ups
+//! bring, and hands over what has happened. It is the only one that writes into the model, and holds
+//! its lock never across I/O or a send. It does no I/O itself: two askers do, so that neither the
+//! stream nor a build's look-up waits for a list that is slow in coming.
 
-use super::client::{Client, Error};
-use super::events::StreamEvent;
+use super::client::{Answer, Client, Error, Query};
+use super::events::{StreamEvent, Update};
 use super::model::{BuildCursor, MasterEvent, Model};
 use super::sync::{Lookup, Sync};
 use crate::clock::unix_now;
 use std::collections::BTreeSet;
 use std::net::{Shutdown, TcpStream};
-use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 /// Inputs that are taken in before what has happened is handed over.
 const INPUTS_AT_ONCE: usize = 64;
+/// What the stream has told while a list was awaited; beyond it the next poll must do.
+const STREAM_EVENTS: usize = 10_000;
 /// The longest that builds of one answer wait for each other's look-ups.
 const TOGETHER: Duration = Duration::from_secs(1);
 /// The longest that a poll may take, before a supervisor should know.
@@ -28,6 +31,59 @@ pub enum PollerInput {
     Stream(StreamEvent),
     /// What a command wanted to know.
     Lookup(Lookup, Ticket),
+    Answered(Answered),
+}
+
+/// What a query of the poller's has come to.
+pub struct Answered {
+    query: Query,
+    answer: Result<Answer, Error>,
+    /// The master's clock less ours, in seconds.
+    clock_offset: i64,
+}
+
+/// Asks one query after the other and brings the answers to the poller, until nobody wants them.
+pub fn run_asker(mut client: Client, queries: &Receiver<Query>, emit: &dyn Fn(Answered) -> bool) {
+    for query in queries {
+        let answer = client.ask(&query);
+        let clock_offset = client.clock_offset;
+        let is_wanted = emit(Answered {
+            query,
+            answer,
+            clock_offset,
+        });
+        if !is_wanted {
+            return;
+        }
+    }
+}
+
+/// A way to one asker, which answers one query at a time.
+pub struct Asker {
+    queries: SyncSender<Query>,
+    is_busy: bool,
+}
+
+impl Asker {
+    pub fn new(queries: SyncSender<Query>) -> Asker {
+        Asker {
+            queries,
+            is_busy: false,
+        }
+    }
+
+    fn ask(&mut self, query: Query) {
+        // One that is idle has room for a query; one that is gone ends the program elsewhere.
+        self.is_busy = self.queries.try_send(query).is_ok();
+    }
+}
+
+/// The askers of a poller that runs.
+pub struct Askers {
+    /// For the lists of a poll.
+    pub lists: Asker,
+    /// For what a build's line needs.
+    pub lookups: Asker,
 }
 
 /// What the poller hands over.
@@ -60,11 +116,13 @@ pub fn lock<T>(value: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 pub struct Poller {
-    client: Client,
     model: Arc<Mutex<Model>>,
     tracked: TrackedRequests,
     sync: Sync,
     stream: Option<TcpStream>,
+    /// What the stream has told while a list was awaited, but for builds: a list that is older
+    /// could undo it.
+    held_back: Vec<StreamEvent>,
     /// To be handed over.
     events: Vec<MasterEvent>,
     /// As it was handed over last.
@@ -77,18 +135,13 @@ pub struct Poller {
 
 impl Poller {
     /// A poller that has not asked anything yet.
-    pub fn new(
-        client: Client,
-        interval: Duration,
-        model: Arc<Mutex<Model>>,
-        tracked: TrackedRequests,
-    ) -> Poller {
+    pub fn new(interval: Duration, model: Arc<Mutex<Model>>, tracked: TrackedRequests) -> Poller {
         Poller {
-            client,
             model,
             tracked,
             sync: Sync::new(interval, Instant::now()),
             stream: None,
+            held_back: Vec::new(),
             events: Vec::new(),
             cursor: BuildCursor::default(),
             held_until: None,
@@ -98,48 +151,81 @@ impl Poller {
     }
 
     /// Polls and takes inputs until nobody takes what it emits.
-    pub fn run(mut self, inputs: &Receiver<PollerInput>, emit: &dyn Fn(PollerEvent) -> bool) {
+    pub fn run(
+        mut self,
+        mut askers: Askers,
+        inputs: &Receiver<PollerInput>,
+        emit: &dyn Fn(PollerEvent) -> bool,
+    ) {
         loop {
             self.sync.set_tracked(self.tracked.get());
-            // Between two queries, what the stream has brought is not kept waiting.
-            while self.ask_next().is_some() {
-                if let Some(report) = self.sync.take_report() {
-                    log!(Warning, "{report}");
-                }
-                self.drain(inputs);
-                if !self.hand_over(emit) {
-                    return;
-                }
+            self.ask_what_is_due(&mut askers);
+            if let Some(report) = self.sync.take_report() {
+                log!(Warning, "{report}");
             }
-            let deadline = self.sync.deadline();
-            lock(&self.model).poller_deadline = Some(deadline + STUCK);
             if !self.hand_over(emit) {
                 return;
             }
-            let wait = deadline.saturating_duration_since(Instant::now());
-            match inputs.recv_timeout(wait) {
-                Ok(input) => self.take(input),
+            let now = Instant::now();
+            let deadline = self.deadline(&askers).unwrap_or(now + STUCK);
+            lock(&self.model).poller_deadline = Some(deadline + STUCK);
+            match inputs.recv_timeout(deadline.saturating_duration_since(now)) {
+                Ok(input) => self.take(input, &mut askers),
                 Err(RecvTimeoutError::Timeout) => continue,
                 Err(RecvTimeoutError::Disconnected) => return,
             }
-            self.drain(inputs);
+            for input in inputs.try_iter().take(INPUTS_AT_ONCE) {
+                self.take(input, &mut askers);
+            }
         }
     }
 
-    fn drain(&mut self, inputs: &Receiver<PollerInput>) {
-        for input in inputs.try_iter().take(INPUTS_AT_ONCE) {
-            self.take(input);
-        }
+    /// When there is something to do, if nothing comes before.
+    fn deadline(&self, askers: &Askers) -> Option<Instant> {
+        let next_query = (!askers.lists.is_busy).then(|| self.sync.deadline());
+        next_query.into_iter().chain(self.held_until).min()
     }
 
-    /// One whole poll, for `-x`.
-    pub fn poll_once(&mut self) -> Result<(), Error> {
+    fn ask_what_is_due(&mut self, askers: &mut Askers) {
+        let now = Instant::now();
+        let mut model = lock(&self.model);
+        if !askers.lists.is_busy
+            && let Some(query) = self.sync.next_query(&mut model, now)
+        {
+            askers.lists.ask(query);
+        }
+        if !askers.lookups.is_busy
+            && let Some(query) = self.sync.next_lookup(&model)
+        {
+            askers.lookups.ask(query);
+        }
+        drop(model);
+        self.end_stream_if_asked();
+    }
+
+    /// One whole poll, for `-x`, on this thread.
+    pub fn poll_once(&mut self, client: &mut Client) -> Result<(), Error> {
         self.sync.set_impatient();
         while !self.sync.is_healthy() || !lock(&self.model).is_complete {
-            match self.ask_next() {
-                Some(Err(error)) if lock(&self.model).last_error.is_some() => return Err(error),
-                Some(_) => {}
-                None => break,
+            let mut model = lock(&self.model);
+            let lookup = self.sync.next_lookup(&model);
+            let query = lookup.or_else(|| self.sync.next_query(&mut model, Instant::now()));
+            drop(model);
+            let Some(query) = query else {
+                break;
+            };
+            let answer = client.ask(&query);
+            let error = answer.as_ref().err().cloned();
+            let clock_offset = client.clock_offset;
+            self.take_answer(Answered {
+                query,
+                answer,
+                clock_offset,
+            });
+            if let Some(error) = error
+                && lock(&self.model).last_error.is_some()
+            {
+                return Err(error);
             }
         }
         Ok(())
@@ -151,48 +237,72 @@ impl Poller {
         self.sync.on_lookup(lookup, &mut model, Instant::now());
     }
 
-    /// Asks one query, if one is due. Returns its error, if it had one.
-    fn ask_next(&mut self) -> Option<Result<(), Error>> {
-        let query = self.sync.next_query(&mut lock(&self.model), Instant::now());
-        self.end_stream_if_asked();
-        let query = query?;
-        let answer = self.client.ask(&query);
-        let result = answer.as_ref().map(|_| ()).map_err(Error::clone);
-        let now = Instant::now();
-        let mut model = lock(&self.model);
-        model.clock_offset = self.client.clock_offset;
-        let events = self
-            .sync
-            .on_answer(&query, answer, &mut model, now, unix_now());
-        drop(model);
-        self.events.extend(events);
-        self.end_stream_if_asked();
-        Some(result)
-    }
-
-    fn take(&mut self, input: PollerInput) {
+    fn take(&mut self, input: PollerInput, askers: &mut Askers) {
         self.sync.set_tracked(self.tracked.get());
-        let now = Instant::now();
-        let mut model = lock(&self.model);
         match input {
-            PollerInput::Stream(StreamEvent::Up { socket, is_prompt }) => {
-                self.stream = Some(socket);
-                self.sync.on_stream_up(is_prompt, now);
+            PollerInput::Stream(event @ StreamEvent::Update(Update::Build(_))) => {
+                self.take_stream_event(event);
             }
-            PollerInput::Stream(StreamEvent::Update(update)) => {
-                let events = self.sync.on_update(update, &mut model, now, unix_now());
-                self.events.extend(events);
+            PollerInput::Stream(event) if askers.lists.is_busy => {
+                if self.held_back.len() < STREAM_EVENTS {
+                    self.held_back.push(event);
+                }
             }
-            PollerInput::Stream(StreamEvent::Down) => {
-                self.stream = None;
-                self.sync.on_stream_down(&mut model, now);
+            PollerInput::Stream(event) => self.take_stream_event(event),
+            PollerInput::Answered(answered) => {
+                if answered.query.is_lookup() {
+                    askers.lookups.is_busy = false;
+                    self.take_answer(answered);
+                } else {
+                    askers.lists.is_busy = false;
+                    self.take_answer(answered);
+                    for event in std::mem::take(&mut self.held_back) {
+                        self.take_stream_event(event);
+                    }
+                }
             }
             PollerInput::Lookup(lookup, ticket) => {
-                let events = self.sync.on_lookup(lookup, &mut model, now);
+                let mut model = lock(&self.model);
+                let events = self.sync.on_lookup(lookup, &mut model, Instant::now());
                 self.events.extend(events);
                 self.lookups_done.push(ticket);
             }
         }
+    }
+
+    fn take_stream_event(&mut self, event: StreamEvent) {
+        let now = Instant::now();
+        let mut model = lock(&self.model);
+        match event {
+            StreamEvent::Up { socket, is_prompt } => {
+                self.stream = Some(socket);
+                self.sync.on_stream_up(is_prompt, now);
+            }
+            StreamEvent::Update(update) => {
+                let events = self.sync.on_update(update, &mut model, now, unix_now());
+                self.events.extend(events);
+            }
+            StreamEvent::Down => {
+                self.stream = None;
+                self.sync.on_stream_down(&mut model, now);
+            }
+        }
+    }
+
+    fn take_answer(&mut self, answered: Answered) {
+        let now = Instant::now();
+        let mut model = lock(&self.model);
+        model.clock_offset = answered.clock_offset;
+        let events = self.sync.on_answer(
+            &answered.query,
+            answered.answer,
+            &mut model,
+            now,
+            unix_now(),
+        );
+        drop(model);
+        self.events.extend(events);
+        self.end_stream_if_asked();
     }
 
     /// Ends the stream if that is wanted, so that its thread makes a new one.

@@ -3,8 +3,9 @@
 //!
 //! REST is the truth. A poll is a round of steps, each of which asks for one list, in pages. Builds
 //! from rounds and from the stream wait in one queue until everything that their line needs is
-//! known; that a queue's first build needs something comes before the next step. The stream only
-//! makes things early: lost, late, doubled or silent, the poll finds the same.
+//! known; what they need is asked for beside the round, and nobody waits but later builds of the
+//! same builder. The stream only makes things early: lost, late, doubled or silent, the poll finds
+//! the same.
 
 use super::client::{
     Answer, Error, ErrorKind, LONG_PAGE, List, PAGE, Page, Query, RequestFate, WithBuilders,
@@ -29,6 +30,8 @@ const QUEUE: usize = 10 * PAGE;
 const LISTED: usize = 100_000;
 /// Items of one list that are left out because they are too large.
 const OVERSIZED: usize = 5;
+/// Builds that have started, and whose predecessors will be asked for.
+const STARTED: usize = 200;
 /// Requests looked up in one round.
 const REQUEST_LOOKUPS: usize = 20;
 /// While the stream is trusted, a poll is only a check, and so many times rarer.
@@ -66,6 +69,8 @@ enum Step {
     Queue,
     /// Requests that someone waits for.
     Requests,
+    /// The branches of recent builds, once the first poll is through.
+    Branches,
 }
 
 /// Where the event stream stands.
@@ -79,13 +84,39 @@ enum Stream {
     Trusted,
 }
 
+/// What has told of a build.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Source {
+    Stream,
+    List,
+    /// With its branch, as far as there is one.
+    ListWithBranches,
+}
+
 /// A build that was received and is not applied yet.
 #[derive(Debug)]
 struct Received {
     build: Build,
-    from_stream: bool,
-    /// Its builder or the builds before it were asked for already.
+    source: Source,
+    /// The master was asked for its branch, or has told it as far as it can.
+    branch_asked: bool,
+    /// Nothing more is asked for it.
     lookup_done: bool,
+}
+
+impl Received {
+    /// Whether it may be held up by a look-up.
+    fn waits_for(&self, query: &Query) -> bool {
+        let build = &self.build;
+        match *query {
+            Query::Builder(id) => build.builder_id == id,
+            Query::Branch(id) => build.id == id,
+            Query::PreviousBuilds { builder, number } => {
+                build.builder_id == builder && build.number == number
+            }
+            _ => false,
+        }
+    }
 }
 
 /// Ids between two builds that were seen are missing.
@@ -125,11 +156,15 @@ struct Progress {
 pub struct Sync {
     interval: Duration,
     round: VecDeque<Step>,
+    /// What the round waits for an answer to.
+    awaited: Option<Query>,
     /// The round is a poll, and not a look-up of requests between two polls.
     is_polling: bool,
     progress: Progress,
     gathered: Gathered,
     received: VecDeque<Received>,
+    /// Builds that have started: what was before them will be asked for.
+    started: VecDeque<Build>,
     /// Builders that builds name and the master does not know.
     unknown_builders: BTreeSet<u64>,
     next_poll: Instant,
@@ -160,6 +195,8 @@ pub struct Sync {
     /// Requests that someone waits for.
     tracked: BTreeSet<u64>,
     requests_due: bool,
+    /// The builds of the look-back came without their branches.
+    branches_due: bool,
 }
 
 impl Sync {
@@ -167,10 +204,12 @@ impl Sync {
         Sync {
             interval,
             round: VecDeque::new(),
+            awaited: None,
             is_polling: false,
             progress: Progress::default(),
             gathered: Gathered::default(),
             received: VecDeque::new(),
+            started: VecDeque::new(),
             unknown_builders: BTreeSet::new(),
             next_poll: now,
             builders_listed_at: None,
@@ -190,6 +229,7 @@ impl Sync {
             gap: None,
             tracked: BTreeSet::new(),
             requests_due: false,
+            branches_due: false,
         }
     }
 
@@ -230,33 +270,66 @@ impl Sync {
         std::mem::take(&mut self.restart_stream)
     }
 
-    /// What to ask for now, if anything.
+    /// The next query of a round, if one is due. Its answer is awaited before another is asked.
     pub fn next_query(&mut self, model: &mut Model, now: Instant) -> Option<Query> {
+        self.awaited = self.find_query(model, now);
+        self.awaited.clone()
+    }
+
+    fn find_query(&mut self, model: &mut Model, now: Instant) -> Option<Query> {
         self.judge_stream(now);
-        if let Some(lookup) = self.lookup(model) {
-            return Some(lookup);
-        }
-        if self.round.is_empty() && self.requests_due {
-            self.requests_due = false;
-            self.round.push_back(Step::Requests);
-        } else if self.round.is_empty() && now >= self.next_poll {
-            self.start_round(now);
-        }
-        while let Some(&step) = self.round.front() {
-            if let Some(query) = self.query_of(step, model) {
-                return Some(query);
+        while !self.round.is_empty() || self.start_what_is_due(now) {
+            while let Some(&step) = self.round.front() {
+                if let Some(query) = self.query_of(step, model) {
+                    return Some(query);
+                }
+                self.end_step(model, now);
             }
-            self.end_step(model, now);
         }
         None
     }
 
-    /// What the first build that waits needs to be known before it is applied.
-    fn lookup(&self, model: &Model) -> Option<Query> {
-        let first = self.received.front().filter(|first| !first.lookup_done)?;
-        let build = &first.build;
+    /// Starts a round, if one is due.
+    fn start_what_is_due(&mut self, now: Instant) -> bool {
+        if std::mem::take(&mut self.requests_due) {
+            self.round.push_back(Step::Requests);
+        } else if now >= self.next_poll {
+            self.start_round(now);
+        } else if std::mem::take(&mut self.branches_due) {
+            self.round.push_back(Step::Branches);
+        }
+        !self.round.is_empty()
+    }
+
+    /// What builds need to be known before they can be told, if anything: those that wait for it
+    /// come before those that have only started. The answer is awaited before more is asked.
+    pub fn next_lookup(&mut self, model: &Model) -> Option<Query> {
+        let mut waiting = self.received.iter();
+        if let Some(lookup) = waiting.find_map(|received| self.lookup(received, model)) {
+            return Some(lookup);
+        }
+        while let Some(build) = self.started.pop_front() {
+            if model.needs_history(&build) {
+                return Some(Query::PreviousBuilds {
+                    builder: build.builder_id,
+                    number: build.number,
+                });
+            }
+        }
+        None
+    }
+
+    /// What a build needs to be known before it is applied.
+    fn lookup(&self, received: &Received, model: &Model) -> Option<Query> {
+        if received.lookup_done {
+            return None;
+        }
+        let build = &received.build;
         if self.needs_builder(build, model) {
             return Some(Query::Builder(build.builder_id));
+        }
+        if !received.branch_asked && model.needs_branch(build) {
+            return Some(Query::Branch(build.id));
         }
         model
             .needs_previous(build)
@@ -323,6 +396,7 @@ impl Sync {
             Step::Changes => Some(Query::NewestChanges),
             Step::Running => Some(Query::RunningBuilds(page)),
             Step::Recent => Some(Query::RecentBuilds(page)),
+            Step::Branches => Some(Query::RecentBranches(page)),
             Step::New => {
                 // Builds of one page are applied before the next is asked for.
                 let last = model.last_build_id().unwrap_or(0);
@@ -402,7 +476,7 @@ impl Sync {
     fn close_gap(&mut self, model: &mut Model) {
         let last = model.last_build_id().unwrap_or(0);
         let highest = model.highest_build_id();
-        if highest <= last {
+        if highest <= last || !self.received.is_empty() {
             self.gap = None;
             return;
         }
@@ -434,6 +508,10 @@ impl Sync {
         unix: i64,
     ) -> Vec<MasterEvent> {
         let mut events = Vec::new();
+        // A round that has failed meanwhile is over.
+        if !query.is_lookup() && self.awaited.take().as_ref() != Some(query) {
+            return events;
+        }
         match answer {
             Ok(answer) => {
                 model.last_contact = Some(unix);
@@ -532,12 +610,13 @@ impl Sync {
             }
             // With the new builds comes the last one, if this is still the same database.
             Query::BuildsFrom(1.., page) if page.offset == 0 && list.length == 0 => {
+                self.is_synced = false;
                 self.end_step(model, now);
                 self.round.push_front(Step::Recent);
                 self.round.push_front(Step::Running);
             }
             Query::BuildsFrom(_, page) => {
-                self.receive(list.items, false);
+                self.receive(list.items, Source::ListWithBranches);
                 if self.advance(*page, list.length, CATCH_UP) {
                     self.end_step(model, now);
                 }
@@ -551,11 +630,18 @@ impl Sync {
                     let gone: Vec<u64> = ids.iter().filter(is_gone).copied().collect();
                     model.forget_running(&gone);
                 }
-                self.receive(list.items, false);
+                self.receive(list.items, Source::List);
             }
             Query::PreviousBuilds { builder, number } => {
                 model.learn_previous(*builder, *number, list.items);
-                self.end_lookup();
+                self.end_lookups(query);
+            }
+            Query::Branch(_) => self.take_branch(query, list.items),
+            Query::RecentBranches(page) => {
+                model.learn_branches(list.items);
+                if self.advance(*page, list.length, LOOK_BACK) {
+                    self.end_step(model, now);
+                }
             }
             _ => log!(Error, "the client has answered something else"),
         }
@@ -583,40 +669,68 @@ impl Sync {
         }
         let last = model.last_build_id().unwrap_or(newest);
         builds.retain(|build| build.id <= last);
-        self.receive(builds, false);
+        self.receive(builds, Source::List);
         self.apply_received(model, now, events);
         model.catch_up(last);
         self.is_synced = true;
+        self.branches_due = true;
     }
 
-    fn receive(&mut self, builds: Vec<Build>, from_stream: bool) {
+    fn receive(&mut self, builds: Vec<Build>, source: Source) {
         let received = builds.into_iter().map(|build| Received {
             build,
-            from_stream,
+            source,
+            branch_asked: source == Source::ListWithBranches,
             lookup_done: false,
         });
         self.received.extend(received);
     }
 
-    /// The first build that waits is applied with what is known now.
-    fn end_lookup(&mut self) {
-        if let Some(first) = self.received.front_mut() {
-            first.lookup_done = true;
+    /// Builds that wait for this are applied with what is known now.
+    fn end_lookups(&mut self, query: &Query) {
+        for received in &mut self.received {
+            if received.waits_for(query) {
+                match query {
+                    Query::Branch(_) => received.branch_asked = true,
+                    _ => received.lookup_done = true,
+                }
+            }
         }
     }
 
-    /// Applies the builds that wait, up to the first one that needs a look-up.
+    /// The branch of a build has come, or as much of it as there is.
+    fn take_branch(&mut self, query: &Query, builds: Vec<Build>) {
+        for told in builds {
+            for received in &mut self.received {
+                if received.waits_for(query) && received.build.id == told.id {
+                    received.build.branch.clone_from(&told.branch);
+                    received.build.sources.clone_from(&told.sources);
+                }
+            }
+        }
+        self.end_lookups(query);
+    }
+
+    /// Applies the builds that wait for nothing. One that must wait holds back no builder's but its
+    /// own.
     fn apply_received(&mut self, model: &mut Model, now: Instant, events: &mut Vec<MasterEvent>) {
-        while self.lookup(model).is_none() {
-            let Some(received) = self.received.pop_front() else {
-                return;
-            };
+        let mut held_builders = BTreeSet::new();
+        for received in std::mem::take(&mut self.received) {
+            let builder = received.build.builder_id;
+            if held_builders.contains(&builder) || self.lookup(&received, model).is_some() {
+                held_builders.insert(builder);
+                self.received.push_back(received);
+                continue;
+            }
             let id = received.build.id;
             let Some(event) = model.apply_build(received.build) else {
                 continue;
             };
             if event.is_new {
-                self.note_source(id, received.from_stream, now);
+                self.note_source(id, received.source, now);
+            }
+            if !event.build.complete && self.started.len() < STARTED {
+                self.started.push_back(event.build.clone());
             }
             if event.is_new || event.ends_request && self.is_tracked(&event.build) {
                 events.push(MasterEvent::Build(Box::new(event)));
@@ -625,7 +739,8 @@ impl Sync {
     }
 
     /// Whether the stream tells what happens shows in who was first.
-    fn note_source(&mut self, build: u64, from_stream: bool, now: Instant) {
+    fn note_source(&mut self, build: u64, source: Source, now: Instant) {
+        let from_stream = source == Source::Stream;
         if from_stream && self.is_doubted {
             log!(Info, "event stream: it tells of builds again");
             self.is_doubted = false;
@@ -678,7 +793,7 @@ impl Sync {
                 (request.builder_id, end)
             }
             _ => {
-                self.receive(fate.build.into_iter().collect(), false);
+                self.receive(fate.build.into_iter().collect(), Source::ListWithBranches);
                 return;
             }
         };
@@ -694,9 +809,14 @@ impl Sync {
         if error.kind == ErrorKind::TooLarge && self.shrink_page(query) {
             return;
         }
+        // Nobody waits for what was asked early; it will be asked for again if it is needed.
+        if query.is_lookup() && !self.is_awaited(query) {
+            log!(Debug, "{error}");
+            return;
+        }
         // An error of the master's own may pass, and so may a wait: only what stays is taken for
         // a refusal.
-        let step = self.round.front();
+        let step = self.round.front().filter(|_| !query.is_lookup());
         let is_optional = step.is_some_and(|step| self.optional_steps.contains(step));
         let is_final = match error.kind {
             ErrorKind::Refused(..500) | ErrorKind::TooLarge => true,
@@ -709,6 +829,13 @@ impl Sync {
         self.fail_round(error, model, now);
     }
 
+    /// Whether a build waits for this look-up.
+    fn is_awaited(&self, query: &Query) -> bool {
+        self.received
+            .iter()
+            .any(|received| received.waits_for(query))
+    }
+
     /// Asks for less at once, then without texts, then for all but one item. Returns false where
     /// that does not help.
     fn shrink_page(&mut self, query: &Query) -> bool {
@@ -717,6 +844,7 @@ impl Sync {
             | Query::Workers(page, _)
             | Query::RunningBuilds(page)
             | Query::RecentBuilds(page)
+            | Query::RecentBranches(page)
             | Query::BuildsFrom(_, page)
             | Query::BuildsById(_, page)
             | Query::QueuedRequests(page) => *page,
@@ -757,17 +885,18 @@ impl Sync {
         match query {
             Query::Builder(id) => {
                 self.unknown_builders.insert(*id);
-                self.end_lookup();
+                self.end_lookups(query);
                 log!(Debug, "{error}");
             }
-            Query::PreviousBuilds { .. } => {
-                self.end_lookup();
+            Query::PreviousBuilds { .. } | Query::Branch(_) => {
+                self.end_lookups(query);
                 log!(Warning, "{error}");
             }
             Query::Request(_) => log!(Warning, "{error}"),
             Query::Identity
             | Query::Workers(..)
             | Query::NewestChanges
+            | Query::RecentBranches(_)
             | Query::QueuedRequests(_) => {
                 let step = self.round.front().copied();
                 if step.is_some_and(|step| self.optional_steps.insert(step)) {
@@ -792,6 +921,7 @@ impl Sync {
             self.report = Some(format!("the master does not answer: {reason}"));
         }
         self.round.clear();
+        self.awaited = None;
         self.is_polling = false;
         self.is_catching_up = false;
         self.received.clear();
@@ -849,12 +979,12 @@ impl Sync {
         let mut events = Vec::new();
         match update {
             // Before the first poll it is not known what is new; that poll will see all of it.
-            Update::Build(_) | Update::Request(_) if !self.is_synced => {}
+            Update::Build(_) if !self.is_synced => {}
             // More at once than any master has is for the poll, which takes it in pages.
             Update::Build(_) if model.is_full() || self.received.len() > CATCH_UP => {}
             Update::Build(build) => {
                 self.untold.retain(|(id, _)| *id != build.id);
-                self.receive(vec![build], true);
+                self.receive(vec![build], Source::Stream);
                 self.apply_received(model, now, &mut events);
             }
             // One that is new is listed, with its builders, by the next poll.
@@ -868,11 +998,17 @@ impl Sync {
                 self.next_poll = self.next_poll.min(now + SETTLE);
             }
             Update::Request(request) => self.take_request(&request, model),
+            Update::Buildset(buildset) => model.note_buildset(buildset),
         }
         events
     }
 
     fn take_request(&mut self, request: &BuildRequest, model: &mut Model) {
+        model.note_request(request);
+        // The first poll will see what waits.
+        if !self.is_synced {
+            return;
+        }
         if request.complete || request.claimed {
             model.queued.remove(&request.id);
         } else if model.queued.len() < CATCH_UP {
@@ -895,7 +1031,8 @@ impl Sync {
         for build in lookup.builds.into_iter().rev() {
             let received = Received {
                 build,
-                from_stream: false,
+                source: Source::ListWithBranches,
+                branch_asked: true,
                 lookup_done: true,
             };
             self.received.push_front(received);

@@ -525,7 +525,10 @@ fn events_of(event: &BuildEvent) -> EventSet {
 }
 
 fn cares(settings: &TargetSettings, event: &BuildEvent) -> bool {
-    settings.tags.passes_any(&event.tags) && settings.builders.passes(&event.builder)
+    let branch = event.build.branch.as_deref().unwrap_or("");
+    settings.tags.passes_any(&event.tags)
+        && settings.builders.passes(&event.builder)
+        && settings.branches.passes(branch)
 }
 
 #[cfg(test)]

@@ -147,7 +147,8 @@ fn add(builds: &mut Vec<Value>, builder: usize, end: Option<(i64, i64)>) -> Valu
         "buildid": id, "builderid": builder, "number": id, "buildrequestid": id,
         "started_at": complete_at.unwrap_or(COMPLETE_AT) - 3,
         "complete": end.is_some(), "complete_at": complete_at,
-        "results": result, "state_string": state
+        "results": result, "state_string": state,
+        "properties": {"branch": ["main", "Build"]}
     });
     builds.push(build.clone());
     build

@@ -127,10 +127,16 @@ impl Rig {
 
 #[test]
 fn a_burst_then_one_line_every_two_seconds() {
-    let mut rig = Rig::new();
-    rig.reply("joe", &["l"; 8]);
-    let times: Vec<u64> = rig.drain().iter().map(|(at, _)| *at).collect();
-    assert_eq!(times, [0, 0, 0, 0, 0, 2, 4, 6]);
+    // People leave half of the burst to channels.
+    for (target, expected) in [
+        ("#c", [0, 0, 0, 0, 0, 2, 4, 6]),
+        ("joe", [0, 0, 0, 2, 4, 6, 8, 10]),
+    ] {
+        let mut rig = Rig::new();
+        rig.reply(target, &["l"; 8]);
+        let times: Vec<u64> = rig.drain().iter().map(|(at, _)| *at).collect();
+        assert_eq!(times, expected, "to {target}");
+    }
 }
 
 #[test]
