@@ -33,6 +33,8 @@ pub const EXIT_BUG: u8 = 70;
 const EXIT_FILE: u8 = 74;
 const EXIT_CONFIGURATION: u8 = 78;
 
+/// What is nice to have in a line comes in time or not at all.
+const DETAILS_TIMEOUT: Duration = Duration::from_secs(5);
 /// Inputs that wait for the main thread, or for the poller: a server that floods is slowed down by
 /// TCP.
 const INPUTS: usize = 64;
@@ -440,6 +442,9 @@ fn serve(config: Config, path: String) -> Result<(), Exit> {
     );
     let lists_client = client(&config, Duration::ZERO)?;
     let lookups_client = client(&config, PATIENCE)?.in_haste();
+    let details_client = client(&config, Duration::ZERO)?
+        .in_haste()
+        .with_timeout(DETAILS_TIMEOUT);
     let stream_client = client(&config, Duration::ZERO)?;
     let handles = Handles {
         model,
@@ -447,7 +452,7 @@ fn serve(config: Config, path: String) -> Result<(), Exit> {
         inputs: input_sender,
         lookups: threads.start_jobs("lookups", client(&config, PATIENCE)?.in_haste(), JOBS)?,
         orders: threads.start_jobs("orders", client(&config, PATIENCE)?, JOBS)?,
-        details: threads.start_jobs("details", client(&config, Duration::ZERO)?, DETAILS)?,
+        details: threads.start_jobs("details", details_client, DETAILS)?,
         reload: Box::new(move || load_config(&path)),
     };
     let url = config.buildbot.url.to_string();

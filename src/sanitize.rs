@@ -59,6 +59,34 @@ pub fn cut(text: &str, limit: usize) -> String {
     }
 }
 
+/// Removes the escape sequences with which programs colour their output on a terminal (ECMA-48):
+/// `ESC [ … letter`, `ESC ] … BEL` or `ESC ] … ESC \`, and ESC with one character.
+pub fn strip_ansi(text: &str) -> String {
+    let mut pieces = text.split('\u{1b}');
+    let mut plain = String::from(pieces.next().unwrap_or(""));
+    let mut in_command = false;
+    for piece in pieces {
+        // What ends an operating system command begins with the ESC of its end.
+        let is_end = std::mem::take(&mut in_command) && piece.starts_with('\\');
+        let end = match piece.chars().next() {
+            _ if is_end => Some(1),
+            Some('[') => {
+                let is_final = |c: char| matches!(c, '\u{40}'..='\u{7e}');
+                piece[1..].find(is_final).map(|at| at + 2)
+            }
+            Some(']') => {
+                let bell = piece.find('\u{7}').map(|at| at + 1);
+                in_command = bell.is_none();
+                bell
+            }
+            Some(c) => Some(c.len_utf8()),
+            None => None,
+        };
+        plain.push_str(&piece[end.unwrap_or(piece.len())..]);
+    }
+    plain
+}
+
 /// Removes IRC's formatting codes, so that a text can be compared: services wrap nicks and
 /// commands in bold. A colour is one or two digits, perhaps a comma and two more.
 pub fn strip_formatting(text: &str) -> String {
@@ -86,6 +114,19 @@ fn leading_digits(text: &str) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn terminals_colours_are_taken_out() {
+        for (text, plain) in [
+            ("\u{1b}[1;31mred\u{1b}[0m text", "red text"),
+            ("\u{1b}]0;title\u{7}x\u{1b}]8;;u\u{1b}\\y", "xy"),
+            ("a\u{1b}(Bb\u{1b}", "aBb"),
+            ("cut \u{1b}[31", "cut "),
+            ("\u{1b}\u{e9}z", "z"),
+        ] {
+            assert_eq!(strip_ansi(text), plain, "{text:?}");
+        }
+    }
 
     #[test]
     fn outside_text_loses_what_could_harm() {

@@ -15,6 +15,9 @@ const FIRST_LINE: &str = "buildbot-irc state 3\n";
 /// The same with other names, which are read as well.
 const FIRST_LINE_0_1: &str = "buildbot-irc state 2\n";
 
+/// Blamed people that are remembered.
+const BLAMED: usize = 200;
+
 /// Something to be said to a target, until it has been delivered.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Announcement {
@@ -79,11 +82,27 @@ pub struct State {
     /// The server has killed us for flooding: until then we speak as slowly as is safe everywhere.
     #[serde(default)]
     pub safe_pacing_until: i64,
+    /// Who was told in private that they are blamed, and for which buildset; the last ones.
+    #[serde(default)]
+    pub blamed: Vec<(String, u64)>,
     pub watches: Vec<Watch>,
     pub pending: Vec<Announcement>,
 }
 
 impl State {
+    /// Notes that someone is told of a buildset. Returns false if they were told of it before.
+    pub fn note_blamed(&mut self, nick: &str, buildset: u64) -> bool {
+        let told = (nick.to_owned(), buildset);
+        if self.blamed.contains(&told) {
+            return false;
+        }
+        self.blamed.push(told);
+        if self.blamed.len() > BLAMED {
+            self.blamed.remove(0);
+        }
+        true
+    }
+
     fn to_text(&self) -> serde_json::Result<String> {
         let json = serde_json::to_string_pretty(self)?;
         Ok(format!("{FIRST_LINE}{json}\n"))
@@ -200,6 +219,7 @@ mod tests {
             .into(),
             left: ["#d".to_owned()].into(),
             last_seen: [("joe".to_owned(), 1000)].into(),
+            blamed: vec![("ann".into(), 7)],
             safe_pacing_until: 12,
             watches: vec![Watch {
                 target: "joe".into(),

@@ -1,6 +1,7 @@
 //! The sentences: what the bot says of builds, workers and jobs. Pure.
 
-use crate::config::TargetSettings;
+use crate::config::{Nicks, TargetSettings};
+use crate::master::diagnosis::{Diagnosis, Excerpt, Step};
 use crate::master::jobs::{Details, Forced, ForcedState, JobResult, QueueReason, Stopped};
 use crate::master::model::{Build, BuildEvent, Builder, Change, Model, RequestEnd, Worker};
 use crate::outcome::Outcome;
@@ -67,9 +68,9 @@ pub fn build_url(base: &str, build: &Build) -> String {
     format!("{base}#/builders/{builder}/builds/{number}")
 }
 
-/// The master's reason behind a colon, less the result that it repeats in front and behind;
-/// nothing for success.
-fn reason(build: &Build) -> String {
+/// The master's reason behind a colon, less the result that it repeats in front and behind, and with
+/// the steps that it does not name; nothing for success.
+fn reason(build: &Build, steps: &[String]) -> String {
     let Some(outcome) = build.outcome() else {
         return String::new();
     };
@@ -88,9 +89,14 @@ fn reason(build: &Build) -> String {
         return stopped_by(stop_reason);
     }
     if EMPTY_REASONS.contains(&text) {
-        String::new()
-    } else {
-        format!(": {text}")
+        return String::new();
+    }
+    let is_named = steps.iter().any(|step| text.contains(step.as_str()));
+    match text.strip_prefix("failed ") {
+        Some(command) if !steps.is_empty() && !is_named => {
+            format!(": failed in {} ({command})", some_of(steps, false))
+        }
+        _ => format!(": {text}"),
     }
 }
 
@@ -200,6 +206,7 @@ pub fn announcement(
     event: &BuildEvent,
     details: Option<&Details>,
     settings: &TargetSettings,
+    nicks: &Nicks,
     base: &str,
 ) -> String {
     let build = &event.build;
@@ -209,11 +216,11 @@ pub fn announcement(
     if let Some(outcome) = build.outcome() {
         let result = result_word(outcome, settings.colors);
         let change = change(outcome, event.previous, event.streak);
-        let reason = reason(build);
+        let reason = reason(build, &details.steps);
         let took = duration(build.seconds(0));
         line.push_str(&format!(" {result}{change}{reason}, took {took}"));
         if settings.blame && !outcome.is_good() {
-            line.push_str(&blame(details));
+            line.push_str(&blame(details, nicks));
         }
     }
     if settings.revisions {
@@ -222,9 +229,9 @@ pub fn announcement(
     format!("{line} {}", build_url(base, build))
 }
 
-fn blame(details: &Details) -> String {
+fn blame(details: &Details, nicks: &Nicks) -> String {
     let mut authors: Vec<String> = Vec::new();
-    for name in details.authors.iter().map(|text| author(text)) {
+    for name in details.authors.iter().map(|text| author(text, nicks)) {
         if !authors.contains(&name) {
             authors.push(name);
         }
@@ -275,7 +282,7 @@ pub fn request_end_line(builder: &str, end: RequestEnd) -> String {
 pub fn change_line(change: &Change) -> String {
     let revision = change.revision.as_deref().unwrap_or("(no revision)");
     let revision = short_revision(revision);
-    let author = author(&change.author);
+    let author = author(&change.author, &Nicks::default());
     let comment = change.comments.as_deref().unwrap_or("");
     let comment = sanitize(comment.lines().next().unwrap_or(""));
     match change.branch.as_deref() {
@@ -294,8 +301,12 @@ fn short_revision(revision: &str) -> String {
     }
 }
 
-/// A person's name out of `Name <mail>`; an address alone stays as it is.
-fn author(text: &str) -> String {
+/// What a person is called: by nick if it is known, else the name out of `Name <mail>`; an address
+/// alone stays as it is.
+fn author(text: &str, nicks: &Nicks) -> String {
+    if let Some(nick) = nicks.of(text) {
+        return nick.to_owned();
+    }
     let name = text.split('<').next().unwrap_or("").trim();
     sanitize(if name.is_empty() { text } else { name })
 }
@@ -310,7 +321,7 @@ fn last_build(build: &Build, builder: &Builder, settings: &TargetSettings, now: 
     let number = build.number;
     let branch = on_branch(builder.branch_to_name(build));
     let result = result_word(outcome, settings.colors);
-    format!("#{number}{branch} {result} {ago} ago{}", reason(build))
+    format!("#{number}{branch} {result} {ago} ago{}", reason(build, &[]))
 }
 
 /// A running build, in the line of `status`.
@@ -422,9 +433,79 @@ pub fn job_result(result: &JobResult, base: &str) -> Vec<String> {
         JobResult::Lookup(_) | JobResult::Details { .. } => Vec::new(),
         JobResult::Changes(changes) if changes.is_empty() => vec!["no changes yet".to_owned()],
         JobResult::Changes(changes) => changes.iter().map(change_line).collect(),
+        JobResult::Why(diagnosis) => why_lines(diagnosis, base),
         JobResult::Forced(forced) => vec![forced_line(forced, base)],
         JobResult::Stopped { builder, stopped } => vec![stopped_line(builder, stopped)],
     }
+}
+
+/// What went wrong in a build, and the last words of the step that failed first.
+fn why_lines(diagnosis: &Diagnosis, base: &str) -> Vec<String> {
+    let name = sanitize(&diagnosis.builder);
+    let Some(build) = &diagnosis.build else {
+        return vec![format!("{name}: there is no such build that went wrong")];
+    };
+    let number = build.number;
+    let state = build.outcome().map_or("still runs", Outcome::word);
+    let Some(first) = diagnosis.steps.first() else {
+        let reason = reason(build, &[]);
+        let url = build_url(base, build);
+        return vec![format!(
+            "{name} #{number} {state}{reason}; no step went wrong {url}"
+        )];
+    };
+    let step = sanitize(&first.name);
+    let others = &diagnosis.steps[1..];
+    let others: Vec<String> = others.iter().map(|step| step.name.clone()).collect();
+    let and = if others.is_empty() {
+        String::new()
+    } else {
+        format!("; also {}", some_of(&others, false))
+    };
+    let url = step_url(base, build, first, diagnosis);
+    let said = step_state(first);
+    let mut lines = vec![format!(
+        "{name} #{number} {state}: step {step}{said}{and} {url}"
+    )];
+    lines.extend(log_lines(diagnosis));
+    lines
+}
+
+/// The link to what a step has written; without a log to its build.
+fn step_url(base: &str, build: &Build, step: &Step, diagnosis: &Diagnosis) -> String {
+    let url = build_url(base, build);
+    match &diagnosis.log {
+        Some(log) => format!("{url}/steps/{}/logs/{}", step.number, sanitize(&log.slug)),
+        None => url,
+    }
+}
+
+fn step_state(step: &Step) -> String {
+    let state = sanitize(&step.state_string);
+    let repeated = ["(failure)", "(exception)", "(warnings)", "(cancelled)"];
+    let mut text = state.as_str();
+    for word in repeated {
+        text = text.strip_suffix(word).unwrap_or(text).trim_end();
+    }
+    if text.is_empty() {
+        String::new()
+    } else {
+        format!(" ({text})")
+    }
+}
+
+fn log_lines(diagnosis: &Diagnosis) -> Vec<String> {
+    let sentence = match diagnosis.log.as_ref().map(|log| &log.excerpt) {
+        Some(Excerpt::Lines(lines)) if !lines.is_empty() => {
+            return lines.iter().map(|line| format!("| {line}")).collect();
+        }
+        Some(Excerpt::Lines(_)) => "its log says nothing",
+        Some(Excerpt::NotText) => "its log is no text",
+        Some(Excerpt::Gone) => "the master has deleted its log",
+        Some(Excerpt::TooLong) => "the lines of its log are too long to read",
+        None => "it has no log",
+    };
+    vec![sentence.to_owned()]
 }
 
 fn forced_line(forced: &Forced, base: &str) -> String {

@@ -3,8 +3,7 @@
 //! Nothing waits longer than that moment. Pure.
 
 use crate::master::jobs::Details;
-use crate::master::model::{BuildCursor, MasterEvent};
-use crate::routing::Wanted;
+use crate::master::model::{BuildCursor, MasterEvent, Wanted};
 use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
 
@@ -43,35 +42,30 @@ impl EventQueue {
         self.cursors.push_back((self.batch, cursor));
     }
 
-    /// Adds an event. Returns the build to ask for, if its details are wanted and not known.
-    pub fn push(&mut self, event: MasterEvent, wanted: Wanted, now: Instant) -> Option<u64> {
-        let build = build_id(&event).filter(|build| !self.is_known(*build, wanted));
+    /// Adds an event. Returns what is to be asked for, since it is wanted and not known.
+    pub fn push(&mut self, event: MasterEvent, wanted: Wanted, now: Instant) -> Wanted {
+        let missing = match build_id(&event) {
+            Some(build) => self.missing(build, wanted),
+            None => Wanted::default(),
+        };
         self.waiting.push_back(Waiting {
             event,
             wanted,
             until: now + PATIENCE,
             batch: self.batch,
         });
-        build
+        missing
     }
 
-    /// Whether all that is wanted of a build is known. The authors can be asked for while it runs.
-    fn is_known(&self, build: u64, wanted: Wanted) -> bool {
-        match (wanted, self.details.get(&build)) {
-            (Wanted::Nothing, _) => true,
-            (Wanted::Authors, details) => details.is_some(),
-            (Wanted::Revisions, details) => details.is_some_and(|d| !d.revisions.is_empty()),
-        }
+    /// What is wanted of a build and not known. Some can be asked for while it runs.
+    fn missing(&self, build: u64, wanted: Wanted) -> Wanted {
+        let known = self.details.get(&build).map(|details| details.known);
+        wanted.without(known.unwrap_or_default())
     }
 
-    /// Who and what is behind a build has become known. One without a revision is answered, too.
+    /// Something has become known of a build.
     pub fn on_details(&mut self, build: u64, details: Details) {
-        for waiting in &mut self.waiting {
-            if build_id(&waiting.event) == Some(build) {
-                waiting.wanted = Wanted::Nothing;
-            }
-        }
-        self.details.insert(build, details);
+        self.details.entry(build).or_default().add(details);
         if self.details.len() > KNOWN {
             self.details.pop_first();
         }
@@ -100,7 +94,7 @@ impl EventQueue {
 
     fn must_wait(&self, waiting: &Waiting, now: Instant) -> bool {
         let build = build_id(&waiting.event);
-        let is_known = build.is_none_or(|build| self.is_known(build, waiting.wanted));
+        let is_known = build.is_none_or(|build| self.missing(build, waiting.wanted).is_empty());
         !is_known && now < waiting.until
     }
 
@@ -169,12 +163,27 @@ mod tests {
             .collect()
     }
 
+    const NOTHING: Wanted = Wanted {
+        authors: false,
+        revisions: false,
+        steps: false,
+        buildset: false,
+    };
+    const AUTHORS: Wanted = Wanted {
+        authors: true,
+        ..NOTHING
+    };
+    const REVISIONS: Wanted = Wanted {
+        revisions: true,
+        ..NOTHING
+    };
+
     #[test]
     fn who_does_not_care_who_did_it_waits_for_nothing() {
         let mut queue = EventQueue::default();
         let now = Instant::now();
         queue.begin_batch(cursor(1));
-        assert_eq!(queue.push(ended(1, 1), Wanted::Nothing, now), None);
+        assert_eq!(queue.push(ended(1, 1), NOTHING, now), NOTHING);
         assert_eq!(ids(queue.take_ready(now)), [1]);
         assert_eq!(queue.take_cursor(), Some(cursor(1)));
         assert_eq!(queue.deadline(), None);
@@ -185,10 +194,10 @@ mod tests {
         let mut queue = EventQueue::default();
         let now = Instant::now();
         queue.begin_batch(cursor(1));
-        assert_eq!(queue.push(ended(1, 1), Wanted::Authors, now), Some(1));
+        assert_eq!(queue.push(ended(1, 1), AUTHORS, now), AUTHORS);
         queue.begin_batch(cursor(3));
-        queue.push(ended(2, 1), Wanted::Nothing, now);
-        queue.push(ended(3, 2), Wanted::Nothing, now + PATIENCE);
+        queue.push(ended(2, 1), NOTHING, now);
+        queue.push(ended(3, 2), NOTHING, now + PATIENCE);
         assert!(queue.take_ready(now).is_empty());
         assert_eq!(queue.take_cursor(), None, "not while the first waits");
         assert_eq!(queue.deadline(), Some(now + PATIENCE));
@@ -203,17 +212,29 @@ mod tests {
         let mut queue = EventQueue::default();
         let now = Instant::now();
         let details = Details {
+            known: AUTHORS,
             authors: vec!["Ann".into()],
             ..Details::default()
         };
         queue.on_details(1, details.clone());
-        assert_eq!(queue.push(ended(1, 1), Wanted::Authors, now), None);
+        assert_eq!(queue.push(ended(1, 1), AUTHORS, now), NOTHING);
         let ready = queue.take_ready(now);
         assert_eq!(ready[0].details, Some(details.clone()));
         queue.on_details(2, details);
-        assert_eq!(queue.push(ended(2, 1), Wanted::Revisions, now), Some(2));
+        assert_eq!(queue.push(ended(2, 1), REVISIONS, now), REVISIONS);
         assert!(queue.take_ready(now).is_empty());
-        queue.on_details(2, Details::default());
-        assert_eq!(ids(queue.take_ready(now)), [2], "it has no revision");
+        let without_revision = Details {
+            known: REVISIONS,
+            ..Details::default()
+        };
+        queue.on_details(2, without_revision);
+        let ready = queue.take_ready(now);
+        assert!(
+            ready[0]
+                .details
+                .as_ref()
+                .is_some_and(|d| !d.authors.is_empty())
+        );
+        assert_eq!(ids(ready), [2], "it has no revision");
     }
 }

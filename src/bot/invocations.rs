@@ -9,10 +9,9 @@ use crate::irc::outbox::CHANNEL_LINES;
 use crate::irc::{Account, Invocation};
 use crate::master::client::{Error, ErrorKind};
 use crate::master::jobs::{Forced, ForcedState};
-use crate::master::model::MasterEvent;
+use crate::master::model::{MasterEvent, Wanted};
 use crate::master::poller::lock;
 use crate::names::Name;
-use crate::routing::Wanted;
 use crate::routing::watches::{Watch, Watched};
 use crate::sanitize::sanitize;
 use crate::text;
@@ -328,7 +327,7 @@ impl Bot {
         drop(model);
         if let Some(event) = ended.filter(|_| is_new) {
             let event = MasterEvent::Build(Box::new(event));
-            self.events.push(event, Wanted::Nothing, Instant::now());
+            self.events.push(event, Wanted::default(), Instant::now());
         }
         self.track_requests();
     }

@@ -16,11 +16,11 @@ use crate::irc::wire::{Line, text_budget};
 use crate::irc::{Action, Upstream};
 use crate::master::client::Error;
 use crate::master::jobs::{Details, Job, JobResult};
-use crate::master::model::{BuildEvent, MasterEvent, Model, RequestEnd};
+use crate::master::model::{BuildEvent, MasterEvent, Model, RequestEnd, Wanted};
 use crate::master::poller::{PollerEvent, Ticket, TrackedRequests, lock};
 use crate::names::Name;
 use crate::net::{self, SocketEvent};
-use crate::routing::{self, Routing, Wanted};
+use crate::routing::{self, Routing};
 use crate::sanitize::sanitize;
 use crate::state_file::{Announcement, State};
 use crate::systemd::Supervisor;
@@ -514,7 +514,8 @@ impl Bot {
     /// Puts an event on its way; who is behind its build is asked for elsewhere, if a line wants
     /// to say that.
     fn take_master_event(&mut self, event: MasterEvent, now: Instant) {
-        let mut wanted = Wanted::Nothing;
+        let mut wanted = Wanted::default();
+        let mut order = None;
         if let MasterEvent::Build(build_event) = &event {
             if !self.is_old(build_event) {
                 wanted = self.routing.wanted_details(build_event);
@@ -522,10 +523,11 @@ impl Bot {
             if !build_event.build.complete {
                 self.prepare_details(build_event);
             }
+            order = Some((build_event.build.id, build_event.build.request_id));
         }
-        if let Some(build) = self.events.push(event, wanted, now) {
-            let with_revisions = wanted == Wanted::Revisions;
-            self.ask_for_details(build, with_revisions);
+        let missing = self.events.push(event, wanted, now);
+        if let Some((build, request)) = order {
+            self.ask_for_details(build, request, missing);
         }
     }
 
@@ -543,14 +545,22 @@ impl Bot {
     fn prepare_details(&mut self, event: &BuildEvent) {
         let running = lock(&self.handles.model).running_count();
         if running <= PREPARED_BUILDS && self.routing.may_need_details(event) {
-            self.ask_for_details(event.build.id, false);
+            let authors = Wanted {
+                authors: true,
+                ..Wanted::default()
+            };
+            self.ask_for_details(event.build.id, None, authors);
         }
     }
 
-    fn ask_for_details(&self, build: u64, with_revisions: bool) {
+    fn ask_for_details(&self, build: u64, request: Option<u64>, wanted: Wanted) {
+        if wanted.is_empty() {
+            return;
+        }
         let job = Job::Details {
             build,
-            with_revisions,
+            request,
+            wanted,
         };
         // Best effort: without an answer the line goes without.
         let _ = self.handles.details.try_send((NO_TICKET, job));
@@ -586,7 +596,11 @@ impl Bot {
         let clock_offset = model.clock_offset;
         drop(model);
         let unix = unix_now();
-        for (target, is_watched) in self.routing.recipients(event) {
+        let mut recipients = self.routing.recipients(event);
+        for nick in self.blamed(event, details) {
+            recipients.entry(nick).or_insert(false);
+        }
+        for (target, is_watched) in recipients {
             let settings = self.routing.settings(&target);
             let announcement = Announcement {
                 target: target.to_string(),
@@ -599,7 +613,7 @@ impl Bot {
                 builder: sanitize(&event.builder),
                 branch: sanitize(event.branch_to_name().unwrap_or("")),
                 url: text::build_url(&base, &event.build),
-                text: text::announcement(event, details, &settings, &base),
+                text: text::announcement(event, details, &settings, &self.config.nicks, &base),
                 was_muted: !is_watched && self.routing.is_muted(&target, unix),
                 is_watched,
                 omitted: 0,
@@ -607,6 +621,28 @@ impl Bot {
             self.outbox.announce(&target, announcement);
         }
         self.track_requests();
+    }
+
+    /// Who is blamed for this build, is known by nick, and is to hear of it in private: once for
+    /// what was started together.
+    fn blamed(&mut self, event: &BuildEvent, details: Option<&Details>) -> Vec<Name> {
+        let Some(details) = details.filter(|_| self.routing.blaming(event).next().is_some()) else {
+            return Vec::new();
+        };
+        let mut blamed = Vec::new();
+        for author in &details.authors {
+            let Some(nick) = self.config.nicks.of(author) else {
+                continue;
+            };
+            let nick = self.canonical(nick);
+            let is_told = details
+                .buildset
+                .is_some_and(|buildset| !self.state.note_blamed(nick.as_str(), buildset));
+            if !is_told && !blamed.contains(&nick) {
+                blamed.push(nick);
+            }
+        }
+        blamed
     }
 
     /// A line that is no build's.

@@ -115,7 +115,11 @@ fn a_failure_waits_a_moment_for_who_did_it() {
     let (ticket, job) = rig.details.try_recv().unwrap();
     let asked = Job::Details {
         build: 1,
-        with_revisions: false,
+        request: None,
+        wanted: Wanted {
+            authors: true,
+            ..Wanted::default()
+        },
     };
     assert_eq!(job, asked);
     assert_eq!(
@@ -123,6 +127,10 @@ fn a_failure_waits_a_moment_for_who_did_it() {
         "a crash now repeats it"
     );
     let details = Details {
+        known: Wanted {
+            authors: true,
+            ..Wanted::default()
+        },
         authors: vec!["Ann <a@x>".into()],
         ..Details::default()
     };

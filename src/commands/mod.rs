@@ -25,7 +25,7 @@ const LOOKUPS: usize = 10;
 const LINE: usize = 512;
 
 /// What a command comes to.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum Response {
     /// Lines to say.
     Lines(Vec<String>),
@@ -155,10 +155,11 @@ impl Command {
 
 type Run = fn(&str, &Invocation, &Context) -> CommandResult;
 
-static TABLE: [Command; 16] = [
+static TABLE: [Command; 17] = [
     Command::query("list", queries::list),
     Command::query("status", queries::status),
     Command::query("last", queries::last),
+    Command::query("why", queries::why),
     Command::on_irc("watch", true, settings::watch),
     Command::on_irc("notify", false, settings::notify),
     Command::on_irc("mute", false, settings::mute),

@@ -6,8 +6,9 @@ use super::{
 };
 use crate::config::TargetSettings;
 use crate::irc::Invocation;
+use crate::master::diagnosis::{Question, Which};
 use crate::master::jobs::Job;
-use crate::master::model::{Builder, Model};
+use crate::master::model::{Build, Builder, Model};
 use crate::sanitize::sanitize;
 use crate::text;
 use crate::words::quote;
@@ -68,6 +69,60 @@ fn lookup(shown: &[&Builder], model: &Model, with_steps: bool) -> Option<Job> {
     let steps: Vec<u64> = running.take(LOOKUPS).collect();
     let is_needed = !builders.is_empty() || !steps.is_empty();
     is_needed.then_some(Job::Lookup { builders, steps })
+}
+
+/// Why a build went wrong. Without a builder, the one of this place that went wrong last.
+pub fn why(rest: &str, _: &Invocation, context: &Context) -> CommandResult {
+    if rest.is_empty() {
+        return why_last(context);
+    }
+    let (name, number) = match rest.rsplit_once(' ') {
+        Some((name, word)) if context.model.builder_by_name(rest).is_none() => {
+            match word.strip_prefix('#').unwrap_or(word).parse::<u64>() {
+                Ok(number) => (name, Some(number)),
+                Err(_) => (rest, None),
+            }
+        }
+        _ => (rest, None),
+    };
+    let found = builders(name.trim(), context)?;
+    let [builder] = found[..] else {
+        let shown = quote(name);
+        return Err(format!("why: one builder, please: {shown} is not one"));
+    };
+    let build = match (number, &builder.last_bad) {
+        (Some(number), _) => Which::Number(number),
+        (None, Some(build)) => Which::Known(Box::new(build.clone())),
+        (None, None) => Which::LastBad,
+    };
+    Ok(ask_why(builder, build))
+}
+
+fn why_last(context: &Context) -> CommandResult {
+    let ours = context.model.builders().filter(|builder| {
+        let settings = context.settings;
+        settings.tags.passes_any(&builder.tags) && settings.builders.passes(&builder.name)
+    });
+    let bad = ours.filter_map(|builder| Some((builder, builder.last_bad.as_ref()?)));
+    let passes = |build: &Build| {
+        let branch = build.branch.as_deref().unwrap_or("");
+        context.settings.branches.passes(branch)
+    };
+    let last = bad
+        .filter(|(_, build)| passes(build))
+        .max_by_key(|(_, build)| (build.complete_at, build.id));
+    match last {
+        Some((builder, build)) => Ok(ask_why(builder, Which::Known(Box::new(build.clone())))),
+        None => say(context.with_age("nothing has gone wrong lately".to_owned())),
+    }
+}
+
+fn ask_why(builder: &Builder, build: Which) -> Response {
+    Response::NeedsJob(Job::Why(Question {
+        builder_id: builder.id,
+        builder: builder.name.clone(),
+        build,
+    }))
 }
 
 /// `[all|N] builders|workers|changes`

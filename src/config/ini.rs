@@ -96,7 +96,7 @@ fn parse_key<'a>(
         return Err(ErrorKind::KeyOutsideSection(name.to_owned()));
     };
     // A password and its file set the same thing, as do the two names of one key.
-    let same = |key: &&Key| keys::canonical(key.name) == keys::canonical(name);
+    let same = |key: &&Key| keys::is_same(section.name, key.name, name);
     if let Some(first) = section.keys.iter().find(same) {
         return Err(ErrorKind::RepeatedKey {
             key: first.name.to_owned(),

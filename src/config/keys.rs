@@ -5,7 +5,14 @@ use super::values::{Value, ValueError};
 use super::{COMMANDS, Draft, ReadFile, TargetSettings, Who};
 
 /// All sections, in the order in which they are read: channels begin with what `[irc]` says.
-pub const SECTIONS: [&str; 5] = ["buildbot", "irc", "channel", "authorization", "bot"];
+pub const SECTIONS: [&str; 6] = [
+    "buildbot",
+    "irc",
+    "channel",
+    "nicks",
+    "authorization",
+    "bot",
+];
 
 type Set = fn(&mut Draft, &Value) -> Result<(), ValueError>;
 type SetForTarget = fn(&mut TargetSettings, &Value) -> Result<(), ValueError>;
@@ -136,6 +143,8 @@ const TARGET_KEYS: &[(&str, SetForTarget)] = &[
     ("tags", |s, v| store(&mut s.tags, v.filter())),
     ("builders", |s, v| store(&mut s.builders, v.filter())),
     ("branches", |s, v| store(&mut s.branches, v.filter())),
+    ("announce", |s, v| store(&mut s.announce, v.announce())),
+    ("pm_blamed", |s, v| store(&mut s.pm_blamed, v.boolean())),
     ("notice_on_channel", |s, v| {
         store(&mut s.notice, v.boolean())
     }),
@@ -162,6 +171,8 @@ pub fn set(
         set(draft, &value)
     } else if let Some((_, set)) = target_key(section, key) {
         set(target_settings(draft, section), &value)
+    } else if section == "nicks" {
+        set_nick(draft, key, &value)
     } else if section == "authorization" && COMMANDS.contains(&key) {
         set_authority(draft, key, &value)
     } else {
@@ -187,6 +198,14 @@ pub fn names(section: &str) -> impl Iterator<Item = &'static str> {
     own.map(|row| row.1)
         .chain(of_targets.map(|row| row.0))
         .chain(commands.copied())
+}
+
+/// Whether two keys of a section set the same thing.
+pub fn is_same(section: &str, one: &str, other: &str) -> bool {
+    if section == "nicks" {
+        return one.to_lowercase() == other.to_lowercase();
+    }
+    canonical(one) == canonical(other)
 }
 
 /// What a key sets: a password may come from a file, and one key has two names.
@@ -245,6 +264,12 @@ fn allow_force(draft: &mut Draft, value: &Value) -> Result<(), ValueError> {
         let lines = &mut draft.authorization.lines;
         lines.insert(command.to_owned(), vec![who.clone()]);
     }
+    Ok(())
+}
+
+fn set_nick(draft: &mut Draft, author: &str, value: &Value) -> Result<(), ValueError> {
+    let nick = value.nick()?;
+    draft.nicks.0.insert(author.to_lowercase(), nick);
     Ok(())
 }
 

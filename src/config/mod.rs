@@ -24,8 +24,8 @@ use std::time::Duration;
 pub const EXAMPLE: &str = include_str!("../../bot.conf.example");
 
 /// All commands, each of which is a key of `[authorization]`.
-pub const COMMANDS: [&str; 16] = [
-    "force", "stop", "join", "leave", "notify", "mute", "unmute", "watch", "status", "last",
+pub const COMMANDS: [&str; 17] = [
+    "force", "stop", "join", "leave", "notify", "mute", "unmute", "watch", "status", "last", "why",
     "list", "help", "commands", "source", "version", "hello",
 ];
 
@@ -47,6 +47,7 @@ pub struct Config {
     pub buildbot: Buildbot,
     /// Absent: only `-x` works.
     pub irc: Option<Irc>,
+    pub nicks: Nicks,
     pub authorization: Authorization,
     pub state_file: Option<String>,
     /// Missed builds older than this share one summary line.
@@ -166,6 +167,15 @@ pub struct Channel {
     pub settings: TargetSettings,
 }
 
+/// What gets a line of its own.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Announce {
+    #[default]
+    Builds,
+    /// What was started together: a change on all its builders.
+    Changes,
+}
+
 /// What a channel or a person hears, and in what form.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct TargetSettings {
@@ -173,6 +183,9 @@ pub struct TargetSettings {
     pub tags: Filter,
     pub builders: Filter,
     pub branches: Filter,
+    pub announce: Announce,
+    /// Whoever is blamed for a problem hears of it in private, too.
+    pub pm_blamed: bool,
     pub notice: bool,
     pub colors: bool,
     pub revisions: bool,
@@ -184,6 +197,24 @@ impl TargetSettings {
     pub fn has_patterns(&self) -> bool {
         let mut patterns = self.builders.patterns().chain(self.tags.patterns());
         patterns.next().is_some()
+    }
+}
+
+/// `[nicks]`: how those who commit are called on IRC.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Nicks(BTreeMap<String, String>);
+
+impl Nicks {
+    /// The nick of an author as the master has it: `Name <mail>`, or either alone; in any case.
+    pub fn of(&self, author: &str) -> Option<&str> {
+        let author = author.to_lowercase();
+        let (name, mail) = author.split_once('<').unwrap_or((&author, ""));
+        let mail = mail.trim_end().trim_end_matches('>');
+        let candidates = [author.trim(), mail.trim(), name.trim()];
+        let found = candidates
+            .iter()
+            .find_map(|candidate| self.0.get(*candidate));
+        found.map(String::as_str)
     }
 }
 
@@ -228,6 +259,7 @@ pub type ReadFile<'a> = dyn Fn(&str) -> Result<Vec<u8>, String> + 'a;
 struct Draft {
     buildbot: Buildbot,
     irc: Irc,
+    nicks: Nicks,
     authorization: Authorization,
     /// `allow_force` was given.
     allow_force: Option<bool>,
@@ -253,6 +285,7 @@ impl Draft {
                 },
                 ..Irc::default()
             },
+            nicks: Nicks::default(),
             authorization: Authorization::default(),
             allow_force: None,
             state_file: None,
@@ -294,6 +327,7 @@ impl Config {
         Ok(Config {
             buildbot: draft.buildbot,
             irc: has("irc").then_some(draft.irc),
+            nicks: draft.nicks,
             authorization: draft.authorization,
             state_file: draft.state_file,
             catch_up: draft.catch_up,
@@ -371,7 +405,7 @@ fn section_faults(section: &Section, draft: &Draft, has_irc: bool) -> Vec<ErrorK
             check(is_name, "a channel's section is written [channel #name]");
             check(has_irc, "[channel] needs a section [irc]");
         }
-        "authorization" | "bot" => {}
+        "nicks" | "authorization" | "bot" => {}
         unknown => faults.push(ErrorKind::UnknownSection {
             name: unknown.to_owned(),
             suggestion: error::suggestion(unknown, keys::SECTIONS.into_iter()),

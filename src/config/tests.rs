@@ -246,7 +246,8 @@ fn the_example_and_the_parser_agree() {
             assert!(is_named, "[{section}] `{key}` is not in the example");
         }
     }
-    for (section, key) in &named {
+    // The keys of [nicks] are people.
+    for (section, key) in named.iter().filter(|(section, _)| section != "nicks") {
         let is_known = keys::names(section).any(|known| known == key);
         assert!(is_known, "[{section}] `{key}` is no key");
     }

@@ -1,7 +1,7 @@
 //! Single values of `bot.conf`, and what can be wrong with one. Pure.
 
 use super::error::{suggestion, write_suggestion};
-use super::{Pacing, ReadFile, Sasl, Secret, Url, Who};
+use super::{Announce, Pacing, ReadFile, Sasl, Secret, Url, Who};
 use crate::names::Filter;
 use crate::notify_events::EventSet;
 use crate::words::split_words;
@@ -191,6 +191,14 @@ impl Value<'_> {
             ("safe", _) => Ok(Pacing::Safe),
             (_, Some(false)) => Ok(Pacing::No),
             _ => Err(ValueError::NotOneOf(self.text(), "auto, safe, no")),
+        }
+    }
+
+    pub fn announce(&self) -> Result<Announce> {
+        match self.text.to_ascii_lowercase().as_str() {
+            "builds" => Ok(Announce::Builds),
+            "changes" => Ok(Announce::Changes),
+            _ => Err(ValueError::NotOneOf(self.text(), "builds, changes")),
         }
     }
 

@@ -215,6 +215,8 @@ struct Envelope<'a> {
         alias = "buildsets",
         alias = "changes",
         alias = "forceschedulers",
+        alias = "logchunks",
+        alias = "logs",
         alias = "steps",
         alias = "workers"
     )]
@@ -295,6 +297,12 @@ impl Client {
             stall: STALL,
             clock_offset: 0,
         })
+    }
+
+    /// The same with less patience for an answer.
+    pub fn with_timeout(mut self, limit: Duration) -> Client {
+        self.config.timeout = self.config.timeout.min(limit);
+        self
     }
 
     /// The same for short answers that somebody waits for.
@@ -411,6 +419,13 @@ impl Client {
         Ok(builds)
     }
 
+    /// The newest build of a builder that a filter lets through.
+    pub fn newest_build(&mut self, builder: u64, filter: &str) -> Result<Option<Build>, Error> {
+        let fields = format!("{BUILD_FIELDS}&field=state_string");
+        let path = format!("/builders/{builder}/builds?{fields}&{filter}&order=-number&limit=1");
+        Ok(self.list(&path)?.pop())
+    }
+
     /// The running builds of a builder, lowest number first.
     pub fn running_builds(&mut self, builder: u64) -> Result<Vec<Build>, Error> {
         let filter = format!("builderid={builder}&complete=false&order=number&limit={PAGE}");
@@ -452,6 +467,13 @@ impl Client {
         let filter = "complete=false&claimed=false&order=buildrequestid";
         let path = format!("/buildrequests?{REQUEST_FIELDS}&builderid={builder}&{filter}");
         self.list(&format!("{path}&limit={PAGE}"))
+    }
+
+    /// The buildset of a request, if the master knows it still.
+    pub fn buildset_of(&mut self, request: u64) -> Result<Option<u64>, Error> {
+        let path = format!("/buildrequests/{request}?{REQUEST_FIELDS}");
+        let requests: Vec<BuildRequest> = self.list(&path)?;
+        Ok(requests.first().map(|request| request.buildset_id))
     }
 
     /// What has become of a request.

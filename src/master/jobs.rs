@@ -2,8 +2,9 @@
 //! line. [`run`] does one job and knows nothing of threads; the job threads and `-x` call it.
 
 use super::client::{Client, Error, ErrorKind};
+use super::diagnosis::{Diagnosis, Question, bad_steps, diagnose};
 use super::force::{Order, fill_form};
-use super::model::{Build, Change, Worker};
+use super::model::{Build, Change, Wanted, Worker};
 use super::sync::Lookup;
 use crate::encoding::percent_encode;
 use crate::outcome::Outcome;
@@ -18,7 +19,7 @@ const START_POLL: Duration = Duration::from_millis(200);
 const CHANGES: usize = 50;
 
 /// What a command wants to know or done.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum Job {
     /// The last builds of these builders, and the steps that these running builds are in.
     Lookup {
@@ -29,10 +30,13 @@ pub enum Job {
     Changes(usize),
     Force(Order),
     Stop(StopOrder),
-    /// Who is behind a build; and if its changes do not tell, what it has checked out.
+    /// Why a build went wrong.
+    Why(Question),
+    /// What is nice to have in the line of a build.
     Details {
         build: u64,
-        with_revisions: bool,
+        request: Option<u64>,
+        wanted: Wanted,
     },
 }
 
@@ -60,6 +64,7 @@ pub enum JobResult {
     Changes(Vec<Change>),
     Forced(Forced),
     Stopped { builder: String, stopped: Stopped },
+    Why(Diagnosis),
     Details { build: u64, details: Details },
 }
 
@@ -107,14 +112,39 @@ pub enum Stopped {
     OwnRequests(usize),
 }
 
-/// Who and what is behind a build: authors of its changes, newest first, and revisions.
+/// Who and what is behind a build, as far as it was asked for.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Details {
-    /// As the master has them: `Name <mail>`.
+    /// What the master was asked for and has told, if only that there is none.
+    pub known: Wanted,
+    /// Authors of its changes, newest first, as the master has them: `Name <mail>`.
     pub authors: Vec<String>,
     pub revisions: Vec<String>,
     /// There are more changes than were looked at.
     pub is_partial: bool,
+    /// The names of the steps that went wrong.
+    pub steps: Vec<String>,
+    pub buildset: Option<u64>,
+}
+
+impl Details {
+    /// Takes in what has become known since.
+    pub fn add(&mut self, new: Details) {
+        if new.known.authors {
+            self.authors = new.authors;
+            self.is_partial = new.is_partial;
+        }
+        if new.known.revisions {
+            self.revisions = new.revisions;
+        }
+        if new.known.steps {
+            self.steps = new.steps;
+        }
+        if new.known.buildset {
+            self.buildset = new.buildset;
+        }
+        self.known = self.known.or(new.known);
+    }
 }
 
 /// Does a job.
@@ -127,12 +157,14 @@ pub fn run(job: &Job, client: &mut Client) -> Result<JobResult, Error> {
             builder: order.builder.clone(),
             stopped: stop(order, client)?,
         }),
+        Job::Why(question) => diagnose(question, client).map(JobResult::Why),
         Job::Details {
             build,
-            with_revisions,
+            request,
+            wanted,
         } => Ok(JobResult::Details {
             build: *build,
-            details: details(*build, *with_revisions, client)?,
+            details: details(*build, *request, *wanted, client),
         }),
     }
 }
@@ -297,15 +329,49 @@ fn queue_reason(builder: u64, request: u64, client: &mut Client) -> Result<Queue
     Ok(QueueReason::Busy)
 }
 
-/// Authors and revisions of a build's changes. One without changes knows what it has checked out.
-fn details(build: u64, with_revisions: bool, client: &mut Client) -> Result<Details, Error> {
-    let mut changes = client.changes_of(build, CHANGES + 1)?;
-    let is_partial = changes.len() > CHANGES;
-    changes.truncate(CHANGES);
-    let mut details = Details {
-        is_partial,
-        ..Details::default()
+/// What is nice to have. What the master does not tell stays unknown.
+fn details(build: u64, request: Option<u64>, wanted: Wanted, client: &mut Client) -> Details {
+    let mut details = Details::default();
+    let note = |result: Result<(), Error>| {
+        if let Err(error) = result {
+            log!(Debug, "{error}");
+        }
     };
+    if wanted.steps {
+        note(add_steps(build, &mut details, client));
+    }
+    if let Some(request) = request.filter(|_| wanted.buildset) {
+        note(add_buildset(request, &mut details, client));
+    }
+    if wanted.authors || wanted.revisions {
+        note(add_changes(build, wanted, &mut details, client));
+    }
+    details
+}
+
+fn add_steps(build: u64, details: &mut Details, client: &mut Client) -> Result<(), Error> {
+    let steps = bad_steps(build, client)?;
+    details.steps = steps.into_iter().map(|step| step.name).collect();
+    details.known.steps = true;
+    Ok(())
+}
+
+fn add_buildset(request: u64, details: &mut Details, client: &mut Client) -> Result<(), Error> {
+    details.buildset = client.buildset_of(request)?;
+    details.known.buildset = true;
+    Ok(())
+}
+
+/// Authors and revisions of a build's changes. One without changes knows what it has checked out.
+fn add_changes(
+    build: u64,
+    wanted: Wanted,
+    details: &mut Details,
+    client: &mut Client,
+) -> Result<(), Error> {
+    let mut changes = client.changes_of(build, CHANGES + 1)?;
+    details.is_partial = changes.len() > CHANGES;
+    changes.truncate(CHANGES);
     for change in changes {
         if !change.author.is_empty() && !details.authors.contains(&change.author) {
             details.authors.push(change.author);
@@ -313,14 +379,18 @@ fn details(build: u64, with_revisions: bool, client: &mut Client) -> Result<Deta
         let revision = change.revision.filter(|revision| !revision.is_empty());
         details.revisions.extend(revision);
     }
-    if with_revisions && details.revisions.is_empty() {
+    details.known.authors = true;
+    if wanted.revisions && details.revisions.is_empty() {
         let path = format!("/builds/{build}?property=got_revision&property=revision");
         let builds: Vec<Value> = client.list(&path)?;
         if let Some(build) = builds.first() {
             details.revisions = checked_out(&build["properties"]);
         }
+        details.known.revisions = true;
     }
-    Ok(details)
+    // Asked for while the build ran, changes may have told it already.
+    details.known.revisions |= !details.revisions.is_empty();
+    Ok(())
 }
 
 /// What a build has checked out: a revision, or with several codebases a dictionary of them.

@@ -78,6 +78,11 @@ impl Build {
         end.saturating_sub(self.started_at).max(0)
     }
 
+    /// Whether the master's reason names no more than a command, and not the step that it is of.
+    pub fn tells_only_a_command(&self) -> bool {
+        self.state_string.starts_with("failed '")
+    }
+
     /// Whether a later build of the same request may follow.
     fn will_be_retried(&self) -> bool {
         self.outcome() == Some(Outcome::Retry)
@@ -199,6 +204,9 @@ pub struct Builder {
     /// The completed build with the highest number.
     #[serde(skip)]
     pub last: Option<Build>,
+    /// The same of those that ended with a failure or an exception.
+    #[serde(skip)]
+    pub last_bad: Option<Build>,
     /// The master was asked for the last builds of this builder.
     #[serde(skip)]
     pub lookup_done: bool,
@@ -318,6 +326,10 @@ impl Builder {
         }
         if !outcome.is_verdict() {
             return;
+        }
+        let is_later = |bad: &Build| build.number > bad.number;
+        if !outcome.is_good() && self.last_bad.as_ref().is_none_or(is_later) {
+            self.last_bad = Some(build.clone());
         }
         if let Some(known) = self.history.get_mut(&build.number) {
             if known.branch.is_none() && build.branch.is_some() {
@@ -538,6 +550,43 @@ impl BuildEvent {
     }
 }
 
+/// What a line wants to say of a build beside its result.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Wanted {
+    pub authors: bool,
+    pub revisions: bool,
+    /// The names of the steps that went wrong.
+    pub steps: bool,
+    /// What it was started together with.
+    pub buildset: bool,
+}
+
+impl Wanted {
+    pub fn is_empty(self) -> bool {
+        self == Wanted::default()
+    }
+
+    /// What either wants.
+    pub fn or(self, other: Wanted) -> Wanted {
+        Wanted {
+            authors: self.authors || other.authors,
+            revisions: self.revisions || other.revisions,
+            steps: self.steps || other.steps,
+            buildset: self.buildset || other.buildset,
+        }
+    }
+
+    /// What is left to ask for where some is known.
+    pub fn without(self, known: Wanted) -> Wanted {
+        Wanted {
+            authors: self.authors && !known.authors,
+            revisions: self.revisions && !known.revisions,
+            steps: self.steps && !known.steps,
+            buildset: self.buildset && !known.buildset,
+        }
+    }
+}
+
 /// What became of a build request that led to no build.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RequestEnd {
@@ -680,6 +729,7 @@ impl Model {
         for mut builder in list {
             if let Some(known) = old.remove(&builder.id) {
                 builder.last = known.last;
+                builder.last_bad = known.last_bad;
                 builder.lookup_done = known.lookup_done;
                 builder.history = known.history;
                 builder.first_number = known.first_number;
@@ -785,6 +835,7 @@ impl Model {
         self.buildsets.clear();
         for builder in self.builders.values_mut() {
             builder.last = None;
+            builder.last_bad = None;
             builder.lookup_done = false;
             builder.history.clear();
             builder.first_number = 0;

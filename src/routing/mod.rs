@@ -4,7 +4,7 @@
 pub mod watches;
 
 use crate::config::{Channel, Irc, TargetSettings};
-use crate::master::model::{BuildEvent, Builder};
+use crate::master::model::{BuildEvent, Builder, Wanted};
 use crate::names::{Casemapping, Name, glob};
 use crate::notify_events::{Event, EventSet};
 use crate::state_file::State;
@@ -22,14 +22,6 @@ pub struct Target {
     pub settings: TargetSettings,
     /// Seconds since the epoch.
     pub muted_until: i64,
-}
-
-/// What a line wants to say of a build beside its result.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Wanted {
-    Nothing,
-    Authors,
-    Revisions,
 }
 
 /// Who an event goes to, and whether because they wait for it.
@@ -192,8 +184,11 @@ impl Routing {
     fn configured(&self, name: &Name) -> TargetSettings {
         let section = self.section(name).map(|section| &section.settings);
         let mut settings = section.unwrap_or(&self.irc.defaults).clone();
-        if !name.is_channel() && !self.is_configured_person(name) {
-            settings.events = EventSet::EMPTY;
+        if !name.is_channel() {
+            settings.pm_blamed = false;
+            if !self.is_configured_person(name) {
+                settings.events = EventSet::EMPTY;
+            }
         }
         settings
     }
@@ -400,34 +395,46 @@ impl Routing {
     /// What someone will want to know of the end of a build beside its result.
     pub fn wanted_details(&self, event: &BuildEvent) -> Wanted {
         let Some(outcome) = event.build.outcome() else {
-            return Wanted::Nothing;
+            return Wanted::default();
         };
-        let wanted = |settings: &TargetSettings| {
-            if settings.revisions {
-                Wanted::Revisions
-            } else if settings.blame && !outcome.is_good() {
-                Wanted::Authors
-            } else {
-                Wanted::Nothing
-            }
+        let wanted = |settings: &TargetSettings| Wanted {
+            revisions: settings.revisions,
+            authors: settings.blame && !outcome.is_good(),
+            steps: !outcome.is_good() && event.build.tells_only_a_command(),
+            buildset: false,
         };
-        let mut most = Wanted::Nothing;
+        let mut all = Wanted::default();
         if event.is_new {
-            let interested = self.interested(event);
-            let wishes = interested.map(|(_, target)| wanted(&target.settings));
-            most = wishes.max().unwrap_or(most);
+            for (_, target) in self.interested(event) {
+                all = all.or(wanted(&target.settings));
+            }
+            if self.blaming(event).next().is_some() {
+                all.authors = true;
+                all.buildset = true;
+            }
         }
         if let Some(request) = event.build.request_id.filter(|_| event.ends_request) {
-            let watchers = self.watches.targets_of(request);
-            let wishes = watchers.map(|target| wanted(&self.settings(target)));
-            most = most.max(wishes.max().unwrap_or(most));
+            for target in self.watches.targets_of(request) {
+                all = all.or(wanted(&self.settings(target)));
+            }
         }
-        most
+        all
+    }
+
+    /// The channels where whoever is blamed for this build also hears of it in private.
+    pub fn blaming(&self, event: &BuildEvent) -> impl Iterator<Item = (&Name, &Target)> {
+        let worse = EventSet::of(&[Event::Problem, Event::Worse]);
+        let is_worse = event.is_new && events_of(event).intersects(worse);
+        self.targets.iter().filter(move |(_, target)| {
+            let settings = &target.settings;
+            is_worse && settings.pm_blamed && cares(settings, event)
+        })
     }
 
     /// Whether someone will perhaps want to know who is behind a build that has started.
     pub fn may_need_details(&self, event: &BuildEvent) -> bool {
-        let wants = |s: &TargetSettings| !s.events.is_empty() && (s.blame || s.revisions);
+        let wants =
+            |s: &TargetSettings| s.pm_blamed || !s.events.is_empty() && (s.blame || s.revisions);
         let mut targets = self.targets.values();
         targets.any(|target| wants(&target.settings) && cares(&target.settings, event))
     }

@@ -140,10 +140,31 @@ fn what_a_line_wants_to_say_decides_what_is_asked_for() {
     };
     let good = ended(None, Success);
     let bad = ended(None, Failure);
-    assert_eq!(wanted("", &good), Wanted::Nothing);
-    assert_eq!(wanted("", &bad), Wanted::Authors);
-    assert_eq!(wanted("show_blame_list = no\n", &bad), Wanted::Nothing);
-    assert_eq!(wanted("use_revisions = yes\n", &good), Wanted::Revisions);
+    let nothing = Wanted::default();
+    let authors = Wanted {
+        authors: true,
+        ..nothing
+    };
+    let revisions = Wanted {
+        revisions: true,
+        ..nothing
+    };
+    assert_eq!(wanted("", &good), nothing);
+    assert_eq!(wanted("", &bad), authors);
+    assert_eq!(wanted("show_blame_list = no\n", &bad), nothing);
+    assert_eq!(wanted("use_revisions = yes\n", &good), revisions);
+    let blamed = Wanted {
+        buildset: true,
+        ..authors
+    };
+    assert_eq!(wanted("pm_blamed = yes\n", &bad), blamed);
+    let mut of_a_command = bad.clone();
+    of_a_command.build.state_string = "failed 'sh -c ...' (failure)".into();
+    let steps = Wanted {
+        steps: true,
+        ..authors
+    };
+    assert_eq!(wanted("", &of_a_command), steps);
     let started = BuildEvent {
         build: build(1, 1, None),
         ..ended(None, Success)

@@ -37,7 +37,8 @@ fn authors(names: &[&str]) -> Details {
 
 #[test]
 fn announcements_read_like_this() {
-    let say = |event: &BuildEvent| announcement(event, None, &settings(), "http://m/");
+    let say =
+        |event: &BuildEvent| announcement(event, None, &settings(), &Nicks::default(), "http://m/");
     for (previous, outcome, reason, line) in [
         (
             Some(Failure),
@@ -93,7 +94,13 @@ fn announcements_read_like_this() {
 fn who_is_behind_a_build() {
     let bad = event(Some(Success), Failure, "failed 'make' (failure)");
     let details = authors(&["Ann <ann@x>", "B\u{f6}b <b@x>", "Ann <a@other>"]);
-    let line = announcement(&bad, Some(&details), &settings(), "http://m/");
+    let line = announcement(
+        &bad,
+        Some(&details),
+        &settings(),
+        &Nicks::default(),
+        "http://m/",
+    );
     let expected = "failure (was success): failed 'make', took 1m, blame Ann, B\u{f6}b";
     assert_eq!(line, format!("linux x86 #2 {expected} {URL}"));
     let good = event(Some(Warnings), Success, "");
@@ -109,7 +116,13 @@ fn who_is_behind_a_build() {
         colors: true,
         ..settings()
     };
-    let line = announcement(&good, Some(&details), &with_revisions, "http://m/");
+    let line = announcement(
+        &good,
+        Some(&details),
+        &with_revisions,
+        &Nicks::default(),
+        "http://m/",
+    );
     let expected = "\u{3}03success\u{f} (was warnings), took 1m, revisions 0123456789, r12";
     assert_eq!(line, format!("linux x86 #2 {expected} {URL}"));
 }
@@ -147,7 +160,7 @@ fn who_stopped_a_build_and_why() {
         ("cancelled", ""),
     ] {
         let event = event(None, Cancelled, reason);
-        assert_eq!(super::reason(&event.build), said, "{reason}");
+        assert_eq!(super::reason(&event.build, &[]), said, "{reason}");
     }
 }
 
@@ -156,7 +169,13 @@ fn hostile_text_stays_text() {
     let mut hostile = event(None, Failure, "x\r\nQUIT :\u{2}y\u{202e}");
     hostile.builder = "a\u{3}04b\u{1}".into();
     let details = authors(&["\u{1}\u{2}", "eve\r\nNICK x <e@x>"]);
-    let line = announcement(&hostile, Some(&details), &settings(), "http://m/");
+    let line = announcement(
+        &hostile,
+        Some(&details),
+        &settings(),
+        &Nicks::default(),
+        "http://m/",
+    );
     assert!(!line.contains(crate::sanitize::is_forbidden), "{line:?}");
     assert_eq!(worker_line("w\u{2}1", false), "worker w 1 is back");
     assert_eq!(worker_line("w", true), "worker w is offline and missing");
@@ -184,9 +203,18 @@ fn durations_show_two_units() {
 
 #[test]
 fn authors_are_people() {
-    assert_eq!(author("B\u{f6}b <bob@example.org>"), "B\u{f6}b");
-    assert_eq!(author("<bob@example.org>"), "<bob@example.org>");
-    assert_eq!(author("bob@example.org"), "bob@example.org");
+    assert_eq!(
+        author("B\u{f6}b <bob@example.org>", &Nicks::default()),
+        "B\u{f6}b"
+    );
+    assert_eq!(
+        author("<bob@example.org>", &Nicks::default()),
+        "<bob@example.org>"
+    );
+    assert_eq!(
+        author("bob@example.org", &Nicks::default()),
+        "bob@example.org"
+    );
 }
 
 #[test]
