@@ -1,7 +1,8 @@
 //! The state file: what must survive the bot. A line that names the version, then JSON; replaced
 //! in one step. One bot at a time holds it.
 
-use crate::master::model::BuildCursor;
+use crate::master::details::{BuildsetInfo, Details};
+use crate::master::model::{BuildCursor, BuildEvent};
 use crate::notify_events::EventSet;
 use crate::outcome::Outcome;
 use serde::{Deserialize, Serialize};
@@ -64,6 +65,31 @@ pub struct Watch {
     pub mask: String,
 }
 
+/// A build that has ended, and who is behind it.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct EndedBuild {
+    pub event: BuildEvent,
+    pub details: Details,
+}
+
+/// A buildset of which something is still to be told.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct OpenBuildset {
+    /// The request by which we came to know of it.
+    pub request: u64,
+    /// Nothing until the master has told.
+    pub info: Option<BuildsetInfo>,
+    /// Requests whose end we have seen.
+    pub ended: BTreeSet<u64>,
+    /// Builds that have ended and were not told yet.
+    pub builds: Vec<EndedBuild>,
+    /// When the first of these has ended: seconds since the epoch, our clock.
+    pub first_end: i64,
+    /// The first start, until it is told.
+    pub start: Option<BuildEvent>,
+    pub start_told: bool,
+}
+
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct State {
     #[serde(alias = "known")]
@@ -85,6 +111,9 @@ pub struct State {
     /// Who was told in private that they are blamed, and for which buildset; the last ones.
     #[serde(default)]
     pub blamed: Vec<(String, u64)>,
+    /// Buildsets under way, where they are told as one.
+    #[serde(default)]
+    pub buildsets: Vec<OpenBuildset>,
     pub watches: Vec<Watch>,
     pub pending: Vec<Announcement>,
 }
@@ -220,6 +249,7 @@ mod tests {
             left: ["#d".to_owned()].into(),
             last_seen: [("joe".to_owned(), 1000)].into(),
             blamed: vec![("ann".into(), 7)],
+            buildsets: vec![OpenBuildset::default()],
             safe_pacing_until: 12,
             watches: vec![Watch {
                 target: "joe".into(),

@@ -1,8 +1,11 @@
 //! The sentences: what the bot says of builds, workers and jobs. Pure.
 
+pub mod changes;
+
 use crate::config::{Nicks, TargetSettings};
+use crate::master::details::Details;
 use crate::master::diagnosis::{Diagnosis, Excerpt, Step};
-use crate::master::jobs::{Details, Forced, ForcedState, JobResult, QueueReason, Stopped};
+use crate::master::jobs::{Forced, ForcedState, JobResult, QueueReason, Stopped};
 use crate::master::model::{Build, BuildEvent, Builder, Change, Model, RequestEnd, Worker};
 use crate::outcome::Outcome;
 use crate::sanitize::sanitize;
@@ -430,7 +433,7 @@ pub fn worker_marks(worker: &Worker) -> String {
 /// What came of a job; nothing for what only feeds the model.
 pub fn job_result(result: &JobResult, base: &str) -> Vec<String> {
     match result {
-        JobResult::Lookup(_) | JobResult::Details { .. } => Vec::new(),
+        JobResult::Lookup(_) | JobResult::Buildset { .. } | JobResult::Details { .. } => Vec::new(),
         JobResult::Changes(changes) if changes.is_empty() => vec!["no changes yet".to_owned()],
         JobResult::Changes(changes) => changes.iter().map(change_line).collect(),
         JobResult::Why(diagnosis) => why_lines(diagnosis, base),

@@ -8,16 +8,16 @@ cd "$(dirname "$0")/.."
 # Floor, then its rooms. `irc` and `config` alone are the mod.rs of the folder.
 table='
 7 main cli
-6 bot bot/connection bot/event_queue bot/invocations bot/reply_limiter
+6 bot bot/changes bot/connection bot/event_queue bot/invocations bot/reply_limiter
 5 commands commands/authority commands/control commands/queries commands/settings
-5 text
-4 routing routing/watches
+5 text text/changes
+4 routing routing/buildsets routing/watches
 4 irc/session irc/registration irc/services irc/nick irc/channels irc/accounts irc/liveness
 4 irc irc/history irc/modes irc/isupport irc/outbox irc/pacing irc/numerics
-4 master master/poller master/jobs master/force master/sync
+4 master master/poller master/jobs master/diagnosis master/force master/sync
 3 master/events master/client
 2 state_file
-2 master/model master/http
+2 master/details master/model master/http
 2 net systemd
 2 config config/ini config/keys config/values config/error
 1 irc/wire log names words notify_events sanitize encoding outcome backoff clock

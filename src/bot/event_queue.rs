@@ -2,8 +2,8 @@
 //! became known together goes on together, and in its order, so that a burst makes one summary.
 //! Nothing waits longer than that moment. Pure.
 
-use crate::master::jobs::Details;
-use crate::master::model::{BuildCursor, MasterEvent, Wanted};
+use crate::master::details::{Details, Wanted};
+use crate::master::model::{BuildCursor, MasterEvent};
 use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
 

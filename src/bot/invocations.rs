@@ -8,8 +8,9 @@ use crate::commands::{self, CommandResult, Context, Effect, Response};
 use crate::irc::outbox::CHANNEL_LINES;
 use crate::irc::{Account, Invocation};
 use crate::master::client::{Error, ErrorKind};
+use crate::master::details::Wanted;
 use crate::master::jobs::{Forced, ForcedState};
-use crate::master::model::{MasterEvent, Wanted};
+use crate::master::model::MasterEvent;
 use crate::master::poller::lock;
 use crate::names::Name;
 use crate::routing::watches::{Watch, Watched};
@@ -357,6 +358,11 @@ impl Bot {
     ) {
         if let Ok(JobResult::Details { build, details }) = result {
             self.events.on_details(build, details);
+            return;
+        }
+        if let Ok(JobResult::Buildset { request, answer }) = result {
+            let steps = self.buildsets.on_answer(request, answer, unix_now());
+            self.take_buildset_steps(steps);
             return;
         }
         let Some(command) = self.waiting_jobs.take(ticket) else {

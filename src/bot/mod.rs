@@ -2,6 +2,7 @@
 //! routing, the outbox and the state file. It never asks the master, never waits for another
 //! thread, and sleeps while there is nothing to do.
 
+mod changes;
 mod connection;
 mod event_queue;
 mod invocations;
@@ -15,12 +16,14 @@ use crate::irc::session::Session;
 use crate::irc::wire::{Line, text_budget};
 use crate::irc::{Action, Upstream};
 use crate::master::client::Error;
-use crate::master::jobs::{Details, Job, JobResult};
-use crate::master::model::{BuildEvent, MasterEvent, Model, RequestEnd, Wanted};
+use crate::master::details::{Details, Wanted};
+use crate::master::jobs::{Job, JobResult};
+use crate::master::model::{BuildEvent, MasterEvent, Model, RequestEnd};
 use crate::master::poller::{PollerEvent, Ticket, TrackedRequests, lock};
 use crate::names::Name;
 use crate::net::{self, SocketEvent};
-use crate::routing::{self, Routing};
+use crate::routing::buildsets::Buildsets;
+use crate::routing::{self, Recipients, Routing};
 use crate::sanitize::sanitize;
 use crate::state_file::{Announcement, State};
 use crate::systemd::Supervisor;
@@ -121,6 +124,8 @@ pub struct Bot {
     outbox: Outbox,
     connection: Connection,
     events: EventQueue,
+    /// What is told as one when all of it has ended.
+    buildsets: Buildsets,
     waiting_jobs: WaitingJobs,
     /// Questions that came before the first poll was through.
     held: Vec<HeldInvocation>,
@@ -146,6 +151,7 @@ impl Bot {
             outbox: Outbox::new(irc.pacing != Pacing::No, now),
             connection: Connection::default(),
             events: EventQueue::default(),
+            buildsets: Buildsets::default(),
             waiting_jobs: WaitingJobs::default(),
             held: Vec::new(),
             limiter: ReplyLimiter::default(),
@@ -173,6 +179,8 @@ impl Bot {
             self.session.leave(channel, "");
         }
         lock(&self.handles.model).resume(self.state.cursor.clone());
+        let open = std::mem::take(&mut self.state.buildsets);
+        self.buildsets = Buildsets::resume(open, unix_now());
         self.track_requests();
         for pending in std::mem::take(&mut self.state.pending) {
             let target = self.canonical(&pending.target);
@@ -190,6 +198,7 @@ impl Bot {
             self.session.tick(now);
             self.take_actions(now)?;
             self.announce_ready(now);
+            self.tend_buildsets(now);
             self.end_mutes(now);
             self.answer_held(now);
             self.flush(now);
@@ -234,13 +243,14 @@ impl Bot {
             .filter(|_| !self.connection.is_blocked());
         let unix = unix_now();
         let now = Instant::now();
-        let unmute = self.routing.next_unmute().map(|until| {
+        let instant = |until: i64| {
             let seconds = u64::try_from(until.saturating_sub(unix)).unwrap_or(0);
             now + Duration::from_secs(seconds.min(86_400))
-        });
+        };
         let others = [
             line,
-            unmute,
+            self.routing.next_unmute().map(instant),
+            self.next_buildset_due().map(instant),
             self.stop_at,
             self.save_at,
             self.events.deadline(),
@@ -518,7 +528,9 @@ impl Bot {
         let mut order = None;
         if let MasterEvent::Build(build_event) = &event {
             if !self.is_old(build_event) {
-                wanted = self.routing.wanted_details(build_event);
+                // One that may turn out to be alone gets its line, too.
+                let is_alone = self.is_alone(build_event) || build_event.buildset.is_none();
+                wanted = self.routing.wanted_details(build_event, is_alone);
             }
             if !build_event.build.complete {
                 self.prepare_details(build_event);
@@ -570,7 +582,12 @@ impl Bot {
         for ready in self.events.take_ready(now) {
             match ready.event {
                 MasterEvent::Build(event) => self.announce_build(&event, ready.details.as_ref()),
-                MasterEvent::StartedOver => self.routing.watches.clear(),
+                MasterEvent::StartedOver => {
+                    self.routing.watches.clear();
+                    let steps = self.buildsets.start_over();
+                    self.take_buildset_steps(steps);
+                }
+                MasterEvent::RequestDropped(request) => self.buildsets.on_dropped(request),
                 MasterEvent::Worker { name, missing } => {
                     let text = text::worker_line(&name, missing);
                     for target in self.routing.worker_recipients() {
@@ -591,17 +608,33 @@ impl Bot {
     }
 
     fn announce_build(&mut self, event: &BuildEvent, details: Option<&Details>) {
+        let is_alone = self.is_alone(event);
+        if !is_alone {
+            self.buildsets.add(event, details, unix_now());
+        }
+        let mut recipients = self.routing.recipients(event, is_alone);
+        for nick in self.blamed(event, details) {
+            recipients.entry(nick).or_insert(false);
+        }
+        self.announce_to(recipients, event, details);
+        self.track_requests();
+    }
+
+    /// One line for a build, to each of these.
+    fn announce_to(
+        &mut self,
+        recipients: Recipients,
+        event: &BuildEvent,
+        details: Option<&Details>,
+    ) {
         let model = lock(&self.handles.model);
         let base = model.identity.url.clone();
         let clock_offset = model.clock_offset;
         drop(model);
         let unix = unix_now();
-        let mut recipients = self.routing.recipients(event);
-        for nick in self.blamed(event, details) {
-            recipients.entry(nick).or_insert(false);
-        }
         for (target, is_watched) in recipients {
             let settings = self.routing.settings(&target);
+            let nicks = &self.config.nicks;
             let announcement = Announcement {
                 target: target.to_string(),
                 at: event
@@ -613,14 +646,13 @@ impl Bot {
                 builder: sanitize(&event.builder),
                 branch: sanitize(event.branch_to_name().unwrap_or("")),
                 url: text::build_url(&base, &event.build),
-                text: text::announcement(event, details, &settings, &self.config.nicks, &base),
+                text: text::announcement(event, details, &settings, nicks, &base),
                 was_muted: !is_watched && self.routing.is_muted(&target, unix),
                 is_watched,
                 omitted: 0,
             };
             self.outbox.announce(&target, announcement);
         }
-        self.track_requests();
     }
 
     /// Who is blamed for this build, is known by nick, and is to hear of it in private: once for
@@ -774,6 +806,7 @@ impl Bot {
             return Ok(());
         };
         self.routing.export(&mut self.state);
+        self.state.buildsets = self.buildsets.export();
         self.state.pending = self.outbox.pending();
         self.state.save(path)
     }

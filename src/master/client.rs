@@ -472,17 +472,43 @@ impl Client {
     /// The buildset of a request, if the master knows it still.
     pub fn buildset_of(&mut self, request: u64) -> Result<Option<u64>, Error> {
         let path = format!("/buildrequests/{request}?{REQUEST_FIELDS}");
-        let requests: Vec<BuildRequest> = self.list(&path)?;
-        Ok(requests.first().map(|request| request.buildset_id))
+        let requests: Result<Vec<BuildRequest>, Error> = self.list(&path);
+        if is_not_found(&requests) {
+            return Ok(None);
+        }
+        Ok(requests?.first().map(|request| request.buildset_id))
+    }
+
+    /// All requests of a buildset, as they stand now.
+    pub fn requests_of(&mut self, buildset: u64) -> Result<Vec<BuildRequest>, Error> {
+        let path = format!("/buildrequests?{REQUEST_FIELDS}&buildsetid={buildset}");
+        self.list(&format!("{path}&order=buildrequestid&limit={PAGE}"))
+    }
+
+    /// A buildset with its sources, if the master knows it still.
+    pub fn buildset(&mut self, id: u64) -> Result<Option<Buildset>, Error> {
+        let buildsets: Result<Vec<Buildset>, Error> = self.list(&format!("/buildsets/{id}"));
+        if is_not_found(&buildsets) {
+            return Ok(None);
+        }
+        Ok(buildsets?.pop())
+    }
+
+    /// The changes of a source stamp, newest first.
+    pub fn changes_of_source(&mut self, source: u64) -> Result<Vec<Change>, Error> {
+        let mut changes: Vec<Change> = self.list(&format!("/sourcestamps/{source}/changes"))?;
+        changes.sort_by_key(|change| std::cmp::Reverse(change.id));
+        Ok(changes)
     }
 
     /// What has become of a request.
     pub fn request(&mut self, id: u64) -> Result<RequestFate, Error> {
-        let mut requests: Vec<BuildRequest> =
-            match self.list(&format!("/buildrequests/{id}?{REQUEST_FIELDS}")) {
-                Err(e) if e.kind == ErrorKind::Refused(404) => Vec::new(),
-                requests => requests?,
-            };
+        let found = self.list(&format!("/buildrequests/{id}?{REQUEST_FIELDS}"));
+        let mut requests: Vec<BuildRequest> = if is_not_found(&found) {
+            Vec::new()
+        } else {
+            found?
+        };
         let fields = format!("{BUILD_FIELDS}&field=state_string{BRANCH_FIELD}");
         let path = format!("/buildrequests/{id}/builds?{fields}&order=-buildid&limit=1");
         let mut builds: Vec<Build> = self.list(&path)?;
@@ -801,6 +827,10 @@ impl Client {
         }
         headers
     }
+}
+
+fn is_not_found<T>(answer: &Result<T, Error>) -> bool {
+    matches!(answer, Err(error) if error.kind == ErrorKind::Refused(404))
 }
 
 fn builds_path(filter: &str, page: Page) -> String {

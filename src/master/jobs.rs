@@ -2,12 +2,14 @@
 //! line. [`run`] does one job and knows nothing of threads; the job threads and `-x` call it.
 
 use super::client::{Client, Error, ErrorKind};
+use super::details::{BuildsetInfo, Details, Wanted};
 use super::diagnosis::{Diagnosis, Question, bad_steps, diagnose};
 use super::force::{Order, fill_form};
-use super::model::{Build, Change, Wanted, Worker};
+use super::model::{Build, Change, Worker};
 use super::sync::Lookup;
 use crate::encoding::percent_encode;
 use crate::outcome::Outcome;
+use crate::sanitize::sanitize;
 use serde_json::{Value, json};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -15,6 +17,8 @@ use std::time::{Duration, Instant};
 /// How long a forced build may take to start before the answer is "queued".
 const START: Duration = Duration::from_secs(4);
 const START_POLL: Duration = Duration::from_millis(200);
+/// Codebases of a buildset whose changes are looked at.
+const SOURCES: usize = 10;
 /// Changes of a build that are looked at.
 const CHANGES: usize = 50;
 
@@ -32,6 +36,11 @@ pub enum Job {
     Stop(StopOrder),
     /// Why a build went wrong.
     Why(Question),
+    /// What a request was made together with: its buildset, which may be known.
+    Buildset {
+        request: u64,
+        known: Option<Box<BuildsetInfo>>,
+    },
     /// What is nice to have in the line of a build.
     Details {
         build: u64,
@@ -63,9 +72,28 @@ pub enum JobResult {
     Lookup(Lookup),
     Changes(Vec<Change>),
     Forced(Forced),
-    Stopped { builder: String, stopped: Stopped },
+    Stopped {
+        builder: String,
+        stopped: Stopped,
+    },
     Why(Diagnosis),
-    Details { build: u64, details: Details },
+    Buildset {
+        request: u64,
+        answer: BuildsetAnswer,
+    },
+    Details {
+        build: u64,
+        details: Details,
+    },
+}
+
+#[derive(Clone, Debug)]
+pub enum BuildsetAnswer {
+    Known(Box<BuildsetInfo>),
+    /// The master knows it no more.
+    Gone,
+    /// It may tell later.
+    Failed,
 }
 
 /// What became of a forced build within a moment.
@@ -112,41 +140,6 @@ pub enum Stopped {
     OwnRequests(usize),
 }
 
-/// Who and what is behind a build, as far as it was asked for.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Details {
-    /// What the master was asked for and has told, if only that there is none.
-    pub known: Wanted,
-    /// Authors of its changes, newest first, as the master has them: `Name <mail>`.
-    pub authors: Vec<String>,
-    pub revisions: Vec<String>,
-    /// There are more changes than were looked at.
-    pub is_partial: bool,
-    /// The names of the steps that went wrong.
-    pub steps: Vec<String>,
-    pub buildset: Option<u64>,
-}
-
-impl Details {
-    /// Takes in what has become known since.
-    pub fn add(&mut self, new: Details) {
-        if new.known.authors {
-            self.authors = new.authors;
-            self.is_partial = new.is_partial;
-        }
-        if new.known.revisions {
-            self.revisions = new.revisions;
-        }
-        if new.known.steps {
-            self.steps = new.steps;
-        }
-        if new.known.buildset {
-            self.buildset = new.buildset;
-        }
-        self.known = self.known.or(new.known);
-    }
-}
-
 /// Does a job.
 pub fn run(job: &Job, client: &mut Client) -> Result<JobResult, Error> {
     match job {
@@ -158,6 +151,18 @@ pub fn run(job: &Job, client: &mut Client) -> Result<JobResult, Error> {
             stopped: stop(order, client)?,
         }),
         Job::Why(question) => diagnose(question, client).map(JobResult::Why),
+        Job::Buildset { request, known } => {
+            let answer = match buildset(*request, known.as_deref(), client) {
+                Ok(Some(info)) => BuildsetAnswer::Known(Box::new(info)),
+                Ok(None) => BuildsetAnswer::Gone,
+                Err(error) => {
+                    log!(Debug, "{error}");
+                    BuildsetAnswer::Failed
+                }
+            };
+            let request = *request;
+            Ok(JobResult::Buildset { request, answer })
+        }
         Job::Details {
             build,
             request,
@@ -327,6 +332,38 @@ fn queue_reason(builder: u64, request: u64, client: &mut Client) -> Result<Queue
         return Ok(QueueReason::Lock);
     }
     Ok(QueueReason::Busy)
+}
+
+/// A buildset. Of one that is known, only how its requests stand now is asked for.
+fn buildset(
+    request: u64,
+    known: Option<&BuildsetInfo>,
+    client: &mut Client,
+) -> Result<Option<BuildsetInfo>, Error> {
+    if let Some(known) = known {
+        let mut info = known.clone();
+        info.requests = client.requests_of(info.id)?;
+        return Ok(Some(info));
+    }
+    let Some(id) = client.buildset_of(request)? else {
+        return Ok(None);
+    };
+    let Some(buildset) = client.buildset(id)? else {
+        return Ok(None);
+    };
+    let mut changes: Vec<Change> = Vec::new();
+    for source in buildset.sources.iter().take(SOURCES) {
+        changes.extend(client.changes_of_source(source.id)?);
+    }
+    changes.truncate(CHANGES);
+    changes.iter_mut().for_each(Change::shorten);
+    Ok(Some(BuildsetInfo {
+        id,
+        reason: sanitize(&buildset.reason),
+        sources: buildset.sources,
+        changes,
+        requests: client.requests_of(id)?,
+    }))
 }
 
 /// What is nice to have. What the master does not tell stays unknown.

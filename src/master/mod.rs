@@ -2,6 +2,7 @@
 //! nothing of IRC or of commands.
 
 pub mod client;
+pub mod details;
 pub mod diagnosis;
 pub mod events;
 pub mod force;

@@ -7,7 +7,7 @@
 use crate::outcome::Outcome;
 use crate::sanitize;
 use serde::de::IgnoredAny;
-use serde::{Deserialize, Deserializer, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Instant;
@@ -35,7 +35,7 @@ const CHANGES: usize = 100;
 const RECENT_BUILD: i64 = 3600;
 
 /// A build, with the fields and units of `/api/v2/builds` (times in seconds since the epoch).
-#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Build {
     #[serde(rename = "buildid")]
     pub id: u64,
@@ -55,7 +55,12 @@ pub struct Build {
     #[serde(default, deserialize_with = "null_is_default")]
     pub state_string: String,
     /// The branch that it builds, where that is known; empty for none.
-    #[serde(rename = "properties", default, deserialize_with = "branch_property")]
+    #[serde(
+        rename = "properties",
+        default,
+        deserialize_with = "branch_property",
+        serialize_with = "as_branch_property"
+    )]
     pub branch: Option<String>,
     /// What it builds, of each codebase, where the branch alone does not tell.
     #[serde(skip)]
@@ -92,6 +97,8 @@ impl Build {
 /// What is built of one codebase, with the fields of a source stamp.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SourceStamp {
+    #[serde(rename = "ssid", default)]
+    pub id: u64,
     #[serde(default, deserialize_with = "null_is_default")]
     pub codebase: String,
     /// Empty for none.
@@ -109,10 +116,12 @@ pub struct Buildset {
     pub id: u64,
     #[serde(rename = "sourcestamps", default, deserialize_with = "null_is_default")]
     pub sources: Vec<SourceStamp>,
+    #[serde(default, deserialize_with = "null_is_default")]
+    pub reason: String,
 }
 
 /// A change, with the fields of `/api/v2/changes`, any of which but the author may be missing.
-#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Change {
     #[serde(rename = "changeid", default)]
     pub id: u64,
@@ -127,7 +136,7 @@ pub struct Change {
 }
 
 impl Change {
-    fn shorten(&mut self) {
+    pub fn shorten(&mut self) {
         self.author = sanitize::cut(&self.author, CHANGE_TEXT);
         let texts = [&mut self.revision, &mut self.comments, &mut self.branch];
         for text in texts.into_iter().flatten() {
@@ -137,7 +146,7 @@ impl Change {
 }
 
 /// A build request, with the fields of `/api/v2/buildrequests`.
-#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct BuildRequest {
     #[serde(rename = "buildrequestid")]
     pub id: u64,
@@ -522,7 +531,7 @@ impl BuildCursor {
 }
 
 /// The start or the end of a build.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct BuildEvent {
     pub builder: String,
     pub tags: Vec<String>,
@@ -539,6 +548,15 @@ pub struct BuildEvent {
     pub start_was_missed: bool,
     /// The last build of its request: nothing of it runs, and it will not be retried.
     pub ends_request: bool,
+    /// What it was started together with, where the stream has told.
+    pub buildset: Option<BuildsetSize>,
+}
+
+/// A buildset, and of how many builders.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BuildsetSize {
+    pub id: u64,
+    pub builders: usize,
 }
 
 impl BuildEvent {
@@ -547,43 +565,6 @@ impl BuildEvent {
         let branch = self.build.branch.as_deref()?;
         let is_needed = self.has_several_branches && !branch.is_empty();
         is_needed.then_some(branch)
-    }
-}
-
-/// What a line wants to say of a build beside its result.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Wanted {
-    pub authors: bool,
-    pub revisions: bool,
-    /// The names of the steps that went wrong.
-    pub steps: bool,
-    /// What it was started together with.
-    pub buildset: bool,
-}
-
-impl Wanted {
-    pub fn is_empty(self) -> bool {
-        self == Wanted::default()
-    }
-
-    /// What either wants.
-    pub fn or(self, other: Wanted) -> Wanted {
-        Wanted {
-            authors: self.authors || other.authors,
-            revisions: self.revisions || other.revisions,
-            steps: self.steps || other.steps,
-            buildset: self.buildset || other.buildset,
-        }
-    }
-
-    /// What is left to ask for where some is known.
-    pub fn without(self, known: Wanted) -> Wanted {
-        Wanted {
-            authors: self.authors && !known.authors,
-            revisions: self.revisions && !known.revisions,
-            steps: self.steps && !known.steps,
-            buildset: self.buildset && !known.buildset,
-        }
     }
 }
 
@@ -614,6 +595,8 @@ pub enum MasterEvent {
         builder: String,
         end: RequestEnd,
     },
+    /// A request was merged or cancelled, whoever waits for it.
+    RequestDropped(u64),
 }
 
 /// Who the master is.
@@ -867,6 +850,16 @@ impl Model {
             })
     }
 
+    /// What a build was started together with, if the stream has told of all of it.
+    fn buildset_of(&self, build: &Build) -> Option<BuildsetSize> {
+        let id = self.requests.get(&build.request_id?)?;
+        if !self.buildsets.contains_key(id) {
+            return None;
+        }
+        let builders = self.requests.values().filter(|other| *other == id).count();
+        Some(BuildsetSize { id: *id, builders })
+    }
+
     /// What a build builds, where the branch alone does not tell.
     fn sources_of<'a>(&'a self, build: &'a Build) -> &'a [SourceStamp] {
         if !build.sources.is_empty() {
@@ -973,11 +966,13 @@ impl Model {
         }
         let ends_request =
             build.complete && !build.will_be_retried() && !self.runs_request(build.request_id);
+        let buildset = self.buildset_of(&build);
         let builder = self.builders.get_mut(&build.builder_id)?;
         let event = BuildEvent {
             is_new,
             start_was_missed,
             ends_request,
+            buildset,
             ..builder.event_of(build)
         };
         builder.trim_history();
@@ -1157,6 +1152,14 @@ fn branch_property<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<
         Some(Value::String(name)) => name.clone(),
         _ => String::new(),
     }))
+}
+
+fn as_branch_property<S: Serializer>(
+    branch: &Option<String>,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    let property = branch.iter().map(|branch| ("branch", [branch]));
+    serializer.collect_map(property)
 }
 
 fn is_not_empty<'de, D: Deserializer<'de>>(deserializer: D) -> Result<bool, D::Error> {

@@ -997,7 +997,13 @@ impl Sync {
                 self.builders_listed_at = None;
                 self.next_poll = self.next_poll.min(now + SETTLE);
             }
-            Update::Request(request) => self.take_request(&request, model),
+            Update::Request(request) => {
+                self.take_request(&request, model);
+                let outcome = request.outcome();
+                if matches!(outcome, Some(Outcome::Cancelled | Outcome::Skipped)) {
+                    events.push(MasterEvent::RequestDropped(request.id));
+                }
+            }
             Update::Buildset(buildset) => model.note_buildset(buildset),
         }
         events

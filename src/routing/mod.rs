@@ -1,10 +1,12 @@
 //! Who hears of what: targets, their settings and mutes, filters, watches. The main thread's alone.
 //! Pure.
 
+pub mod buildsets;
 pub mod watches;
 
-use crate::config::{Channel, Irc, TargetSettings};
-use crate::master::model::{BuildEvent, Builder, Wanted};
+use crate::config::{Announce, Channel, Irc, TargetSettings};
+use crate::master::details::Wanted;
+use crate::master::model::{BuildEvent, Builder};
 use crate::names::{Casemapping, Name, glob};
 use crate::notify_events::{Event, EventSet};
 use crate::state_file::State;
@@ -364,11 +366,11 @@ impl Routing {
     // Events
 
     /// Who hears of the start or the end of a build; those who watch it among them. From then on
-    /// nobody waits for it.
-    pub fn recipients(&mut self, event: &BuildEvent) -> Recipients {
+    /// nobody waits for it. Who wants changes hears of builds that stand alone only.
+    pub fn recipients(&mut self, event: &BuildEvent, is_alone: bool) -> Recipients {
         let mut recipients = Recipients::new();
         if event.is_new {
-            let interested = self.interested(event);
+            let interested = self.interested(event, is_alone);
             recipients.extend(interested.map(|(name, _)| (name.clone(), false)));
         }
         if !event.build.complete || event.start_was_missed {
@@ -385,15 +387,39 @@ impl Routing {
         recipients
     }
 
-    fn interested(&self, event: &BuildEvent) -> impl Iterator<Item = (&Name, &Target)> {
+    fn interested(
+        &self,
+        event: &BuildEvent,
+        is_alone: bool,
+    ) -> impl Iterator<Item = (&Name, &Target)> {
         let events = events_of(event);
         self.targets.iter().filter(move |(_, target)| {
-            target.settings.events.intersects(events) && cares(&target.settings, event)
+            let settings = &target.settings;
+            let by_build = is_alone || settings.announce == Announce::Builds;
+            by_build && settings.events.intersects(events) && cares(settings, event)
         })
     }
 
+    /// The places that want a line for a change.
+    pub fn change_targets(&self) -> impl Iterator<Item = (&Name, &TargetSettings)> {
+        let targets = self.targets.iter();
+        targets
+            .filter(|(_, target)| {
+                let settings = &target.settings;
+                settings.announce == Announce::Changes && !settings.events.is_empty()
+            })
+            .map(|(name, target)| (name, &target.settings))
+    }
+
+    /// Of those, who hears of a build that turns out to stand alone.
+    pub fn change_recipients(&self, event: &BuildEvent) -> Recipients {
+        let interested = self.interested(event, true);
+        let by_change = interested.filter(|(_, t)| t.settings.announce == Announce::Changes);
+        by_change.map(|(name, _)| (name.clone(), false)).collect()
+    }
+
     /// What someone will want to know of the end of a build beside its result.
-    pub fn wanted_details(&self, event: &BuildEvent) -> Wanted {
+    pub fn wanted_details(&self, event: &BuildEvent, is_alone: bool) -> Wanted {
         let Some(outcome) = event.build.outcome() else {
             return Wanted::default();
         };
@@ -405,12 +431,12 @@ impl Routing {
         };
         let mut all = Wanted::default();
         if event.is_new {
-            for (_, target) in self.interested(event) {
+            for (_, target) in self.interested(event, is_alone) {
                 all = all.or(wanted(&target.settings));
             }
             if self.blaming(event).next().is_some() {
                 all.authors = true;
-                all.buildset = true;
+                all.buildset = event.buildset.is_none();
             }
         }
         if let Some(request) = event.build.request_id.filter(|_| event.ends_request) {
@@ -531,7 +557,8 @@ fn events_of(event: &BuildEvent) -> EventSet {
     }
 }
 
-fn cares(settings: &TargetSettings, event: &BuildEvent) -> bool {
+/// Whether the filters of a place let a build through.
+pub fn cares(settings: &TargetSettings, event: &BuildEvent) -> bool {
     let branch = event.build.branch.as_deref().unwrap_or("");
     settings.tags.passes_any(&event.tags)
         && settings.builders.passes(&event.builder)

@@ -32,7 +32,7 @@ fn ended(previous: Option<Outcome>, outcome: Outcome) -> BuildEvent {
 
 fn told(routing: &mut Routing, event: &BuildEvent) -> Vec<String> {
     routing
-        .recipients(event)
+        .recipients(event, true)
         .keys()
         .map(Name::to_string)
         .collect()
@@ -136,7 +136,8 @@ fn a_channel_that_was_left_stays_left_when_nothing_says_otherwise() {
 #[test]
 fn what_a_line_wants_to_say_decides_what_is_asked_for() {
     let wanted = |more: &str, event: &BuildEvent| {
-        routing(&format!("notify_events = finished\n{more}[channel #a]\n")).wanted_details(event)
+        routing(&format!("notify_events = finished\n{more}[channel #a]\n"))
+            .wanted_details(event, true)
     };
     let good = ended(None, Success);
     let bad = ended(None, Failure);
