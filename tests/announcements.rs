@@ -237,7 +237,7 @@ fn each_channel_and_person_hears_what_it_is_configured_for() {
     );
     let id = lab.master().wait_build("app", 1)["builderid"].clone();
     let url = format!("{}#/builders/{id}/builds/1", lab.master_url);
-    let line = format!("app #1 failure: failed 'false', took *s, blame Ann {url}");
+    let line = format!("app #1 failure: failed in shell ('false'), took *s, blame Ann {url}");
     for listener in [&all, &tags, &private] {
         listener.hear(&format!("<bot> {line}"));
     }
@@ -261,16 +261,18 @@ fn each_channel_and_person_hears_what_it_is_configured_for() {
     off.hear("<bot> notify is on for success failure");
     lab.master().force("mac os", &[("revision", "1234abc")]);
     for listener in [&all, &globs] {
-        listener.hear("<bot> mac os #1 failure: failed 'false', took *s http:*");
+        listener.hear("<bot> mac os #1 failure: failed in shell ('false'), took *s http:*");
     }
-    revisions.hear("<two> mac os #1 failure: failed 'false', took *s, revision 1234abc http:*");
+    revisions.hear(
+        "<two> mac os #1 failure: failed in shell ('false'), took *s, revision 1234abc http:*",
+    );
     lab.master().force("größe/x", &[]);
     for listener in [&all, &globs] {
-        listener.hear("<bot> größe/x #1 failure: failed 'false', took *s http:*");
+        listener.hear("<bot> größe/x #1 failure: failed in shell ('false'), took *s http:*");
     }
     // Most are configured for the last build: an announcement too many before it fails here.
     lab.master().change(EVE, "r\u{2}2\r\nQUIT", "Drop\u{0}\nit");
-    let line = "app #2 failure (2nd in a row): failed 'false', took *s";
+    let line = "app #2 failure (2nd in a row): failed in shell ('false'), took *s";
     colors.hear(&format!(
         "<two> {}, blame *",
         line.replacen("failure", "\u{3}04failure\u{f}", 1)

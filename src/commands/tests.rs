@@ -507,3 +507,49 @@ fn fuzz_commands() {
         assert!(said.iter().all(is_clean), "{said:?}");
     });
 }
+
+#[test]
+fn why_asks_about_the_build_that_went_wrong_last() {
+    use crate::master::diagnosis::{Question, Which};
+    let mut m = model(&["linux", "mac os"]);
+    assert_eq!(lines(&m, "why"), ["nothing has gone wrong lately"]);
+    let ended = |builder_id, number, at, outcome| Build {
+        builder_id,
+        complete_at: Some(at),
+        ..build(number, number, Some(outcome))
+    };
+    m.apply_build(ended(1, 1, 1060, Failure));
+    m.apply_build(ended(2, 2, 1070, Failure));
+    m.apply_build(ended(2, 3, 1080, Success));
+    let asked = |text: &str| match respond(&m, text, false) {
+        Ok(Response::NeedsJob(Job::Why(Question { builder, build, .. }))) => {
+            let number = match build {
+                Which::Known(build) => build.number,
+                Which::Number(number) => 1000 + number,
+                Which::LastBad => 0,
+            };
+            format!("{builder} {number}")
+        }
+        other => panic!("{text}: {other:?}"),
+    };
+    assert_eq!(asked("why"), "mac os 2");
+    assert_eq!(asked("why linux"), "linux 1");
+    assert_eq!(asked("why linux 7"), "linux 1007");
+    assert_eq!(asked("why \"mac os\" #7"), "mac os 1007");
+    assert_eq!(
+        lines(&m, "why *"),
+        ["why: one builder, please: * is not one"]
+    );
+    assert_eq!(
+        lines(&m, "why linx"),
+        ["no builder linx; did you mean linux?"]
+    );
+    let quiet = model(&["linux"]);
+    assert!(matches!(
+        respond(&quiet, "why linux", false),
+        Ok(Response::NeedsJob(Job::Why(Question {
+            build: Which::LastBad,
+            ..
+        })))
+    ));
+}

@@ -223,6 +223,57 @@ fn new_values_and_their_errors() {
     assert_eq!(parse(proxy).unwrap_err(), [why]);
 }
 
+#[test]
+fn people_and_what_they_hear() {
+    let text = format!(
+        "{SHORT}announce = changes\nbranches = main !old\n[channel #a]\npm_blamed = yes\nannounce = builds\n\
+         [nicks]\nAnn@Example.org = annie\nJoe Example = joe\n"
+    );
+    let c = parse(&text).unwrap();
+    let irc = c.irc.unwrap();
+    assert_eq!(irc.defaults.announce, Announce::Changes);
+    let channel = &irc.channels[0].settings;
+    assert_eq!(
+        (channel.announce, channel.pm_blamed),
+        (Announce::Builds, true)
+    );
+    assert!(channel.branches.passes("main") && !channel.branches.passes("pr"));
+    for (author, nick) in [
+        ("Ann <ann@example.ORG>", Some("annie")),
+        ("<ann@example.org>", Some("annie")),
+        ("ann@example.org", Some("annie")),
+        ("joe example", Some("joe")),
+        ("Joe Example <j@x>", Some("joe")),
+        ("Joe", None),
+        ("<>", None),
+        ("", None),
+        ("\u{3}04Joe Example", None),
+    ] {
+        assert_eq!(c.nicks.of(author), nick, "{author:?}");
+    }
+    for (lines, error) in [
+        (
+            "[nicks]\nAnn = a\nann = b",
+            "bot.conf:8: `Ann` was given before, in line 7",
+        ),
+        (
+            "[nicks]\nAnn = 4nn",
+            "bot.conf:7: `Ann`: `4nn` cannot be a nick",
+        ),
+        ("[nicks]\nAnn = ", "bot.conf:7: `Ann`: needs a value"),
+        (
+            "announce = all",
+            "bot.conf:6: `announce`: `all` is none of builds, changes",
+        ),
+        (
+            "branches = !",
+            "bot.conf:6: `branches`: a `!` alone leaves nothing out",
+        ),
+    ] {
+        assert_eq!(parse(&format!("{SHORT}{lines}\n")).unwrap_err(), [error]);
+    }
+}
+
 /// The example is the manual: it names every key that the parser knows, and only those, and
 /// each default in it is the parser's.
 #[test]

@@ -96,6 +96,14 @@ pub enum PollerEvent {
     FirstPoll,
 }
 
+/// When a build has started or ended, by the master's clock; what is no build comes first.
+fn happened_at(event: &MasterEvent) -> i64 {
+    match event {
+        MasterEvent::Build(event) => event.build.complete_at.unwrap_or(event.build.started_at),
+        _ => i64::MIN,
+    }
+}
+
 /// The requests whose end somebody waits for. The main thread sets them, the poller looks.
 #[derive(Clone, Default)]
 pub struct TrackedRequests(Arc<Mutex<BTreeSet<u64>>>);
@@ -332,7 +340,9 @@ impl Poller {
             return true;
         }
         self.cursor = cursor.clone();
-        let events = std::mem::take(&mut self.events);
+        let mut events = std::mem::take(&mut self.events);
+        // Some have waited for a look-up, others have not.
+        events.sort_by_key(happened_at);
         emit(PollerEvent::Happened(events, cursor))
     }
 

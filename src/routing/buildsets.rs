@@ -319,3 +319,6 @@ fn grace_of(request: &BuildRequest, grace: i64) -> i64 {
         grace
     }
 }
+
+#[cfg(test)]
+mod tests;

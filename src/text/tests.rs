@@ -337,3 +337,184 @@ fn requests_that_end_without_a_build() {
         "app: the queued build never started"
     );
 }
+
+fn nicks() -> Nicks {
+    let text = "[buildbot]\nurl = http://m/\n[nicks]\nann@x = annie\nBob Builder = bob\n";
+    let parsed = crate::config::Config::parse("bot.conf", text, &|_| Err("none".into()));
+    parsed.unwrap().nicks
+}
+
+#[test]
+fn who_is_blamed_is_called_by_nick() {
+    let bad = event(Some(Success), Failure, "failed 'make'");
+    let details = authors(&["Ann <ANN@x>", "bob builder", "<>", "\u{3}04Eve <e@x>"]);
+    let line = announcement(&bad, Some(&details), &settings(), &nicks(), "http://m/");
+    assert!(
+        line.contains(", blame annie, bob, <>, 04Eve http"),
+        "{line}"
+    );
+}
+
+#[test]
+fn a_line_names_the_step_that_the_reason_does_not() {
+    let said = |reason: &str, steps: &[&str]| {
+        let steps: Vec<String> = steps.iter().map(|step| step.to_string()).collect();
+        super::reason(&event(None, Failure, reason).build, &steps)
+    };
+    let command = "failed 'sh -c ...' (failure)";
+    assert_eq!(said(command, &["test"]), ": failed in test ('sh -c ...')");
+    assert_eq!(said(command, &[]), ": failed 'sh -c ...'");
+    assert_eq!(
+        said("failed 'make test' (failure)", &["test"]),
+        ": failed 'make test'"
+    );
+    assert_eq!(said(command, &["a", "b"]), ": failed in a, b ('sh -c ...')");
+}
+
+#[test]
+fn a_branch_is_named_where_there_are_several() {
+    let mut bad = event(Some(Success), Failure, "x");
+    bad.build.branch = Some("release/1\u{2}.0".into());
+    let say =
+        |event: &BuildEvent| announcement(event, None, &settings(), &Nicks::default(), "http://m/");
+    assert!(say(&bad).starts_with("linux x86 #2 failure (was success)"));
+    bad.has_several_branches = true;
+    let line = say(&bad);
+    assert!(
+        line.starts_with("linux x86 #2 on release/1 .0 failure (was"),
+        "{line}"
+    );
+    bad.build.branch = Some(String::new());
+    assert!(say(&bad).starts_with("linux x86 #2 failure (was success)"));
+}
+
+mod one_line_a_change {
+    use super::super::changes::*;
+    use super::*;
+    use crate::master::details::BuildsetInfo;
+
+    fn info() -> BuildsetInfo {
+        BuildsetInfo {
+            id: 9,
+            reason: "The scheduler has seen a change".into(),
+            changes: vec![Change {
+                author: "Ann <ann@x>".into(),
+                revision: Some("1a2b3c4d5e".repeat(4)),
+                comments: Some("Tune the frob\n\nMore".into()),
+                ..Change::default()
+            }],
+            ..BuildsetInfo::default()
+        }
+    }
+
+    fn ended(
+        builder: &str,
+        number: u64,
+        previous: Option<Outcome>,
+        outcome: Outcome,
+    ) -> BuildEvent {
+        BuildEvent {
+            builder: builder.into(),
+            build: Build {
+                branch: Some("main".into()),
+                ..build(number, number, Some(outcome))
+            },
+            ..event(previous, outcome, "x")
+        }
+    }
+
+    /// The line of these builds; what changes for worse or better is wanted.
+    fn line(info: &BuildsetInfo, events: &[BuildEvent], open: usize) -> String {
+        let told: Vec<Told> = events
+            .iter()
+            .map(|event| Told {
+                event,
+                is_wanted: event.previous != event.build.outcome(),
+            })
+            .collect();
+        ended_line(info, &told, open, &settings(), &nicks(), "http://m/")
+    }
+
+    #[test]
+    fn it_reads_like_this() {
+        let mut events = vec![
+            ended("mac", 7, Some(Failure), Failure),
+            ended("linux", 42, Some(Success), Failure),
+        ];
+        for number in 0..12 {
+            events.push(ended(&format!("b{number}"), 1, Some(Success), Success));
+        }
+        let expected = "1a2b3c4d5e on main by annie (Tune the frob): failure linux #42 (was \
+                        success), mac #7 (2nd in a row); success 12 others; took 1m \
+                        http://m/#/builders/1/builds/42";
+        assert_eq!(line(&info(), &events, 0), expected);
+        let few = &events[..3];
+        let text = line(&info(), few, 2);
+        assert!(
+            text.contains("; success b0 #1; 2 still open; took 1m http"),
+            "{text}"
+        );
+        let good = line(&info(), &events[2..], 0);
+        assert!(
+            good.contains("(Tune the frob): success 12 builds; took"),
+            "{good}"
+        );
+        let mut mended = events[2..].to_vec();
+        mended.push(ended("linux", 43, Some(Failure), Success));
+        let text = line(&info(), &mended, 0);
+        assert!(
+            text.contains(": success linux #43 (fixed) and 12 others; took"),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn without_a_change_it_says_why_it_was_started() {
+        let forced = BuildsetInfo {
+            changes: Vec::new(),
+            ..info()
+        };
+        let events = [ended("a", 1, None, Failure), ended("b", 1, None, Failure)];
+        let text = line(&forced, &events, 0);
+        let heading = "buildset 9 on main (The scheduler has seen a change): failure a #1, b #1;";
+        assert!(text.starts_with(heading), "{text}");
+    }
+
+    #[test]
+    fn what_does_not_fit_is_counted_and_the_link_is_kept() {
+        let events: Vec<BuildEvent> = (0..200)
+            .map(|number| {
+                ended(
+                    &format!("builder-number-{number:03}"),
+                    1,
+                    Some(Success),
+                    Failure,
+                )
+            })
+            .collect();
+        let text = line(&info(), &events, 0);
+        assert!(text.len() < 450, "{} bytes: {text}", text.len());
+        assert!(
+            text.contains(" more; took 1m http://m/#/builders/1/builds/1"),
+            "{text}"
+        );
+        let named = text.matches(" #1 ").count();
+        assert!(
+            text.contains(&format!(" and {} more", 200 - named)),
+            "{text}"
+        );
+        let hostile = BuildsetInfo {
+            changes: vec![Change {
+                author: "\u{3}04<>".into(),
+                comments: Some("x\u{2}".repeat(500)),
+                ..Change::default()
+            }],
+            ..info()
+        };
+        let text = line(&hostile, &events[..2], 0);
+        assert!(
+            !text.contains(crate::sanitize::is_forbidden) && text.len() < 450,
+            "{text}"
+        );
+    }
+}

@@ -355,3 +355,145 @@ fn changes_are_few_and_short() {
     let longest = m.changes.values().map(|change| change.author.len()).max();
     assert!(longest.unwrap() < 400);
 }
+
+fn on_branch(number: u64, branch: &str, outcome: Outcome) -> Build {
+    Build {
+        branch: Some(branch.to_owned()),
+        ..build(number, number, Some(outcome))
+    }
+}
+
+#[test]
+fn each_branch_has_transitions_of_its_own() {
+    let mut m = model(&["b"]);
+    let mut end = |number, branch, outcome| {
+        let event = news(&mut m, on_branch(number, branch, outcome)).unwrap();
+        (event.previous, event.streak, event.has_several_branches)
+    };
+    assert_eq!(end(1, "main", Success), (None, 1, false));
+    assert_eq!(end(2, "main", Failure), (Some(Success), 1, false));
+    assert_eq!(end(3, "pr", Success).2, true);
+    assert_eq!(end(4, "main", Failure), (Some(Failure), 2, true));
+    assert_eq!(end(5, "pr", Failure), (Some(Success), 1, true));
+    // One without a branch belongs to the branch that most of the others have.
+    assert_eq!(end(6, "", Success), (Some(Failure), 1, true));
+    assert_eq!(end(7, "main", Success).0, Some(Success));
+}
+
+#[test]
+fn the_last_build_of_a_branch_is_remembered_behind_many_others() {
+    let mut m = model(&["b"]);
+    m.apply_build(on_branch(1, "main", Success));
+    for number in 2..60 {
+        m.apply_build(on_branch(number, &format!("pr-{number}"), Success));
+    }
+    let history = &m.builder(1).unwrap().history;
+    assert!(history.len() <= HISTORY + BRANCHES, "{}", history.len());
+    for number in 60..63 {
+        m.apply_build(on_branch(number, "pr-1", Failure));
+    }
+    let bad = news(&mut m, on_branch(63, "pr-59", Failure)).unwrap();
+    assert_eq!(bad.previous, Some(Success));
+}
+
+#[test]
+fn what_the_look_back_did_not_tell_is_asked_for_once_a_builder() {
+    let mut m = model(&["b"]);
+    m.apply_build(build(7, 7, Some(Success)));
+    let bad = on_branch(8, "main", Failure);
+    assert!(m.needs_previous(&bad), "the branch of #7 is not known");
+    let before = vec![on_branch(5, "pr", Success), on_branch(7, "pr", Success)];
+    m.learn_previous(1, 8, before);
+    assert!(!m.needs_previous(&bad));
+    let event = news(&mut m, bad).unwrap();
+    assert_eq!((event.previous, event.streak), (None, 1), "a new branch");
+    assert!(!m.needs_previous(&on_branch(9, "another", Failure)));
+}
+
+#[test]
+fn streaks_are_counted_anew_when_branches_become_known() {
+    let mut m = model(&["b"]);
+    for number in 1..5 {
+        m.apply_build(build(number, number, Some(Failure)));
+    }
+    let branches = [(1, "main"), (2, "pr"), (3, "main"), (4, "main")];
+    let told = branches.map(|(number, branch)| on_branch(number, branch, Failure));
+    m.learn_branches(told.into());
+    let next = news(&mut m, on_branch(5, "main", Failure)).unwrap();
+    assert_eq!(next.streak, 4);
+    let last = m.builder(1).unwrap().last.clone().unwrap();
+    assert_eq!(m.builder(1).unwrap().branch_to_name(&last), Some("main"));
+}
+
+fn stamps(branches: &[(&str, &str)]) -> Vec<SourceStamp> {
+    let stamp = |(codebase, branch): &(&str, &str)| SourceStamp {
+        codebase: (*codebase).to_owned(),
+        branch: (*branch).to_owned(),
+        ..SourceStamp::default()
+    };
+    branches.iter().map(stamp).collect()
+}
+
+#[test]
+fn of_several_codebases_the_one_off_its_usual_branch_gives_the_branch() {
+    let mut m = model(&["b"]);
+    let mut branch = |number, branches: &[(&str, &str)]| {
+        let of_both = Build {
+            sources: stamps(branches),
+            ..build(number, number, Some(Success))
+        };
+        news(&mut m, of_both).unwrap().build.branch.unwrap()
+    };
+    assert_eq!(branch(1, &[("lib", "master"), ("app", "main")]), "main");
+    assert_eq!(branch(2, &[("app", "main"), ("lib", "fix")]), "fix");
+    assert_eq!(branch(3, &[("app", "main"), ("lib", "master")]), "main");
+    assert_eq!(branch(4, &[("app", "pr"), ("lib", "master")]), "pr");
+}
+
+#[test]
+fn the_stream_tells_the_branch_before_the_build() {
+    let mut m = model(&["b"]);
+    m.note_request(&BuildRequest {
+        id: 7,
+        buildset_id: 3,
+        ..BuildRequest::default()
+    });
+    assert!(m.needs_branch(&requested(1, 7, None)));
+    m.note_buildset(Buildset {
+        id: 3,
+        sources: stamps(&[("", &"x".repeat(500))]),
+        ..Buildset::default()
+    });
+    assert!(!m.needs_branch(&requested(1, 7, None)));
+    m.apply_build(requested(1, 7, None));
+    let ended = news(&mut m, requested(1, 7, Some(Success))).unwrap();
+    assert_eq!(ended.build.branch.unwrap().chars().count(), BRANCH_TEXT + 1);
+    let alone = BuildsetSize { id: 3, builders: 1 };
+    assert_eq!(ended.buildset, Some(alone));
+    for id in 0..20_000 {
+        let request = BuildRequest {
+            id,
+            buildset_id: id + 1,
+            ..BuildRequest::default()
+        };
+        m.note_request(&request);
+        m.note_buildset(Buildset {
+            id,
+            ..Buildset::default()
+        });
+    }
+    assert!(m.requests.len() <= REQUESTS && m.buildsets.len() <= BUILDSETS);
+}
+
+#[test]
+fn a_build_in_the_state_file_is_the_same_again() {
+    let build = on_branch(3, "main", Failure);
+    let text = serde_json::to_string(&build).unwrap();
+    assert_eq!(serde_json::from_str::<Build>(&text).unwrap(), build);
+    let unknown = Build {
+        branch: None,
+        ..build
+    };
+    let text = serde_json::to_string(&unknown).unwrap();
+    assert_eq!(serde_json::from_str::<Build>(&text).unwrap(), unknown);
+}

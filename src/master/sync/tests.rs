@@ -508,3 +508,121 @@ fn many_new_builds_come_in_pages_and_none_is_lost() {
     let expected: Vec<u64> = (1..=350).collect();
     assert_eq!(rig.poll(), expected);
 }
+
+/// A build whose predecessors are asked for: of a builder of which nothing is known.
+fn of_another(builder: u64, id: u64) -> Build {
+    Build {
+        builder_id: builder,
+        branch: Some("main".into()),
+        ..build(id, 20, Some(Failure))
+    }
+}
+
+#[test]
+fn a_slow_look_up_holds_back_no_builder_but_its_own() {
+    let mut rig = Rig::streaming();
+    rig.builders.push(builder(2, "other"));
+    rig.model.set_builders(rig.builders.clone());
+    let mut tell = |build| {
+        let update = Update::Build(build);
+        let events = rig.sync.on_update(update, &mut rig.model, rig.now, 5000);
+        events.len()
+    };
+    assert_eq!(tell(of_another(2, 1)), 0, "it waits");
+    let later = Build {
+        number: 21,
+        ..of_another(2, 2)
+    };
+    assert_eq!(tell(later), 0, "behind it");
+    assert_eq!(tell(build(3, 1, Some(Success))), 1, "of another builder");
+    let query = rig.sync.next_lookup(&rig.model).unwrap();
+    assert!(matches!(
+        query,
+        Query::PreviousBuilds {
+            builder: 2,
+            number: 20
+        }
+    ));
+    let answer = Ok(Answer::Builds(Vec::new().into()));
+    let events = rig
+        .sync
+        .on_answer(&query, answer, &mut rig.model, rig.now, 5000);
+    assert_eq!(events.len(), 2);
+}
+
+#[test]
+fn the_stream_is_heard_while_a_list_is_awaited() {
+    let mut rig = Rig::streaming();
+    rig.wait(INTERVAL * RELAXED);
+    let list = rig.sync.next_query(&mut rig.model, rig.now).unwrap();
+    let update = Update::Build(build(1, 1, Some(Success)));
+    let events = rig.sync.on_update(update, &mut rig.model, rig.now, 5000);
+    assert_eq!(events.len(), 1);
+    let answer = Ok(rig.answer(&list));
+    let events = rig
+        .sync
+        .on_answer(&list, answer, &mut rig.model, rig.now, 5000);
+    assert!(events.is_empty(), "the list is older, and undoes nothing");
+    assert_eq!(rig.model.last_build_id(), Some(1));
+}
+
+#[test]
+fn the_answer_of_a_round_that_has_failed_is_nothing() {
+    let mut rig = Rig::streaming();
+    rig.builders.push(builder(2, "other"));
+    rig.model.set_builders(rig.builders.clone());
+    rig.wait(INTERVAL * RELAXED);
+    let list = rig.sync.next_query(&mut rig.model, rig.now).unwrap();
+    let update = Update::Build(of_another(2, 1));
+    rig.sync.on_update(update, &mut rig.model, rig.now, 5000);
+    let lookup = rig.sync.next_lookup(&rig.model).unwrap();
+    let failed = Err(unreachable());
+    rig.sync
+        .on_answer(&lookup, failed, &mut rig.model, rig.now, 5000);
+    assert!(!rig.sync.is_healthy());
+    let late = Ok(Answer::Builds(vec![build(9, 9, Some(Success))].into()));
+    let events = rig
+        .sync
+        .on_answer(&list, late, &mut rig.model, rig.now, 5000);
+    assert!(events.is_empty());
+}
+
+#[test]
+fn what_was_before_a_build_is_asked_for_while_it_runs() {
+    let mut rig = Rig::streaming();
+    let running = Build {
+        branch: Some("main".into()),
+        ..build(5, 5, None)
+    };
+    assert_eq!(rig.stream(running.clone()), [5]);
+    let asked = |rig: &Rig| {
+        let of_before = |query: &&Query| matches!(query, Query::PreviousBuilds { .. });
+        rig.asked.iter().filter(of_before).count()
+    };
+    assert_eq!(asked(&rig), 1);
+    let ended = Build {
+        branch: None,
+        ..build(5, 5, Some(Failure))
+    };
+    assert_eq!(rig.stream(ended), [5]);
+    assert_eq!(asked(&rig), 1, "and not again at its end");
+}
+
+#[test]
+fn recent_branches_are_asked_for_behind_the_first_poll() {
+    let mut rig = Rig::new();
+    rig.builds = vec![build(1, 1, Some(Success))];
+    rig.poll();
+    let place = |wanted: fn(&Query) -> bool| rig.asked.iter().position(wanted);
+    let branches = place(|query| matches!(query, Query::RecentBranches(_)));
+    let queue = place(|query| matches!(query, Query::QueuedRequests(_)));
+    assert!(branches > queue && rig.model.is_complete);
+    rig.asked.clear();
+    rig.wait(INTERVAL);
+    rig.poll();
+    let again = rig
+        .asked
+        .iter()
+        .any(|q| matches!(q, Query::RecentBranches(_)));
+    assert!(!again);
+}
