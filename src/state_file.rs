@@ -1,8 +1,9 @@
 //! The state file: what must survive the bot. A line that names the version, then JSON; replaced
 //! in one step. One bot at a time holds it.
 
+use crate::master::builder::BuildEvent;
 use crate::master::details::{BuildsetInfo, Details};
-use crate::master::model::{BuildCursor, BuildEvent};
+use crate::master::model::BuildCursor;
 use crate::notify_events::EventSet;
 use crate::outcome::Outcome;
 use serde::{Deserialize, Serialize};

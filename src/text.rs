@@ -3,10 +3,12 @@
 pub mod changes;
 
 use crate::config::{Nicks, TargetSettings};
+use crate::master::builder::{BuildEvent, Builder};
 use crate::master::details::Details;
 use crate::master::diagnosis::{Diagnosis, Excerpt, Step};
 use crate::master::jobs::{Forced, ForcedState, JobResult, QueueReason, Stopped};
-use crate::master::model::{Build, BuildEvent, Builder, Change, Model, RequestEnd, Worker};
+use crate::master::model::{Model, RequestEnd};
+use crate::master::resources::{Build, Change, Worker};
 use crate::outcome::Outcome;
 use crate::sanitize::sanitize;
 
@@ -80,12 +82,12 @@ fn reason(build: &Build, steps: &[String]) -> String {
     if outcome == Outcome::Success {
         return String::new();
     }
-    let text = sanitize(&build.state_string);
-    let repeated = format!("({})", outcome.word());
-    let text = text.strip_suffix(&repeated).unwrap_or(&text).trim_end();
+    // Each step that went wrong is followed by the result.
+    let repeated = format!(" ({})", outcome.word());
+    let text = sanitize(&build.state_string).replace(&repeated, "");
     let text = text
         .strip_prefix(outcome.word())
-        .map_or(text, str::trim_start);
+        .map_or(text.as_str(), str::trim_start);
     if outcome == Outcome::Cancelled
         && let Some(stop_reason) = in_parentheses(text)
     {
@@ -94,13 +96,25 @@ fn reason(build: &Build, steps: &[String]) -> String {
     if EMPTY_REASONS.contains(&text) {
         return String::new();
     }
-    let is_named = steps.iter().any(|step| text.contains(step.as_str()));
-    match text.strip_prefix("failed ") {
-        Some(command) if !steps.is_empty() && !is_named => {
-            format!(": failed in {} ({command})", some_of(steps, false))
+    let is_named = steps.iter().any(|step| names_word(text, step));
+    match (text.strip_prefix("failed "), steps) {
+        (Some(command), [step]) if !is_named => {
+            format!(": failed in {} ({command})", sanitize(step))
         }
+        // Their commands would tell no more.
+        (Some(_), [_, _, ..]) if !is_named => format!(": failed in {}", some_of(steps, false)),
         _ => format!(": {text}"),
     }
+}
+
+/// Whether a word, or several, stand in a text, and not only as a part of others.
+fn names_word(text: &str, word: &str) -> bool {
+    let is_inside = |c: Option<char>| c.is_some_and(char::is_alphanumeric);
+    text.match_indices(word).any(|(at, _)| {
+        let before = text[..at].chars().next_back();
+        let after = text[at + word.len()..].chars().next();
+        !word.is_empty() && !is_inside(before) && !is_inside(after)
+    })
 }
 
 /// The text in the first parentheses, which may hold others.

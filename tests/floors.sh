@@ -17,7 +17,7 @@ table='
 4 master master/poller master/jobs master/diagnosis master/force master/sync
 3 master/events master/client
 2 state_file
-2 master/details master/model master/http
+2 master/details master/model master/builder master/resources master/http
 2 net systemd
 2 config config/ini config/keys config/values config/error
 1 irc/wire log names words notify_events sanitize encoding outcome backoff clock

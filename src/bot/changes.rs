@@ -2,9 +2,9 @@
 
 use super::{Bot, NO_TICKET};
 use crate::clock::unix_now;
+use crate::master::builder::BuildEvent;
 use crate::master::details::BuildsetInfo;
 use crate::master::jobs::Job;
-use crate::master::model::BuildEvent;
 use crate::master::poller::lock;
 use crate::names::Name;
 use crate::notify_events::{Event, EventSet};

@@ -134,7 +134,8 @@ fn build_id(event: &MasterEvent) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::master::model::{Build, BuildEvent};
+    use crate::master::builder::BuildEvent;
+    use crate::master::resources::Build;
 
     fn ended(id: u64, builder_id: u64) -> MasterEvent {
         let build = Build {

@@ -15,10 +15,11 @@ use crate::irc::pacing::Software;
 use crate::irc::session::Session;
 use crate::irc::wire::{Line, text_budget};
 use crate::irc::{Action, Upstream};
+use crate::master::builder::BuildEvent;
 use crate::master::client::Error;
 use crate::master::details::{Details, Wanted};
 use crate::master::jobs::{Job, JobResult};
-use crate::master::model::{BuildEvent, MasterEvent, Model, RequestEnd};
+use crate::master::model::{MasterEvent, Model, RequestEnd};
 use crate::master::poller::{PollerEvent, Ticket, TrackedRequests, lock};
 use crate::names::Name;
 use crate::net::{self, SocketEvent};
@@ -661,15 +662,16 @@ impl Bot {
         let Some(details) = details.filter(|_| self.routing.blaming(event).next().is_some()) else {
             return Vec::new();
         };
+        let told_by_stream = event.buildset.map(|buildset| buildset.id);
+        let buildset = told_by_stream.or(details.buildset);
         let mut blamed = Vec::new();
         for author in &details.authors {
             let Some(nick) = self.config.nicks.of(author) else {
                 continue;
             };
             let nick = self.canonical(nick);
-            let is_told = details
-                .buildset
-                .is_some_and(|buildset| !self.state.note_blamed(nick.as_str(), buildset));
+            let is_told =
+                buildset.is_some_and(|buildset| !self.state.note_blamed(nick.as_str(), buildset));
             if !is_told && !blamed.contains(&nick) {
                 blamed.push(nick);
             }

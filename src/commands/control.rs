@@ -3,9 +3,9 @@
 use super::authority::refusal;
 use super::{CommandResult, Context, Response, find_builders, split_name, usage};
 use crate::irc::{Account, Invocation};
+use crate::master::builder::Builder;
 use crate::master::force::{Order, SourceField};
 use crate::master::jobs::{Job, StopOrder};
-use crate::master::model::Builder;
 use crate::sanitize::{one_line, sanitize};
 use crate::words::{first_word, quote};
 

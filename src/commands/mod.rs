@@ -9,8 +9,9 @@ mod settings;
 
 use crate::config::{COMMANDS, TargetSettings};
 use crate::irc::Invocation;
+use crate::master::builder::Builder;
 use crate::master::jobs::Job;
-use crate::master::model::{Builder, Model};
+use crate::master::model::Model;
 use crate::names::{Filter, Name, glob, nearest};
 use crate::notify_events::EventSet;
 use crate::routing::Routing;

@@ -6,9 +6,11 @@ use super::{
 };
 use crate::config::TargetSettings;
 use crate::irc::Invocation;
+use crate::master::builder::Builder;
 use crate::master::diagnosis::{Question, Which};
 use crate::master::jobs::Job;
-use crate::master::model::{Build, Builder, Model};
+use crate::master::model::Model;
+use crate::master::resources::Build;
 use crate::sanitize::sanitize;
 use crate::text;
 use crate::words::quote;

@@ -5,8 +5,9 @@ use super::{
 };
 use crate::config::duration;
 use crate::irc::Invocation;
+use crate::master::builder::Builder;
 use crate::master::jobs::Job;
-use crate::master::model::{Build, Builder};
+use crate::master::resources::Build;
 use crate::names::{Casemapping, is_channel, nearest};
 use crate::notify_events::EventSet;
 use crate::routing::watches::Watched;

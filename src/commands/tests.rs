@@ -5,7 +5,7 @@ use crate::config::tests::{SHORT, parse};
 use crate::fuzz::fuzz;
 use crate::master::jobs::StopOrder;
 use crate::master::model::tests::{build, model, requested};
-use crate::master::model::{Build, Change, Worker};
+use crate::master::resources::{Build, Change, Worker};
 use crate::names::Casemapping;
 use crate::outcome::Outcome::{Failure, Success};
 use crate::routing::watches::Watch;

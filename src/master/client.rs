@@ -4,8 +4,10 @@
 //! Answers are asked for in pages of at most 100: larger ones of a 4.3.0 master can stall in
 //! mid-body for a minute on a kept connection.
 
+use super::builder::Builder;
 use super::http::{Connection, Head, HttpError, method};
-use super::model::{Build, BuildRequest, Builder, Buildset, Change, Identity, SourceStamp, Worker};
+use super::model::Identity;
+use super::resources::{Build, BuildRequest, Buildset, Change, SourceStamp, Worker};
 use crate::backoff::Backoff;
 use crate::clock;
 use crate::config::Buildbot;

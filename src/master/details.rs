@@ -1,7 +1,7 @@
 //! What is nice to know of builds beside their results: who and what is behind one, and what was
 //! started together with it. Pure values.
 
-use super::model::{BuildRequest, Change, SourceStamp};
+use super::resources::{BuildRequest, Change, SourceStamp};
 use serde::{Deserialize, Serialize};
 
 /// What a line wants to say of a build beside its result.

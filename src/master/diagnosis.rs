@@ -2,7 +2,7 @@
 //! only its end is asked for, however long it is.
 
 use super::client::{Client, Error, ErrorKind};
-use super::model::Build;
+use super::resources::Build;
 use crate::outcome::Outcome;
 use crate::sanitize::{cut, one_line, strip_ansi};
 use serde::Deserialize;

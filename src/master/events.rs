@@ -2,7 +2,7 @@
 //! thread that holds it open passes everything on to the poller, which applies it.
 
 use super::client::{Client, Error, ErrorKind};
-use super::model::{Build, BuildRequest, Buildset, Change, Worker};
+use super::resources::{Build, BuildRequest, Buildset, Change, Worker};
 use crate::backoff::Backoff;
 use crate::encoding::percent_encode;
 use serde::Deserialize;

@@ -5,7 +5,7 @@ use super::client::{Client, Error, ErrorKind};
 use super::details::{BuildsetInfo, Details, Wanted};
 use super::diagnosis::{Diagnosis, Question, bad_steps, diagnose};
 use super::force::{Order, fill_form};
-use super::model::{Build, Change, Worker};
+use super::resources::{Build, Change, Worker};
 use super::sync::Lookup;
 use crate::encoding::percent_encode;
 use crate::outcome::Outcome;

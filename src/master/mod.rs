@@ -1,6 +1,7 @@
 //! The master's side: HTTP, Buildbot's API, what is known, when to ask, jobs on demand. It knows
 //! nothing of IRC or of commands.
 
+pub mod builder;
 pub mod client;
 pub mod details;
 pub mod diagnosis;
@@ -10,4 +11,5 @@ pub mod http;
 pub mod jobs;
 pub mod model;
 pub mod poller;
+pub mod resources;
 pub mod sync;

@@ -7,11 +7,13 @@
 //! same builder. The stream only makes things early: lost, late, doubled or silent, the poll finds
 //! the same.
 
+use super::builder::Builder;
 use super::client::{
     Answer, Error, ErrorKind, LONG_PAGE, List, PAGE, Page, Query, RequestFate, WithBuilders,
 };
 use super::events::Update;
-use super::model::{Build, BuildRequest, Builder, MasterEvent, Model, RequestEnd, Worker};
+use super::model::{MasterEvent, Model, RequestEnd};
+use super::resources::{Build, BuildRequest, Worker};
 use crate::backoff::Backoff;
 use crate::outcome::Outcome;
 use crate::sanitize::sanitize_error;

@@ -4,9 +4,10 @@
 //! a build starts or ends ──► open ──the master tells its requests──► known ──all have ended──► told
 //! ```
 
+use crate::master::builder::BuildEvent;
 use crate::master::details::{BuildsetInfo, Details};
 use crate::master::jobs::BuildsetAnswer;
-use crate::master::model::{BuildEvent, BuildRequest};
+use crate::master::resources::BuildRequest;
 use crate::outcome::Outcome;
 use crate::state_file::{EndedBuild, OpenBuildset};
 

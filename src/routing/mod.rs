@@ -5,8 +5,8 @@ pub mod buildsets;
 pub mod watches;
 
 use crate::config::{Announce, Channel, Irc, TargetSettings};
+use crate::master::builder::{BuildEvent, Builder};
 use crate::master::details::Wanted;
-use crate::master::model::{BuildEvent, Builder};
 use crate::names::{Casemapping, Name, glob};
 use crate::notify_events::{Event, EventSet};
 use crate::state_file::State;

@@ -2,8 +2,8 @@
 
 use super::{author, build_url, change, duration, on_branch, result_word, short_revision, some_of};
 use crate::config::{Nicks, TargetSettings};
+use crate::master::builder::BuildEvent;
 use crate::master::details::BuildsetInfo;
-use crate::master::model::BuildEvent;
 use crate::notify_events::EventSet;
 use crate::outcome::Outcome;
 use crate::sanitize::{cut, one_line};
@@ -107,7 +107,14 @@ pub fn ended_line(
 
 /// The build that matters most.
 pub fn worst<'a>(builds: &[Told<'a>]) -> Option<&'a BuildEvent> {
-    let worst = builds.iter().min_by_key(|told| importance(told.event));
+    let order = |told: &&Told| {
+        (
+            importance(told.event),
+            !told.is_wanted,
+            told.event.builder.clone(),
+        )
+    };
+    let worst = builds.iter().min_by_key(order);
     worst.map(|told| told.event)
 }
 

@@ -1,8 +1,9 @@
 //! Tests of what is asked and when: against a small fake master of values.
 
 use super::super::client::{List, RequestFate};
+use super::super::model::Identity;
 use super::super::model::tests::{build, builder, requested};
-use super::super::model::{Identity, Worker};
+use super::super::resources::Worker;
 use super::*;
 use crate::outcome::Outcome::{Failure, Skipped, Success};
 
@@ -518,6 +519,14 @@ fn of_another(builder: u64, id: u64) -> Build {
     }
 }
 
+/// The first build of builder 1, of which all is known.
+fn on_main(id: u64) -> Build {
+    Build {
+        branch: Some("main".into()),
+        ..build(id, 1, Some(Success))
+    }
+}
+
 #[test]
 fn a_slow_look_up_holds_back_no_builder_but_its_own() {
     let mut rig = Rig::streaming();
@@ -534,7 +543,7 @@ fn a_slow_look_up_holds_back_no_builder_but_its_own() {
         ..of_another(2, 2)
     };
     assert_eq!(tell(later), 0, "behind it");
-    assert_eq!(tell(build(3, 1, Some(Success))), 1, "of another builder");
+    assert_eq!(tell(on_main(3)), 1, "of another builder");
     let query = rig.sync.next_lookup(&rig.model).unwrap();
     assert!(matches!(
         query,
@@ -555,7 +564,7 @@ fn the_stream_is_heard_while_a_list_is_awaited() {
     let mut rig = Rig::streaming();
     rig.wait(INTERVAL * RELAXED);
     let list = rig.sync.next_query(&mut rig.model, rig.now).unwrap();
-    let update = Update::Build(build(1, 1, Some(Success)));
+    let update = Update::Build(on_main(1));
     let events = rig.sync.on_update(update, &mut rig.model, rig.now, 5000);
     assert_eq!(events.len(), 1);
     let answer = Ok(rig.answer(&list));

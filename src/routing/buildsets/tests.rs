@@ -1,7 +1,7 @@
 //! Tests of buildsets under way.
 
 use super::*;
-use crate::master::model::Build;
+use crate::master::resources::Build;
 
 const GRACE: i64 = 10;
 const PATIENCE: i64 = 3600;
