@@ -63,7 +63,7 @@ fn change(lab: &Lab, author: &str, revision: &str, comments: &str) {
 }
 
 const BUILDERS: &str = "app, channel, größe, lib/core, \"mac os\", person";
-const COMMANDS: &str = "list status last watch notify mute unmute join leave force stop help commands source version hello";
+const COMMANDS: &str = "list status last why watch notify mute unmute join leave force stop help commands source version hello";
 
 /// Commands that change nothing, and their answers, with `\n` between lines. B stands for the bot's nick, URL for the
 /// master's address, NAMES for the builders and ALL for the commands.

@@ -14,19 +14,22 @@ use std::time::Duration;
 
 const CHANNEL: &str = "#demo";
 const BOT: &str = "buildbot";
-/// Builds that take a moment; the tests of one fail while the file `broken` is there.
+/// Two builders, which build whatever branch a change is on; their tests fail while the file `broken` is there.
 const MASTER: &str = r#"
 def step(name, line):
     return steps.ShellCommand(name=name, descriptionDone=name, command=["sh", "-c", line])
 
-builder("app", step("compile", "sleep 2"), step("test", f"test ! -e {HERE}/broken"))
-builder("docs", step("render", "sleep 1"))
-on_change("changes", ["app", "docs"])
-force("force", ["app", "docs"])
+test = f"! test -e {HERE}/broken || {{ echo 'frob_test: expected 4, got 5' >&2; exit 1; }}"
+for name in ["linux", "mac"]:
+    builder(name, step("compile", "sleep 1"), step("test", test))
+any_branch = util.ChangeFilter(branch_re=".*")
+c["schedulers"].append(schedulers.AnyBranchScheduler(
+    "changes", builderNames=["linux", "mac"], change_filter=any_branch, treeStableTimer=None))
+force("force", ["linux", "mac"])
 "#;
 /// What the bot is told of IRC. The first in a channel is its operator: Ann.
-const IRC: &str = "use_colors = yes\nnotify_events = problem recovery\n[channel #demo]\n\
-    [authorization]\nforce = op";
+const IRC: &str = "use_colors = yes\nnotify_events = problem recovery\nannounce = changes\n[channel #demo]\n\
+    [nicks]\nann@example.org = ann\nbob@example.org = bob\n[authorization]\nforce = op";
 
 const ANN: &str = "Ann Author <ann@example.org>";
 const BOB: &str = "Bob Builder <bob@example.org>";
@@ -159,39 +162,51 @@ fn main() {
     }
 }
 
-/// Three changes: a good one, one that breaks the build, and one that mends it.
+/// Three changes: a good one, one on a branch that breaks both builders, and one that mends them.
 fn perform(lab: &Lab, play: &mut Play) {
     let master = lab.master();
+    let change = |author, branch, revision, comments| {
+        master.change_with(&[
+            ("author", author),
+            ("branch", branch),
+            ("revision", revision),
+            ("comments", comments),
+        ]);
+    };
     play.narrate("Ann commits a change. Everything builds, and nobody is disturbed.");
     let revision = "3f786850e387550fdab836ed7e6dc881de23001b";
-    master.change(ANN, revision, "Add the frob");
-    master.wait_build("app", 1);
-    master.wait_build("docs", 1);
-    play.ann_says("buildbot: status", "docs: idle");
+    change(ANN, "main", revision, "Add the frob");
+    master.wait_build("linux", 1);
+    master.wait_build("mac", 1);
+    play.ann_says("buildbot: status", "mac: idle");
 
-    play.narrate("Bob commits a change that breaks the build.");
+    play.narrate("Bob commits to a branch, and breaks both builders: that is one line.");
     let broken = master.dir.join("broken");
     fs::write(&broken, "").expect("a file in the master's directory");
     let revision = "89e6c98d92887913cadf06b2adb97f26cde4849b";
-    master.change(BOB, revision, "Tune the frob");
-    master.wait_started("app", 2);
-    play.ann_says("buildbot: status app", "app: building #2");
-    play.hear("app #2 \u{3}04failure\u{f} (was success)");
+    change(BOB, "faster", revision, "Tune the frob");
+    play.hear(
+        "89e6c98d92 on faster by bob (Tune the frob): \u{3}04failure\u{f} linux #2, mac #2; took",
+    );
+    play.ann_says("buildbot: why", "| frob_test: expected 4, got 5");
 
     play.narrate(
         "He would rather not believe it. Only operators may force a build here: that is Ann.",
     );
     play.bob_says(
-        "buildbot: force build app once more",
+        "buildbot: force build --branch=faster linux once more",
         "you may not use `force`",
     );
-    play.ann_says("buildbot: force build app once more", "forced app #3");
-    play.hear("app #3 \u{3}04failure\u{f} (2nd in a row)");
+    play.ann_says(
+        "buildbot: force build --branch=faster linux once more",
+        "forced linux #3",
+    );
+    play.hear("linux #3 on faster \u{3}04failure\u{f} (2nd in a row)");
 
     play.narrate("Bob mends it.");
     fs::remove_file(&broken).expect("the file made above");
     let revision = "f1d2d2f924e986ac86fdf7b36c94bcdf32beec15";
-    master.change(BOB, revision, "Fix the frob");
-    play.hear("app #4 \u{3}03success\u{f} (fixed)");
+    change(BOB, "faster", revision, "Fix the frob");
+    play.hear("f1d2d2f924 on faster by bob (Fix the frob): \u{3}03success\u{f} linux #4 (fixed), mac #3 (fixed)");
     play.bob_says("buildbot: list changes", "Add the frob");
 }
