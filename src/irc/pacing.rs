@@ -99,6 +99,10 @@ impl Software {
     }
 }
 
+/// Short lines that a burst of lines to people leaves to channels: an answer, and the PONG that may
+/// come in between.
+const CHANNEL_RESERVE: u32 = 2;
+
 /// What our lines have cost so far.
 #[derive(Debug)]
 pub struct PenaltyClock {
@@ -144,12 +148,12 @@ impl PenaltyClock {
         self.profile.is_none() || self.ready_at() <= now
     }
 
-    /// When the next line to a person may go: half of the allowance is kept for channels, so that
-    /// what a crowd asks for in private delays none of them.
+    /// When the next line to a person may go: room for some lines is kept for channels, so that what
+    /// a crowd asks for in private delays none of them.
     pub fn ready_for_person_at(&self) -> Instant {
-        let reserve = self
-            .profile
-            .map_or(Duration::ZERO, |profile| profile.allowance / 2);
+        let reserve = self.profile.map_or(Duration::ZERO, |profile| {
+            (profile.least * CHANNEL_RESERVE).min(profile.allowance / 2)
+        });
         self.ready_at() + reserve
     }
 
@@ -201,7 +205,7 @@ mod tests {
     }
 
     #[test]
-    fn people_leave_half_of_a_burst_to_channels() {
+    fn people_leave_some_of_a_burst_to_channels() {
         let now = Instant::now();
         let mut clock = PenaltyClock::new(true, now);
         let mut lines = 0;

@@ -127,7 +127,7 @@ impl Rig {
 
 #[test]
 fn a_burst_then_one_line_every_two_seconds() {
-    // People leave half of the burst to channels.
+    // People leave some of the burst to channels.
     for (target, expected) in [
         ("#c", [0, 0, 0, 0, 0, 2, 4, 6]),
         ("joe", [0, 0, 0, 2, 4, 6, 8, 10]),
