@@ -254,6 +254,7 @@ impl Bot {
             }
             Effect::MuteUntil(until) => {
                 self.routing.mute(place, until);
+                self.routing.note_seen(place, unix_now());
                 self.outbox.mark_muted(place);
             }
             Effect::Unmute => self.routing.unmute(place),

@@ -825,7 +825,7 @@ fn status_of(session: &Session, model: &Model) -> String {
     if model.last_error.is_some() {
         return format!("{place}; the master does not answer");
     }
-    let builders = text::count(model.builders().count(), "builder");
+    let builders = text::count(model.builder_counts().total, "builder");
     let building = model.running_count();
     format!("{place}; {builders}; {building} building")
 }

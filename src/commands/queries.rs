@@ -165,25 +165,29 @@ pub fn list(rest: &str, _: &Invocation, context: &Context) -> CommandResult {
 
 fn list_builders(request: &ListRequest, context: &Context) -> CommandResult {
     let model = context.model;
-    let mut total = 0;
-    let mut offline = 0;
+    let counts = model.builder_counts();
     let mut list = ItemList::new(request.limit, context.max_lines);
     for builder in model.builders() {
-        total += 1;
+        if list.is_full() {
+            break;
+        }
         if !model.is_offline(builder) {
-            list.add(|| quote(&builder.name));
-        } else {
-            offline += 1;
-            if request.all {
-                list.add(|| format!("{} [offline]", quote(&builder.name)));
-            }
+            list.add(quote(&builder.name));
+        } else if request.all {
+            list.add(format!("{} [offline]", quote(&builder.name)));
         }
     }
-    let mut heading = text::count(total, "builder");
-    if offline > 0 && !request.all {
+    let mut heading = text::count(counts.total, "builder");
+    if counts.offline > 0 && !request.all {
+        let offline = counts.offline;
         heading.push_str(&format!(" ({offline} offline: list all builders)"));
     }
-    Ok(list.response(context.with_age(heading)))
+    let listed = if request.all {
+        counts.total
+    } else {
+        counts.total - counts.offline
+    };
+    Ok(list.response(context.with_age(heading), listed))
 }
 
 fn list_workers(request: &ListRequest, context: &Context) -> CommandResult {
@@ -195,11 +199,10 @@ fn list_workers(request: &ListRequest, context: &Context) -> CommandResult {
         .collect();
     items.sort_unstable();
     let heading = text::count(items.len(), "worker");
+    let listed = items.len();
     let mut list = ItemList::new(request.limit, context.max_lines);
-    for item in items {
-        list.add(|| item);
-    }
-    Ok(list.response(context.with_age(heading)))
+    items.into_iter().for_each(|item| list.add(item));
+    Ok(list.response(context.with_age(heading), listed))
 }
 
 /// Items of a list: only as many are written as can be shown.
@@ -208,7 +211,6 @@ struct ItemList {
     /// Bytes that all lines of the reply can hold together.
     room: usize,
     items: Vec<String>,
-    omitted: usize,
 }
 
 impl ItemList {
@@ -217,29 +219,26 @@ impl ItemList {
             limit: limit.unwrap_or(usize::MAX),
             room: max_lines.saturating_mul(LINE),
             items: Vec::new(),
-            omitted: 0,
         }
     }
 
-    fn add(&mut self, item: impl FnOnce() -> String) {
-        if self.limit == 0 {
-            return;
-        }
-        self.limit -= 1;
-        if self.room == 0 {
-            self.omitted += 1;
-            return;
-        }
-        let item = item();
-        self.room = self.room.saturating_sub(item.len() + 2);
-        self.items.push(item);
+    fn is_full(&self) -> bool {
+        self.room == 0 || self.items.len() >= self.limit
     }
 
-    fn response(self, heading: String) -> Response {
+    fn add(&mut self, item: String) {
+        if !self.is_full() {
+            self.room = self.room.saturating_sub(item.len() + 2);
+            self.items.push(item);
+        }
+    }
+
+    /// The reply, where there are so many items in all.
+    fn response(self, heading: String, listed: usize) -> Response {
         Response::List {
             heading,
+            omitted: listed.min(self.limit).saturating_sub(self.items.len()),
             items: self.items,
-            omitted: self.omitted,
         }
     }
 }
@@ -302,7 +301,7 @@ pub fn version(_: &str, _: &Invocation, context: &Context) -> CommandResult {
 
 pub fn hello(_: &str, invocation: &Invocation, context: &Context) -> CommandResult {
     let nick = sanitize(invocation.nick.as_str());
-    let count = context.model.builders().count();
+    let count = context.model.builder_counts().total;
     let watching = if count > 0 {
         format!("I watch {}, ", text::count(count, "builder"))
     } else {

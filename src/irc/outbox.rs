@@ -295,8 +295,9 @@ impl Outbox {
             line.push_str(comma);
             shown += 1;
             // An item may be longer than a line.
-            let pieces = split(&line, route.budget);
-            if let [whole @ .., last] = &pieces[..] {
+            if line.len() > route.budget
+                && let [whole @ .., last] = &split(&line, route.budget)[..]
+            {
                 lines.extend(whole.iter().map(|piece| (*piece).to_owned()));
                 line = (*last).to_owned();
             }

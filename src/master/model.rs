@@ -114,6 +114,13 @@ pub struct Identity {
     pub is_cluster: bool,
 }
 
+/// How many builders there are, and how many of them have no worker online.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct BuilderCounts {
+    pub total: usize,
+    pub offline: usize,
+}
+
 #[derive(Debug, Default)]
 pub struct Model {
     pub identity: Identity,
@@ -125,6 +132,9 @@ pub struct Model {
     knows_workers: bool,
     /// Builders that an online worker works for.
     online_builders: BTreeSet<u64>,
+    /// As they were when builders or workers changed last; nothing where builders come and go by
+    /// themselves.
+    counts: Option<BuilderCounts>,
     running: BTreeMap<u64, Build>,
     /// Requests that no worker has taken: request id → builder id.
     pub queued: BTreeMap<u64, u64>,
@@ -183,6 +193,27 @@ impl Model {
         all.filter(|builder| self.is_present(builder))
     }
 
+    /// How many builders there are.
+    pub fn builder_counts(&self) -> BuilderCounts {
+        self.counts.unwrap_or_else(|| self.counted_builders())
+    }
+
+    fn counted_builders(&self) -> BuilderCounts {
+        let mut counts = BuilderCounts::default();
+        for builder in self.builders() {
+            counts.total += 1;
+            counts.offline += usize::from(self.is_offline(builder));
+        }
+        counts
+    }
+
+    /// Counts once for all questions to come. One that is not configured comes and goes with its
+    /// builds: then each question counts.
+    fn count_builders(&mut self) {
+        let are_configured = self.builders.values().all(Builder::is_configured);
+        self.counts = are_configured.then(|| self.counted_builders());
+    }
+
     pub fn builder_by_name(&self, name: &str) -> Option<&Builder> {
         let builder = self.builders.get(self.by_name.get(name)?)?;
         Some(builder).filter(|builder| self.is_present(builder))
@@ -227,6 +258,7 @@ impl Model {
         }
         let named = self.builders.values();
         self.by_name = named.map(|b| (b.name.clone(), b.id)).collect();
+        self.count_builders();
     }
 
     /// Adds one builder that the list did not have, or its new name.
@@ -238,6 +270,7 @@ impl Model {
         known.name = builder.name;
         known.tags = builder.tags;
         known.master_ids = builder.master_ids;
+        self.count_builders();
     }
 
     /// The master has said all that it knows of the last builds of a builder.
@@ -553,6 +586,7 @@ impl Model {
     fn count_online_builders(&mut self) {
         let online = self.workers.values().filter(|worker| worker.online);
         self.online_builders = online.flat_map(|w| w.builders.iter().copied()).collect();
+        self.count_builders();
     }
 
     // Requests and changes

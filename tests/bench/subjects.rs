@@ -28,7 +28,6 @@ pub struct Installation {
     pub reporter_start: f64,
     /// Builders for the simulator to build.
     pub builders: Vec<u64>,
-    request: u64,
     simulator_port: u16,
     _worker: Worker,
 }
@@ -60,7 +59,6 @@ impl Installation {
             reporter,
             reporter_start: super::ms(joined.at - start),
             builders: builders.iter().filter_map(Value::as_u64).collect(),
-            request: filled["request"].as_u64().expect("a request"),
             simulator_port,
             _worker: worker,
         }
@@ -68,11 +66,18 @@ impl Installation {
 
     /// Has builds simulated: `per_second` starts, or at 0 all at once. Returns when they have ended.
     pub fn simulate(&self, builders: &[u64], per_second: u32) {
-        let order =
-            json!({"request": self.request, "builders": builders, "per_second": per_second});
+        self.order(&json!({"builders": builders, "per_second": per_second}));
+    }
+
+    /// Has buildsets of so many builders each simulated, all at once.
+    pub fn simulate_together(&self, builders: &[u64], together: usize) {
+        self.order(&json!({"builders": builders, "per_second": 0, "together": together}));
+    }
+
+    fn order(&self, order: &Value) {
         let stream = TcpStream::connect(("127.0.0.1", self.simulator_port));
         let mut stream = stream.expect("the simulator listens");
-        let timeout = Some(Duration::from_secs(120));
+        let timeout = Some(Duration::from_secs(300));
         stream.set_read_timeout(timeout).expect("a timeout");
         let sent = stream.write_all(format!("{order}\n").as_bytes());
         sent.expect("the simulator listens");

@@ -25,6 +25,12 @@ pub enum Condition {
     Uneven,
 }
 
+/// What a bouncer plays back when the bot has come into the channel: commands of long ago.
+const PLAYBACK: &str = ":***!znc@znc.in PRIVMSG #lab :Buffer Playback...\r\n\
+    :joe!j@h PRIVMSG #lab :bot: force build last again\r\n\
+    :joe!j@h PRIVMSG #lab :bot_: force build last again\r\n\
+    :***!znc@znc.in PRIVMSG #lab :Playback Complete.\r\n";
+
 /// How a connection ended.
 #[derive(Clone, Copy)]
 pub struct End {
@@ -40,6 +46,8 @@ pub struct Announcement {
     pub text: String,
     /// When the server's answer to a later PING went to the bot.
     pub confirmed: Option<Instant>,
+    /// The server has not taken it, and the bot has been told so.
+    pub is_refused: bool,
 }
 
 /// A PING of the bot.
@@ -85,6 +93,7 @@ impl Traffic {
                     connection,
                     text: text.to_string(),
                     confirmed: None,
+                    is_refused: false,
                 });
             } else if let Some(token) = line.strip_prefix("PING :") {
                 self.pings.push(Ping {
@@ -93,6 +102,17 @@ impl Traffic {
                     announcements: self.announcements.len(),
                 });
             }
+        }
+    }
+
+    /// The server refuses in the order in which it was told.
+    fn record_refusal(&mut self, connection: usize, line: &str) {
+        let is_refusal = line.split(' ').nth(1) == Some("404") && line.contains(" #lab ");
+        let mut open = self.announcements.iter_mut().filter(|one| {
+            one.connection == connection && one.confirmed.is_none() && !one.is_refused
+        });
+        if let Some(refused) = open.next().filter(|_| is_refusal) {
+            refused.is_refused = true;
         }
     }
 
@@ -112,7 +132,7 @@ impl Traffic {
     /// The first announcements, so many, are confirmed as far as they were made on this connection.
     fn confirm(&mut self, connection: usize, announcements: usize) {
         for one in &mut self.announcements[..announcements] {
-            if one.connection == connection {
+            if one.connection == connection && !one.is_refused {
                 one.confirmed.get_or_insert(Instant::now());
             }
         }
@@ -245,6 +265,11 @@ impl Pump {
             };
             let out: Vec<u8> = bytes.drain(..end).collect();
             let text = String::from_utf8_lossy(&out);
+            if text.contains("/changes?") {
+                // A builder that was never green has many: sometimes they come too late.
+                let seconds = self.link.with(|traffic| traffic.dice.below(16));
+                thread::sleep(Duration::from_secs(seconds.saturating_sub(8) as u64));
+            }
             self.link
                 .with(|traffic| traffic.record(self.connection, &text));
             self.link.wait_thawed();
@@ -267,9 +292,13 @@ impl Pump {
             while let Some(unit) = self.next_unit(&mut bytes) {
                 let text = String::from_utf8_lossy(&unit);
                 self.link.with(|traffic| {
+                    traffic.record_refusal(self.connection, &text);
                     confirmed = confirmed.max(traffic.confirmed_by(self.connection, &text));
                     out.extend(corrupt(traffic, self.link.protocol, &unit));
                 });
+                if text.starts_with(":bot") && text.contains(" JOIN ") {
+                    out.extend(PLAYBACK.as_bytes());
+                }
             }
             if self.into.write_all(&out).is_err() {
                 break;

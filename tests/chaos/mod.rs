@@ -141,7 +141,8 @@ impl Run {
     fn irc_actor(&self, irc: &mut Ngircd, mut dice: Dice) {
         let link = &self.irc_link;
         while self.pause(dice.seconds(4, 16), LAST_IRC_EVENT) {
-            match dice.below(8) {
+            match dice.below(9) {
+                8 => self.moderate(dice.seconds(1, 6)),
                 0 | 1 => self.cut("irc", link),
                 2 => self.hold("irc", link, Condition::Frozen, dice.seconds(1, 14)),
                 3 => self.hold("irc", link, Condition::Refusing, dice.seconds(1, 5)),
@@ -151,6 +152,18 @@ impl Run {
                 _ => self.restart_irc(irc, &mut dice),
             }
         }
+    }
+
+    /// For a while the channel takes nothing from those without a voice.
+    fn moderate(&self, time: Duration) {
+        let set = |mode: &str| {
+            self.note(&format!("#lab is {mode}"));
+            let listeners = self.listeners.lock().unwrap();
+            listeners.last().unwrap().send(&format!("MODE #lab {mode}"));
+        };
+        set("+m");
+        self.pause(time, LAST_IRC_EVENT);
+        set("-m");
     }
 
     fn restart_irc(&self, irc: &mut Ngircd, dice: &mut Dice) {
@@ -334,16 +347,16 @@ fn chaos_loses_nothing_and_doubles_nothing() {
     let master_link = Link::start(lab.master().port, Protocol::Http, Dice::new(seed, 2));
     lab.irc_port = irc_link.port;
     lab.master_url = format!("http://127.0.0.1:{}/", master_link.port);
+    let run = Run::new(minutes, irc_link, master_link);
+    run.listen(irc.port); // the first one there is its operator
     let mut bot = lab.start_as(
         "bot",
         "poll_interval = 1\ntimeout = 5",
-        "ping_timeout = 10\nnotify_events = finished\n[channel #lab]\n[bot]\nstate_file = state",
+        "ping_timeout = 10\nnotify_events = finished\n[channel #lab]\n[bot]\nstate_file = state\n\
+         [authorization]\nforce = everyone",
     );
     bot.wait_subscribed(1);
     bot.expect_log("GET /api/v2/buildrequests"); // what ends from now on is news
-
-    let run = Run::new(minutes, irc_link, master_link);
-    run.listen(irc.port);
     thread::scope(|scope| {
         scope.spawn(|| run.irc_actor(&mut irc, Dice::new(seed, 3)));
         scope.spawn(|| run.link_actor(Dice::new(seed, 4)));

@@ -42,6 +42,10 @@ pub fn verify(run: &Run, completed: &BTreeSet<BuildLabel>) -> (Vec<String>, Stri
         let mut violations = run.violations.lock().unwrap().clone();
         violations.extend(verification.doubled());
         violations.extend(verification.never_ended(completed));
+        let forced = completed.iter().filter(|(name, _)| *name == "last").count();
+        if forced > 1 {
+            violations.push("what was played back has forced a build".to_owned());
+        }
         let lost: Vec<BuildLabel> = missing
             .iter()
             .copied()
@@ -68,7 +72,7 @@ pub fn verify(run: &Run, completed: &BTreeSet<BuildLabel>) -> (Vec<String>, Stri
 /// The announcements of each build.
 fn announced(traffic: &Traffic) -> Announcements<'_> {
     let mut announced = Announcements::new();
-    for announcement in &traffic.announcements {
+    for announcement in traffic.announcements.iter().filter(|one| !one.is_refused) {
         for label in labels(&announcement.text) {
             announced.entry(label).or_default().push(announcement);
         }
@@ -140,7 +144,7 @@ impl Verification<'_> {
             .count();
         let mut again = 0;
         for announcement in &self.traffic.announcements {
-            if self.is_uncertain(announcement) {
+            if announcement.is_refused || self.is_uncertain(announcement) {
                 again += omitted(&announcement.text);
             }
         }

@@ -3,7 +3,7 @@
 use super::{ANNOUNCING, Bench, CHANNEL, middle, seconds, values};
 use crate::common::scratch;
 use crate::irc_server::Message;
-use crate::subjects::{BenchBot, CountingProxy, Installation};
+use crate::subjects::{BenchBot, CountingProxy, Installation, mebibytes};
 use crate::{Row, ms};
 use serde_json::json;
 use std::fs;
@@ -162,11 +162,7 @@ fn heard(bench: &Bench, before: usize, nick: &str, last_end: SystemTime) -> Hear
             named += 1;
         }
     }
-    let counts = messages.iter().filter_map(|message| {
-        // A summary may end with a link.
-        let (_, count) = message.text.split_once(" more")?.0.rsplit_once(" and ")?;
-        count.parse::<usize>().ok()
-    });
+    let counts = messages.iter().map(|message| counted(&message.text));
     let until = messages.last().map(|message| {
         let delay = message.wall.duration_since(last_end);
         ms(delay.unwrap_or_default())
@@ -177,6 +173,63 @@ fn heard(bench: &Bench, before: usize, nick: &str, last_end: SystemTime) -> Hear
         lines: messages.len(),
         until,
     }
+}
+
+/// How many a summary has only counted. It may end with a link.
+fn counted(text: &str) -> usize {
+    let count = text
+        .split_once(" more")
+        .and_then(|(before, _)| before.rsplit_once(" and "));
+    count.map_or(0, |(_, count)| count.parse().unwrap_or(0))
+}
+
+/// 100 buildsets of 20 builders each end together, for a place that wants a line for each change.
+pub fn changes(bench: &mut Bench) -> Vec<Row> {
+    const SETS: usize = 100;
+    const BUILDERS: usize = 20;
+    let irc = format!("announce = changes\n{ANNOUNCING}");
+    let bot = bench.bot(1000, "changes", "", &irc);
+    bench.wait_for_pace("changes");
+    let before = bench.irc.count();
+    let installation = &bench.installations[&1000];
+    let builders: Vec<u64> = (0..SETS * BUILDERS)
+        .map(|n| installation.builders[n % 900])
+        .collect();
+    installation.simulate_together(&builders, BUILDERS);
+    let all_ends = installation.ends();
+    let ends = &all_ends[all_ends.len() - SETS * BUILDERS..];
+    let last = ends[ends.len() - 1].2;
+    let within = last.duration_since(ends[0].2).unwrap_or_default();
+    bench.irc.wait_quiet("changes", seconds(10));
+    let lines = bench.irc.messages_since(before, |message| {
+        message.nick == "changes" && message.command == "PRIVMSG"
+    });
+    let named: usize = lines
+        .iter()
+        .map(|line| line.text.matches(" on main").count())
+        .sum();
+    let counted: usize = lines.iter().map(|line| counted(&line.text)).sum();
+    let until = lines.last().map(|message| {
+        let delay = message.wall.duration_since(last);
+        ms(delay.unwrap_or_default())
+    });
+    let memory = bot
+        .as_ref()
+        .map(|bot| mebibytes(bot.pid(), "status", "VmHWM"));
+    let told = bot.map(|_| (named + counted) as f64);
+    let note = format!(
+        "in {:.1} s; {named} by name; {} lines",
+        within.as_secs_f64(),
+        lines.len()
+    );
+    let row = |what, unit, value| Row::new("changes", what, 1000, unit, values(value));
+    vec![
+        row("100 changes of 20 builders end: named or counted", "", told)
+            .aim("100", |r| r.median() == SETS as f64)
+            .note(note),
+        row("the last end → the last line", "ms", until),
+        row("resident then, at most", "MiB", memory).aim("≤ 32", |r| r.median() <= 32.0),
+    ]
 }
 
 /// 10,000 builders, and every tenth list of them stalls.

@@ -26,7 +26,7 @@ pub type Measure = fn(&mut Bench) -> Vec<Row>;
 
 /// In this order: what wants silence comes before the load. The reporter never forgets a channel that it has left, so the
 /// group for which it joins many is the last.
-pub const GROUPS: [(&str, Measure); 12] = [
+pub const GROUPS: [(&str, Measure); 14] = [
     ("size", costs::size),
     ("start", costs::start),
     ("memory", costs::memory),
@@ -34,8 +34,10 @@ pub const GROUPS: [(&str, Measure); 12] = [
     ("idle", costs::idle),
     ("polls", costs::polls),
     ("events", builds::events),
+    ("why", builds::why),
     ("beside", builds::beside),
     ("burst", load::burst),
+    ("changes", load::changes),
     ("stall", load::stall),
     ("isolation", isolation::isolation),
     ("flood", load::flood),
