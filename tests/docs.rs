@@ -392,3 +392,81 @@ fn the_readme_is_short() {
     }
     assert_eq!(rows_seen, 7, "{rows}");
 }
+
+/// The pages that people read.
+const PAGES: [&str; 5] = [
+    "README.md",
+    "CHANGES.md",
+    "doc/coming-from-buildbot.md",
+    "doc/maintaining.md",
+    "doc/source.md",
+];
+
+/// Whether a paragraph states what something takes: `0.4 ms`, `8 MB`, `12 MiB`.
+fn has_figure(paragraph: &str) -> bool {
+    let words: Vec<&str> = paragraph.split_whitespace().collect();
+    words.windows(2).any(|pair| {
+        let is_number = pair[0].trim_start_matches('(').parse::<f64>().is_ok();
+        let unit = pair[1].trim_matches(|c: char| !c.is_alphanumeric());
+        is_number && ["ms", "MB", "MiB", "kB"].contains(&unit)
+    })
+}
+
+/// The words behind `make`, and behind `ROWS=`, wherever a page names a command.
+fn commands(text: &str) -> (Vec<&str>, Vec<&str>) {
+    let mut targets = Vec::new();
+    let mut groups = Vec::new();
+    let words: Vec<&str> = text
+        .split(|c: char| c.is_whitespace() || c == '`')
+        .collect();
+    for pair in words.windows(2) {
+        let is_target = !pair[1].is_empty() && !pair[1].contains(['=', '\u{2026}']);
+        let is_command = pair[0] == "make" && is_target;
+        if is_command {
+            targets.push(pair[1].trim_end_matches(['.', ',', ':', ';', ')']));
+        }
+        if let Some(rows) = pair[1].strip_prefix("ROWS=") {
+            groups.extend(rows.trim_end_matches(['.', ',', ':']).split(','));
+        }
+    }
+    (targets, groups)
+}
+
+/// A figure has the command that makes it beside it, and that command is there.
+#[test]
+fn the_commands_behind_figures_exist() {
+    let makefile = read("Makefile");
+    let rows = read("tests/bench/rows/mod.rs");
+    let mut figures = 0;
+    for page in PAGES {
+        let text = read(page);
+        let paragraphs: Vec<&str> = text.split("\n\n").collect();
+        for (at, paragraph) in paragraphs.iter().enumerate() {
+            // Where a list has the figures, the paragraph behind it says how they were made.
+            let next = paragraphs.get(at + 1).copied().unwrap_or("");
+            let is_named = [*paragraph, next]
+                .iter()
+                .any(|text| !commands(text).0.is_empty());
+            figures += usize::from(has_figure(paragraph));
+            assert!(
+                !has_figure(paragraph) || is_named,
+                "{page}: which command makes the figures of\n{paragraph}"
+            );
+        }
+        // What stands in code is meant to be typed.
+        for code in text.split('`').skip(1).step_by(2) {
+            let (targets, groups) = commands(code);
+            for target in targets {
+                let is_there = makefile
+                    .lines()
+                    .any(|line| line.starts_with(&format!("{target}:")));
+                assert!(is_there, "{page}: there is no `make {target}`");
+            }
+            for group in groups {
+                let is_there = rows.contains(&format!("(\"{group}\", "));
+                assert!(is_there, "{page}: `make bench` has no rows {group}");
+            }
+        }
+    }
+    assert!(figures >= 3, "only {figures} figures were found");
+}
