@@ -82,10 +82,12 @@ pub struct OpenBuildset {
     pub info: Option<BuildsetInfo>,
     /// Requests whose end we have seen.
     pub ended: BTreeSet<u64>,
-    /// Builds that have ended and were not told yet.
+    /// Builds that have ended.
     pub builds: Vec<EndedBuild>,
-    /// When the first of these has ended: seconds since the epoch, our clock.
-    pub first_end: i64,
+    /// When the first of these that were not told has ended: seconds since the epoch, our clock.
+    pub first_end: Option<i64>,
+    /// The places that are to hear of it, and the builds that each has heard of.
+    pub places: BTreeMap<String, BTreeSet<u64>>,
     /// The first start, until it is told.
     pub start: Option<BuildEvent>,
     pub start_told: bool,
@@ -109,9 +111,9 @@ pub struct State {
     /// The server has killed us for flooding: until then we speak as slowly as is safe everywhere.
     #[serde(default)]
     pub safe_pacing_until: i64,
-    /// Who was told in private that they are blamed, and for which buildset; the last ones.
+    /// Who was told in private that they are blamed, and for what; the last ones.
     #[serde(default)]
-    pub blamed: Vec<(String, u64)>,
+    pub blamed: Vec<(String, String)>,
     /// Buildsets under way, where they are told as one.
     #[serde(default)]
     pub buildsets: Vec<OpenBuildset>,
@@ -120,9 +122,9 @@ pub struct State {
 }
 
 impl State {
-    /// Notes that someone is told of a buildset. Returns false if they were told of it before.
-    pub fn note_blamed(&mut self, nick: &str, buildset: u64) -> bool {
-        let told = (nick.to_owned(), buildset);
+    /// Notes that someone is told of a change. Returns false if they were told of it before.
+    pub fn note_blamed(&mut self, nick: &str, change: &str) -> bool {
+        let told = (nick.to_owned(), change.to_owned());
         if self.blamed.contains(&told) {
             return false;
         }
@@ -134,7 +136,7 @@ impl State {
     }
 
     fn to_text(&self) -> serde_json::Result<String> {
-        let json = serde_json::to_string_pretty(self)?;
+        let json = serde_json::to_string(self)?;
         Ok(format!("{FIRST_LINE}{json}\n"))
     }
 
@@ -249,7 +251,7 @@ mod tests {
             .into(),
             left: ["#d".to_owned()].into(),
             last_seen: [("joe".to_owned(), 1000)].into(),
-            blamed: vec![("ann".into(), 7)],
+            blamed: vec![("ann".into(), "buildset 7".into())],
             buildsets: vec![OpenBuildset::default()],
             safe_pacing_until: 12,
             watches: vec![Watch {
@@ -323,7 +325,7 @@ mod tests {
         let older = text.replace("state 3", "state 1");
         let why = "not a state file of this version".to_owned();
         assert_eq!(State::parse(older.as_bytes()), Err(why));
-        let other = text.replace("\"last_build_id\": 7", "\"last_build_id\": \"x\"");
+        let other = text.replace("\"last_build_id\":7", "\"last_build_id\":\"x\"");
         let why = State::parse(other.as_bytes()).unwrap_err();
         assert!(why.starts_with("invalid type: string \"x\", expected u64 at line "));
     }

@@ -14,7 +14,7 @@ table='
 4 routing routing/buildsets routing/watches
 4 irc/session irc/registration irc/services irc/nick irc/channels irc/accounts irc/liveness
 4 irc irc/history irc/modes irc/isupport irc/outbox irc/pacing irc/numerics
-4 master master/poller master/jobs master/diagnosis master/force master/sync
+4 master master/poller master/jobs master/diagnosis master/force master/sync master/pending
 3 master/events master/client
 2 state_file
 2 master/details master/model master/builder master/resources master/http

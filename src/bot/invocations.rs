@@ -362,8 +362,7 @@ impl Bot {
             return;
         }
         if let Ok(JobResult::Buildset { request, answer }) = result {
-            let steps = self.buildsets.on_answer(request, answer, unix_now());
-            self.take_buildset_steps(steps);
+            self.take_buildset_answer(request, answer);
             return;
         }
         let Some(command) = self.waiting_jobs.take(ticket) else {

@@ -45,6 +45,8 @@ const WRITE_AT_ONCE: usize = 4096;
 /// Changes are written to the state file together, so long after the first: a crash meanwhile
 /// repeats a line or forgets a command.
 const SAVE_DELAY: Duration = Duration::from_millis(50);
+/// So many times as long as it takes to write the state file it is not written again.
+const SAVE_SHARE: u32 = 10;
 /// A state file that cannot be written is tried again after so long.
 const SAVE_RETRY: Duration = Duration::from_secs(60);
 /// A server that has killed us for flooding gets the pace that is safe everywhere, for so many
@@ -134,6 +136,8 @@ pub struct Bot {
     state: State,
     software: Software,
     save_at: Option<Instant>,
+    /// A large state takes long to write: then it is written less often.
+    save_pause: Duration,
     stop_at: Option<Instant>,
     supervisor: Supervisor,
 }
@@ -158,6 +162,7 @@ impl Bot {
             limiter: ReplyLimiter::default(),
             software: Software::Unknown,
             save_at: None,
+            save_pause: SAVE_DELAY,
             stop_at: None,
             supervisor: Supervisor::new(now),
             config,
@@ -530,7 +535,8 @@ impl Bot {
         if let MasterEvent::Build(build_event) = &event {
             if !self.is_old(build_event) {
                 // One that may turn out to be alone gets its line, too.
-                let is_alone = self.is_alone(build_event) || build_event.buildset.is_none();
+                let is_of_several = build_event.buildset.is_some_and(|set| set.at_least > 1);
+                let is_alone = self.is_alone(build_event) || !is_of_several;
                 wanted = self.routing.wanted_details(build_event, is_alone);
             }
             if !build_event.build.complete {
@@ -585,6 +591,7 @@ impl Bot {
                 MasterEvent::Build(event) => self.announce_build(&event, ready.details.as_ref()),
                 MasterEvent::StartedOver => {
                     self.routing.watches.clear();
+                    self.state.blamed.clear();
                     let steps = self.buildsets.start_over();
                     self.take_buildset_steps(steps);
                 }
@@ -611,7 +618,8 @@ impl Bot {
     fn announce_build(&mut self, event: &BuildEvent, details: Option<&Details>) {
         let is_alone = self.is_alone(event);
         if !is_alone {
-            self.buildsets.add(event, details, unix_now());
+            let places = self.routing.change_targets().map(|(name, _)| name.as_str());
+            self.buildsets.add(event, details, places, unix_now());
         }
         let mut recipients = self.routing.recipients(event, is_alone);
         for nick in self.blamed(event, details) {
@@ -662,16 +670,22 @@ impl Bot {
         let Some(details) = details.filter(|_| self.routing.blaming(event).next().is_some()) else {
             return Vec::new();
         };
+        // What was started together has the same buildset; where that is not known, the same newest
+        // revision.
         let told_by_stream = event.buildset.map(|buildset| buildset.id);
         let buildset = told_by_stream.or(details.buildset);
+        let key = match (buildset, details.revisions.first()) {
+            (Some(buildset), _) => format!("buildset {buildset}"),
+            (None, Some(revision)) => format!("revision {}", sanitize(revision)),
+            (None, None) => String::new(),
+        };
         let mut blamed = Vec::new();
         for author in &details.authors {
             let Some(nick) = self.config.nicks.of(author) else {
                 continue;
             };
             let nick = self.canonical(nick);
-            let is_told =
-                buildset.is_some_and(|buildset| !self.state.note_blamed(nick.as_str(), buildset));
+            let is_told = !key.is_empty() && !self.state.note_blamed(nick.as_str(), &key);
             if !is_told && !blamed.contains(&nick) {
                 blamed.push(nick);
             }
@@ -768,6 +782,7 @@ impl Bot {
         };
         self.irc = in_use.clone();
         let changes = self.routing.reconfigure(in_use);
+        self.buildsets.ask_again();
         for channel in &changes.leave {
             self.session.leave(channel, "");
             self.outbox.forget(channel);
@@ -782,7 +797,7 @@ impl Bot {
     }
 
     fn save_soon(&mut self, now: Instant) {
-        let soon = now + SAVE_DELAY;
+        let soon = now + self.save_pause;
         self.save_at = Some(self.save_at.map_or(soon, |at| at.min(soon)));
     }
 
@@ -810,7 +825,10 @@ impl Bot {
         self.routing.export(&mut self.state);
         self.state.buildsets = self.buildsets.export();
         self.state.pending = self.outbox.pending();
-        self.state.save(path)
+        let started = Instant::now();
+        let saved = self.state.save(path);
+        self.save_pause = SAVE_DELAY.max(started.elapsed() * SAVE_SHARE);
+        saved
     }
 }
 

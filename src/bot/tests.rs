@@ -2,8 +2,11 @@
 
 use super::*;
 use crate::irc::wire::LineBuffer;
+use crate::master::details::BuildsetInfo;
+use crate::master::jobs::BuildsetAnswer;
 use crate::master::model::BuildCursor;
 use crate::master::model::tests::{build, builder};
+use crate::master::resources::BuildRequest;
 use crate::outcome::Outcome;
 use crate::state_file::Watch;
 use std::sync::mpsc::sync_channel;
@@ -294,4 +297,81 @@ fn the_cursor_of_an_earlier_run_is_gone_on_from() {
     };
     let rig = Rig::new("[channel #dev]\n", state);
     assert_eq!(lock(&rig.bot.handles.model).cursor(), cursor);
+}
+
+/// The end of a build of `app` by this request, which is of a buildset.
+fn ended(request: u64, outcome: Outcome) -> BuildEvent {
+    let mut build = build(request, request, Some(outcome));
+    build.request_id = Some(request);
+    build.started_at = unix_now() - 60;
+    build.complete_at = Some(unix_now());
+    BuildEvent {
+        builder: "app".into(),
+        build,
+        is_new: true,
+        ends_request: true,
+        ..BuildEvent::default()
+    }
+}
+
+/// The master says which requests belong together.
+fn tell_buildset(rig: &mut Rig, requests: &[u64]) {
+    let request = |id: &u64| BuildRequest {
+        id: *id,
+        builder_id: 1,
+        buildset_id: 7,
+        ..BuildRequest::default()
+    };
+    let info = BuildsetInfo {
+        id: 7,
+        requests: requests.iter().map(request).collect(),
+        ..BuildsetInfo::default()
+    };
+    let result = Ok(JobResult::Buildset {
+        request: requests[0],
+        answer: BuildsetAnswer::Known(Box::new(info)),
+    });
+    rig.bot.tend_buildsets(rig.now);
+    rig.bot
+        .take_input(Input::JobDone(NO_TICKET, result), rig.now);
+    rig.bot.tend_buildsets(rig.now);
+}
+
+const BY_CHANGE: &str =
+    "notify_events = finished\nannounce = changes\nshow_blame_list = no\n[channel #dev]\n";
+
+#[test]
+fn what_was_started_together_is_one_line() {
+    let mut rig = Rig::with_master(BY_CHANGE);
+    rig.bot.announce_build(&ended(1, Outcome::Failure), None);
+    tell_buildset(&mut rig, &[1, 2]);
+    assert!(rig.said().is_empty());
+    rig.bot.announce_build(&ended(2, Outcome::Success), None);
+    rig.bot.tend_buildsets(rig.now);
+    let said = rig.said();
+    assert_eq!(said.len(), 1, "{said:?}");
+    assert!(
+        said[0].contains(":buildset 7: failure app #1; success app #2;"),
+        "{said:?}"
+    );
+}
+
+#[test]
+fn a_place_that_wants_builds_now_loses_nothing() {
+    let mut rig = Rig::with_master(BY_CHANGE);
+    rig.bot.announce_build(&ended(1, Outcome::Failure), None);
+    tell_buildset(&mut rig, &[1, 2]);
+    let by_build = BY_CHANGE.replace("announce = changes\n", "");
+    let text = format!("[buildbot]\nurl = http://m/\n[irc]\nhost = h\nnick = bot\n{by_build}");
+    let config = Config::parse("c", &text, &|_: &str| Err("no".to_owned())).unwrap();
+    rig.bot.reconfigure(config, rig.now);
+    rig.bot.announce_build(&ended(2, Outcome::Success), None);
+    assert!(rig.said()[0].contains("app #2 success"));
+    rig.bot.buildsets.on_dropped(2);
+    rig.bot.tend_buildsets(rig.now);
+    let said = rig.said();
+    assert!(
+        said.len() == 1 && said[0].contains("app #1 failure"),
+        "{said:?}"
+    );
 }

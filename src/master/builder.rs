@@ -1,16 +1,19 @@
 //! A builder, and what its builds have taught us: how they compare with the ones before them on the
 //! same branch. Pure values.
 
-use super::resources::{Build, SourceStamp, null_is_default};
+use super::resources::{Build, SOURCE_TEXT, SourceStamp, null_is_default};
 use crate::outcome::Outcome;
+use crate::sanitize;
 use serde::{Deserialize, Serialize};
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Completed builds remembered for each builder: enough for an estimate, and for builds that end
 /// out of order.
 pub(super) const HISTORY: usize = 10;
 /// Branches of a builder of which the last completed build is remembered beyond that.
-pub(super) const BRANCHES: usize = 20;
+pub(super) const BRANCHES: usize = 30;
+/// Codebases of a builder whose branches are remembered.
+const CODEBASES: usize = 20;
 
 /// What is remembered of a completed build that says something of the code.
 #[derive(Clone, Debug)]
@@ -51,9 +54,12 @@ pub struct Builder {
     /// The master was asked for the verdicts behind us and their branches.
     #[serde(skip)]
     pub(super) history_asked: bool,
-    /// The last branches of each codebase, where it has several.
+    /// There were more branches than are remembered.
     #[serde(skip)]
-    pub(super) codebases: BTreeMap<String, VecDeque<String>>,
+    pub(super) has_forgotten_branches: bool,
+    /// The last branches of each codebase by the number of the build, where it has several.
+    #[serde(skip)]
+    pub(super) codebases: BTreeMap<String, BTreeMap<u64, String>>,
 }
 
 impl Builder {
@@ -75,6 +81,7 @@ impl Builder {
         self.history = known.history;
         self.first_number = known.first_number;
         self.history_asked = known.history_asked;
+        self.has_forgotten_branches = known.has_forgotten_branches;
         self.codebases = known.codebases;
     }
 
@@ -86,6 +93,7 @@ impl Builder {
         self.history.clear();
         self.first_number = 0;
         self.history_asked = false;
+        self.has_forgotten_branches = false;
     }
 
     /// Seconds that a successful build takes: the median of the last ones.
@@ -166,20 +174,23 @@ impl Builder {
         match below.find(|(_, past)| same(past)) {
             Some((_, past)) if is_known(past) => false,
             Some(_) => !self.history_asked,
-            // Of a branch that was built since, older builds were forgotten.
+            // Of a branch that was built since, older builds were forgotten, and perhaps of others.
             None => {
                 let mut above = self.history.range(number..);
-                !self.history_asked || above.any(|(_, past)| is_known(past) && same(past))
+                let is_forgotten = above.any(|(_, past)| is_known(past) && same(past));
+                !self.history_asked || is_forgotten || self.has_forgotten_branches
             }
         }
     }
 
     /// Takes in a completed build. Of one that is known already, its branch may be new.
     pub(super) fn learn(&mut self, build: &Build, outcome: Outcome) {
-        match &mut self.last {
-            Some(last) if last.number == build.number && last.branch.is_none() => {
-                last.branch.clone_from(&build.branch);
+        for known in [&mut self.last, &mut self.last_bad].into_iter().flatten() {
+            if known.number == build.number && known.branch.is_none() {
+                known.branch.clone_from(&build.branch);
             }
+        }
+        match &mut self.last {
             Some(last) if last.number >= build.number => {}
             _ => self.last = Some(build.clone()),
         }
@@ -236,8 +247,8 @@ impl Builder {
         }
     }
 
-    /// Counts anew, since a branch has become known.
-    fn count_streaks(&mut self) {
+    /// Counts anew, since a branch or an older build has become known.
+    pub(super) fn count_streaks(&mut self) {
         for number in self.history.keys().copied().collect::<Vec<_>>() {
             let past = &self.history[&number];
             let branch = past.branch.as_deref();
@@ -272,16 +283,15 @@ impl Builder {
         if self.history.len() <= HISTORY {
             return;
         }
-        let mut branches = BTreeSet::new();
-        let mut place = 0;
         let mut kept = BTreeSet::new();
-        for (number, past) in self.history.iter().rev() {
-            place += 1;
-            let is_last_of_branch = past
-                .branch
-                .as_ref()
-                .is_some_and(|branch| branches.len() < BRANCHES && branches.insert(branch));
-            if place <= HISTORY || is_last_of_branch {
+        let mut branches = BTreeSet::new();
+        for (place, (number, past)) in self.history.iter().rev().enumerate() {
+            let branch = past.branch.as_ref();
+            let is_last = branch.is_some_and(|branch| !branches.contains(branch));
+            let is_remembered = is_last && branches.len() < BRANCHES;
+            self.has_forgotten_branches |= is_last && !is_remembered;
+            branches.extend(branch.filter(|_| is_remembered));
+            if place < HISTORY || is_remembered {
                 kept.insert(*number);
             }
         }
@@ -295,36 +305,40 @@ impl Builder {
         let first = sources.iter().min_by_key(|source| &source.codebase)?;
         let is_unusual = |source: &&SourceStamp| {
             let usual = self.codebases.get(&source.codebase);
-            let usual = usual.and_then(|last| most_common(last.iter().map(String::as_str)));
+            let usual = usual.and_then(|last| most_common(last.values().map(String::as_str)));
             // Without any builds before, the other codebases say what is usual.
             let others = sources.iter().filter(|other| other.branch != source.branch);
             usual.map_or(others.count() > 1, |usual| usual != source.branch)
         };
-        let chosen = sources.iter().find(is_unusual).unwrap_or(first);
+        let unusual = sources.iter().filter(is_unusual);
+        let chosen = unusual
+            .min_by_key(|source| &source.codebase)
+            .unwrap_or(first);
         Some(chosen.branch.clone())
     }
 
     /// Sets the branch of a build by what it builds, if that is known.
-    pub(super) fn resolve_branch(&mut self, build: &mut Build) {
-        if build.branch.is_none() {
-            build.branch = self.branch_of(&build.sources);
-        }
-        if build.complete {
-            self.note_sources(&build.sources);
-            build.sources.clear();
-        }
+    pub(super) fn resolve_branch(&self, build: &mut Build) {
+        let branch = build.branch.take();
+        let branch = branch.or_else(|| self.branch_of(&build.sources));
+        build.branch = branch.map(|branch| sanitize::cut(&branch, SOURCE_TEXT));
     }
 
     /// Notes the branches of the codebases of a build, for the ones that come.
-    pub(super) fn note_sources(&mut self, sources: &[SourceStamp]) {
-        if sources.len() < 2 {
+    pub(super) fn note_sources(&mut self, build: &Build) {
+        if build.sources.len() < 2 {
             return;
         }
-        for source in sources.iter().take(BRANCHES) {
+        for source in build.sources.iter().take(CODEBASES) {
+            let known =
+                self.codebases.len() < CODEBASES || self.codebases.contains_key(&source.codebase);
+            if !known {
+                continue;
+            }
             let last = self.codebases.entry(source.codebase.clone()).or_default();
-            last.push_back(source.branch.clone());
+            last.insert(build.number, source.branch.clone());
             if last.len() > HISTORY {
-                last.pop_front();
+                last.pop_first();
             }
         }
     }
@@ -359,11 +373,11 @@ pub struct BuildEvent {
     pub buildset: Option<BuildsetSize>,
 }
 
-/// A buildset, and of how many builders.
+/// A buildset, and of how many builders it is at least.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BuildsetSize {
     pub id: u64,
-    pub builders: usize,
+    pub at_least: usize,
 }
 
 impl BuildEvent {

@@ -45,9 +45,13 @@ const RETRY_AFTER: Duration = Duration::from_secs(600);
 /// Seconds by which two clocks that agree can seem to differ.
 const CLOCK_NOISE: i64 = 5;
 /// Verdicts that are looked for below a build: the last one of its branch should be among them.
-const PREVIOUS_BUILDS: usize = 30;
+const PREVIOUS_BUILDS: usize = PAGE;
 /// The last builds of one builder.
 const LAST_BUILDS: usize = 10;
+/// Builders of one buildset: far above what any scheduler starts.
+const BUILDSET: usize = 10 * PAGE;
+/// Changes of one source stamp.
+const SOURCE_CHANGES: usize = 50;
 /// Later requests of the same builder among which a merged one looks for its successor.
 const LATER_REQUESTS: usize = 20;
 
@@ -276,8 +280,8 @@ pub struct Client {
     patience: Duration,
     /// How long a body may pause before we ask anew.
     stall: Duration,
-    /// The master's clock less ours, in seconds, by its last answer.
-    pub clock_offset: i64,
+    /// The master's clock less ours, in seconds, by its last answer that told.
+    pub clock_offset: Option<i64>,
 }
 
 impl Client {
@@ -297,7 +301,7 @@ impl Client {
             was_login_refused: false,
             patience,
             stall: STALL,
-            clock_offset: 0,
+            clock_offset: None,
         })
     }
 
@@ -483,22 +487,42 @@ impl Client {
 
     /// All requests of a buildset, as they stand now.
     pub fn requests_of(&mut self, buildset: u64) -> Result<Vec<BuildRequest>, Error> {
-        let path = format!("/buildrequests?{REQUEST_FIELDS}&buildsetid={buildset}");
-        self.list(&format!("{path}&order=buildrequestid&limit={PAGE}"))
+        let filter = format!("buildsetid={buildset}&order=buildrequestid");
+        let mut requests = Vec::new();
+        while requests.len() < BUILDSET {
+            let page = Page {
+                offset: requests.len(),
+                ..Page::first(PAGE)
+            };
+            let path = format!("/buildrequests?{REQUEST_FIELDS}&{filter}&{}", page.query());
+            let list: List<BuildRequest> = self.page(&path)?;
+            requests.extend(list.items);
+            if list.length < PAGE {
+                break;
+            }
+        }
+        Ok(requests)
     }
 
-    /// A buildset with its sources, if the master knows it still.
+    /// A buildset with its sources, if the master knows it still. One whose patch is too large goes
+    /// without.
     pub fn buildset(&mut self, id: u64) -> Result<Option<Buildset>, Error> {
-        let buildsets: Result<Vec<Buildset>, Error> = self.list(&format!("/buildsets/{id}"));
-        if is_not_found(&buildsets) {
-            return Ok(None);
+        let fields = "field=bsid&field=reason&field=sourcestamps";
+        let found: Result<Vec<Buildset>, Error> = self.list(&format!("/buildsets/{id}?{fields}"));
+        match found {
+            Err(error) if error.kind == ErrorKind::Refused(404) => Ok(None),
+            Err(error) if error.kind == ErrorKind::TooLarge => Ok(Some(Buildset {
+                id,
+                ..Buildset::default()
+            })),
+            found => Ok(found?.pop()),
         }
-        Ok(buildsets?.pop())
     }
 
     /// The changes of a source stamp, newest first.
     pub fn changes_of_source(&mut self, source: u64) -> Result<Vec<Change>, Error> {
-        let mut changes: Vec<Change> = self.list(&format!("/sourcestamps/{source}/changes"))?;
+        let path = format!("/sourcestamps/{source}/changes?{CHANGE_FIELDS}");
+        let mut changes: Vec<Change> = self.list(&format!("{path}&limit={SOURCE_CHANGES}"))?;
         changes.sort_by_key(|change| std::cmp::Reverse(change.id));
         Ok(changes)
     }
@@ -726,11 +750,8 @@ impl Client {
     /// Both clocks are read in whole seconds, and a moment apart: a small difference is none.
     fn note_clock(&mut self, master_time: i64) {
         let offset = master_time - clock::unix_now();
-        self.clock_offset = if offset.abs() < CLOCK_NOISE {
-            0
-        } else {
-            offset
-        };
+        let is_noise = offset.abs() < CLOCK_NOISE;
+        self.clock_offset = Some(if is_noise { 0 } else { offset });
     }
 
     pub fn connect(&self) -> Result<HttpConnection, String> {

@@ -5,7 +5,7 @@ use super::client::{Client, Error, ErrorKind};
 use super::details::{BuildsetInfo, Details, Wanted};
 use super::diagnosis::{Diagnosis, Question, bad_steps, diagnose};
 use super::force::{Order, fill_form};
-use super::resources::{Build, Change, Worker};
+use super::resources::{Build, Change, SourceStamp, Worker};
 use super::sync::Lookup;
 use crate::encoding::percent_encode;
 use crate::outcome::Outcome;
@@ -353,14 +353,22 @@ fn buildset(
     };
     let mut changes: Vec<Change> = Vec::new();
     for source in buildset.sources.iter().take(SOURCES) {
-        changes.extend(client.changes_of_source(source.id)?);
+        match client.changes_of_source(source.id) {
+            Err(error) if matches!(error.kind, ErrorKind::Refused(_) | ErrorKind::TooLarge) => {
+                log!(Debug, "{error}");
+            }
+            found => changes.extend(found?),
+        }
     }
     changes.truncate(CHANGES);
     changes.iter_mut().for_each(Change::shorten);
+    let mut sources = buildset.sources;
+    sources.truncate(SOURCES);
+    sources.iter_mut().for_each(SourceStamp::shorten);
     Ok(Some(BuildsetInfo {
         id,
         reason: sanitize(&buildset.reason),
-        sources: buildset.sources,
+        sources,
         changes,
         requests: client.requests_of(id)?,
     }))

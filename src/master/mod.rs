@@ -10,6 +10,7 @@ pub mod force;
 pub mod http;
 pub mod jobs;
 pub mod model;
+pub mod pending;
 pub mod poller;
 pub mod resources;
 pub mod sync;

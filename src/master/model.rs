@@ -14,8 +14,6 @@ use std::time::Instant;
 
 /// Characters of a state text that are kept: 10,000 builders must fit into memory.
 const STATE_TEXT: usize = 300;
-/// Characters of a branch that are kept.
-const BRANCH_TEXT: usize = 200;
 /// Codebases of a buildset that are kept.
 const CODEBASES: usize = 20;
 /// Requests and buildsets that the stream has told of, the newest.
@@ -141,6 +139,8 @@ pub struct Model {
     /// The buildset of each request, and what each buildset builds, as the stream has told it.
     requests: BTreeMap<u64, u64>,
     buildsets: BTreeMap<u64, Vec<SourceStamp>>,
+    /// How many requests of each buildset have been told.
+    buildset_sizes: BTreeMap<u64, usize>,
     /// The newest changes by id, while the stream tells of new ones.
     pub changes: BTreeMap<u64, Change>,
     cursor: BuildCursor,
@@ -347,6 +347,7 @@ impl Model {
         self.queued.clear();
         self.requests.clear();
         self.buildsets.clear();
+        self.buildset_sizes.clear();
         for builder in self.builders.values_mut() {
             builder.start_over();
         }
@@ -376,14 +377,12 @@ impl Model {
             })
     }
 
-    /// What a build was started together with, if the stream has told of all of it.
+    /// What a build was started together with, as far as the stream has told: it may tell of more
+    /// requests later.
     fn buildset_of(&self, build: &Build) -> Option<BuildsetSize> {
-        let id = self.requests.get(&build.request_id?)?;
-        if !self.buildsets.contains_key(id) {
-            return None;
-        }
-        let builders = self.requests.values().filter(|other| *other == id).count();
-        Some(BuildsetSize { id: *id, builders })
+        let id = *self.requests.get(&build.request_id?)?;
+        let at_least = self.buildset_sizes.get(&id).copied().unwrap_or(0);
+        Some(BuildsetSize { id, at_least })
     }
 
     /// What a build builds, where the branch alone does not tell.
@@ -428,10 +427,13 @@ impl Model {
         builder.history_asked = true;
         for build in &mut builds {
             builder.resolve_branch(build);
+            builder.note_sources(build);
+            build.sources.clear();
             if let Some(outcome) = build.outcome() {
                 builder.learn(build, outcome);
             }
         }
+        builder.count_streaks();
     }
 
     /// Takes in the branches of builds that are known already.
@@ -442,6 +444,8 @@ impl Model {
                 continue;
             };
             builder.resolve_branch(build);
+            builder.note_sources(build);
+            build.sources.clear();
             let is_last = builder.last.as_ref().is_some_and(|l| l.id == build.id);
             let is_known = is_last || builder.history.contains_key(&build.number);
             if let Some(outcome) = build.outcome().filter(|_| is_known) {
@@ -457,10 +461,9 @@ impl Model {
         build.state_string = sanitize::cut(&build.state_string, STATE_TEXT);
         build.branch = self.known_branch(&build);
         build.sources = self.sources_of(&build).to_vec();
-        if let Some(builder) = self.builders.get_mut(&build.builder_id) {
+        if let Some(builder) = self.builders.get(&build.builder_id) {
             builder.resolve_branch(&mut build);
         }
-        build.branch = build.branch.map(|b| sanitize::cut(&b, BRANCH_TEXT));
         let before_first_poll = self.cursor.last_build_id.is_none();
         let is_unseen = !self.cursor.has_seen(build.id);
         if is_unseen {
@@ -472,6 +475,8 @@ impl Model {
         if let Some(outcome) = build.outcome() {
             is_new = is_unseen || was_running.is_some();
             let builder = self.builders.get_mut(&build.builder_id)?;
+            builder.note_sources(&build);
+            build.sources.clear();
             builder.learn(&build, outcome);
         } else if let Some(known) = was_running {
             build.step = known.step;
@@ -605,25 +610,23 @@ impl Model {
 
     /// The stream has told of a request.
     pub fn note_request(&mut self, request: &BuildRequest) {
-        if request.buildset_id > 0 {
-            self.requests.insert(request.id, request.buildset_id);
+        let buildset = request.buildset_id;
+        if buildset == 0 {
+            return;
         }
-        if self.requests.len() > REQUESTS {
-            self.requests.pop_first();
+        if self.requests.insert(request.id, buildset).is_none() {
+            *self.buildset_sizes.entry(buildset).or_default() += 1;
+        }
+        if self.requests.len() > REQUESTS
+            && let Some((_, oldest)) = self.requests.pop_first()
+        {
+            self.buildset_sizes.remove(&oldest);
         }
     }
 
     /// The stream has told of a buildset.
     pub fn note_buildset(&mut self, mut buildset: Buildset) {
-        for source in &mut buildset.sources {
-            for text in [
-                &mut source.codebase,
-                &mut source.branch,
-                &mut source.revision,
-            ] {
-                *text = sanitize::cut(text, BRANCH_TEXT);
-            }
-        }
+        buildset.sources.iter_mut().for_each(SourceStamp::shorten);
         buildset.sources.truncate(CODEBASES);
         self.buildsets.insert(buildset.id, buildset.sources);
         if self.buildsets.len() > BUILDSETS {

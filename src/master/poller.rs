@@ -38,8 +38,8 @@ pub enum PollerInput {
 pub struct Answered {
     query: Query,
     answer: Result<Answer, Error>,
-    /// The master's clock less ours, in seconds.
-    clock_offset: i64,
+    /// The master's clock less ours, in seconds, if the master has told it.
+    clock_offset: Option<i64>,
 }
 
 /// Asks one query after the other and brings the answers to the poller, until nobody wants them.
@@ -176,7 +176,10 @@ impl Poller {
             }
             let now = Instant::now();
             let deadline = self.deadline(&askers).unwrap_or(now + STUCK);
-            lock(&self.model).poller_deadline = Some(deadline + STUCK);
+            // A list that never comes is noticed, whatever else comes meanwhile.
+            if !askers.lists.is_busy {
+                lock(&self.model).poller_deadline = Some(deadline + STUCK);
+            }
             match inputs.recv_timeout(deadline.saturating_duration_since(now)) {
                 Ok(input) => self.take(input, &mut askers),
                 Err(RecvTimeoutError::Timeout) => continue,
@@ -191,7 +194,12 @@ impl Poller {
     /// When there is something to do, if nothing comes before.
     fn deadline(&self, askers: &Askers) -> Option<Instant> {
         let next_query = (!askers.lists.is_busy).then(|| self.sync.deadline());
-        next_query.into_iter().chain(self.held_until).min()
+        let next_lookup = self.sync.lookup_deadline();
+        let next_lookup = next_lookup.filter(|_| !askers.lookups.is_busy);
+        [next_query, next_lookup, self.held_until]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     fn ask_what_is_due(&mut self, askers: &mut Askers) {
@@ -203,7 +211,7 @@ impl Poller {
             askers.lists.ask(query);
         }
         if !askers.lookups.is_busy
-            && let Some(query) = self.sync.next_lookup(&model)
+            && let Some(query) = self.sync.next_lookup(&model, now)
         {
             askers.lookups.ask(query);
         }
@@ -216,7 +224,7 @@ impl Poller {
         self.sync.set_impatient();
         while !self.sync.is_healthy() || !lock(&self.model).is_complete {
             let mut model = lock(&self.model);
-            let lookup = self.sync.next_lookup(&model);
+            let lookup = self.sync.next_lookup(&model, Instant::now());
             let query = lookup.or_else(|| self.sync.next_query(&mut model, Instant::now()));
             drop(model);
             let Some(query) = query else {
@@ -251,7 +259,14 @@ impl Poller {
             PollerInput::Stream(event @ StreamEvent::Update(Update::Build(_))) => {
                 self.take_stream_event(event);
             }
-            PollerInput::Stream(event) if askers.lists.is_busy => {
+            // What belongs together is no list's, and the builds of it may come at once.
+            PollerInput::Stream(event @ StreamEvent::Update(Update::Buildset(_))) => {
+                self.take_stream_event(event);
+            }
+            PollerInput::Stream(event) if askers.lists.is_busy || self.sync.is_gathering() => {
+                if let StreamEvent::Update(Update::Request(request)) = &event {
+                    lock(&self.model).note_request(request);
+                }
                 if self.held_back.len() < STREAM_EVENTS {
                     self.held_back.push(event);
                 }
@@ -264,8 +279,10 @@ impl Poller {
                 } else {
                     askers.lists.is_busy = false;
                     self.take_answer(answered);
-                    for event in std::mem::take(&mut self.held_back) {
-                        self.take_stream_event(event);
+                    if !self.sync.is_gathering() {
+                        for event in std::mem::take(&mut self.held_back) {
+                            self.take_stream_event(event);
+                        }
                     }
                 }
             }
@@ -300,7 +317,9 @@ impl Poller {
     fn take_answer(&mut self, answered: Answered) {
         let now = Instant::now();
         let mut model = lock(&self.model);
-        model.clock_offset = answered.clock_offset;
+        if let Some(offset) = answered.clock_offset {
+            model.clock_offset = offset;
+        }
         let events = self.sync.on_answer(
             &answered.query,
             answered.answer,
@@ -331,7 +350,9 @@ impl Poller {
     /// What became known together goes together, unless that takes long.
     fn hand_over_events(&mut self, emit: &dyn Fn(PollerEvent) -> bool) -> bool {
         let now = Instant::now();
-        if self.sync.expects_builds() && now < *self.held_until.get_or_insert(now + TOGETHER) {
+        if self.sync.expects_builds()
+            && (self.events.is_empty() || now < *self.held_until.get_or_insert(now + TOGETHER))
+        {
             return true;
         }
         self.held_until = None;

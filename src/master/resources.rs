@@ -9,6 +9,8 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::Value;
 use std::collections::BTreeSet;
 
+/// Characters of a branch, and of the other texts of a source stamp, that are kept.
+pub(super) const SOURCE_TEXT: usize = 200;
 /// Characters of one field of a change that are kept.
 const CHANGE_TEXT: usize = 300;
 
@@ -85,6 +87,14 @@ pub struct SourceStamp {
     /// Empty for the newest one.
     #[serde(default, deserialize_with = "null_is_default")]
     pub revision: String,
+}
+
+impl SourceStamp {
+    pub fn shorten(&mut self) {
+        for text in [&mut self.codebase, &mut self.branch, &mut self.revision] {
+            *text = sanitize::cut(text, SOURCE_TEXT);
+        }
+    }
 }
 
 /// What one scheduler has started for a change, or one order, with the fields of `/api/v2/buildsets`.

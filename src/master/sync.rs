@@ -13,6 +13,7 @@ use super::client::{
 };
 use super::events::Update;
 use super::model::{MasterEvent, Model, RequestEnd};
+use super::pending::{PendingBuilds, Source};
 use super::resources::{Build, BuildRequest, Worker};
 use crate::backoff::Backoff;
 use crate::outcome::Outcome;
@@ -32,8 +33,6 @@ const QUEUE: usize = 10 * PAGE;
 const LISTED: usize = 100_000;
 /// Items of one list that are left out because they are too large.
 const OVERSIZED: usize = 5;
-/// Builds that have started, and whose predecessors will be asked for.
-const STARTED: usize = 200;
 /// Requests looked up in one round.
 const REQUEST_LOOKUPS: usize = 20;
 /// While the stream is trusted, a poll is only a check, and so many times rarer.
@@ -86,41 +85,6 @@ enum Stream {
     Trusted,
 }
 
-/// What has told of a build.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Source {
-    Stream,
-    List,
-    /// With its branch, as far as there is one.
-    ListWithBranches,
-}
-
-/// A build that was received and is not applied yet.
-#[derive(Debug)]
-struct Received {
-    build: Build,
-    source: Source,
-    /// The master was asked for its branch, or has told it as far as it can.
-    branch_asked: bool,
-    /// Nothing more is asked for it.
-    lookup_done: bool,
-}
-
-impl Received {
-    /// Whether it may be held up by a look-up.
-    fn waits_for(&self, query: &Query) -> bool {
-        let build = &self.build;
-        match *query {
-            Query::Builder(id) => build.builder_id == id,
-            Query::Branch(id) => build.id == id,
-            Query::PreviousBuilds { builder, number } => {
-                build.builder_id == builder && build.number == number
-            }
-            _ => false,
-        }
-    }
-}
-
 /// Ids between two builds that were seen are missing.
 #[derive(Clone, Copy, Debug)]
 struct Gap {
@@ -164,11 +128,7 @@ pub struct Sync {
     is_polling: bool,
     progress: Progress,
     gathered: Gathered,
-    received: VecDeque<Received>,
-    /// Builds that have started: what was before them will be asked for.
-    started: VecDeque<Build>,
-    /// Builders that builds name and the master does not know.
-    unknown_builders: BTreeSet<u64>,
+    pending: PendingBuilds,
     next_poll: Instant,
     builders_listed_at: Option<Instant>,
     /// The look-back is done.
@@ -210,9 +170,7 @@ impl Sync {
             is_polling: false,
             progress: Progress::default(),
             gathered: Gathered::default(),
-            received: VecDeque::new(),
-            started: VecDeque::new(),
-            unknown_builders: BTreeSet::new(),
+            pending: PendingBuilds::default(),
             next_poll: now,
             builders_listed_at: None,
             is_synced: false,
@@ -238,6 +196,7 @@ impl Sync {
     /// There will be one poll only: what is not essential is not tried again.
     pub fn set_impatient(&mut self) {
         self.tries = 0;
+        self.pending.set_impatient();
     }
 
     /// The requests that someone waits for, from now on.
@@ -264,7 +223,7 @@ impl Sync {
     /// Whether more builds belong to those that were received: some wait for a look-up, or this is
     /// the round in which we catch up.
     pub fn expects_builds(&self) -> bool {
-        !self.received.is_empty() || self.is_catching_up
+        !self.pending.is_empty() || self.is_catching_up
     }
 
     /// Whether the stream should be ended, so that it is made anew.
@@ -303,58 +262,22 @@ impl Sync {
         !self.round.is_empty()
     }
 
-    /// What builds need to be known before they can be told, if anything: those that wait for it
-    /// come before those that have only started. The answer is awaited before more is asked.
-    pub fn next_lookup(&mut self, model: &Model) -> Option<Query> {
-        let mut waiting = self.received.iter();
-        if let Some(lookup) = waiting.find_map(|received| self.lookup(received, model)) {
-            return Some(lookup);
-        }
-        while let Some(build) = self.started.pop_front() {
-            if model.needs_history(&build) {
-                return Some(Query::PreviousBuilds {
-                    builder: build.builder_id,
-                    number: build.number,
-                });
-            }
-        }
-        None
+    /// What builds need to be known before they can be told, if anything. The answer is awaited
+    /// before more is asked.
+    pub fn next_lookup(&mut self, model: &Model, now: Instant) -> Option<Query> {
+        let tracked = &self.tracked;
+        let is_tracked = |build: &Build| is_tracked(tracked, build);
+        self.pending.next_lookup(model, &is_tracked, now)
     }
 
-    /// What a build needs to be known before it is applied.
-    fn lookup(&self, received: &Received, model: &Model) -> Option<Query> {
-        if received.lookup_done {
-            return None;
-        }
-        let build = &received.build;
-        if self.needs_builder(build, model) {
-            return Some(Query::Builder(build.builder_id));
-        }
-        if !received.branch_asked && model.needs_branch(build) {
-            return Some(Query::Branch(build.id));
-        }
-        model
-            .needs_previous(build)
-            .then_some(Query::PreviousBuilds {
-                builder: build.builder_id,
-                number: build.number,
-            })
+    /// When [`Sync::next_lookup`] has something to ask, if nothing happens before.
+    pub fn lookup_deadline(&self) -> Option<Instant> {
+        self.pending.deadline()
     }
 
-    /// A builder is asked for if its build is of interest, and once: builders that are gone have
-    /// left builds, too.
-    fn needs_builder(&self, build: &Build, model: &Model) -> bool {
-        let is_new = !model.has_seen(build.id) || model.is_running(build.id);
-        let is_tracked = self.is_tracked(build);
-        (is_new || is_tracked)
-            && model.builder(build.builder_id).is_none()
-            && !self.unknown_builders.contains(&build.builder_id)
-    }
-
-    fn is_tracked(&self, build: &Build) -> bool {
-        build
-            .request_id
-            .is_some_and(|id| self.tracked.contains(&id))
+    /// Whether a list has come in part: what the stream tells meanwhile could be undone by the rest.
+    pub fn is_gathering(&self) -> bool {
+        self.progress.offset > 0
     }
 
     /// Builds come before what is only nice to have.
@@ -456,6 +379,7 @@ impl Sync {
         self.is_polling = false;
         if self.backoff.failures() > 0 {
             log!(Info, "the master answers again");
+            self.pending.retry();
         }
         self.backoff.reset();
         self.last_error.clear();
@@ -478,7 +402,7 @@ impl Sync {
     fn close_gap(&mut self, model: &mut Model) {
         let last = model.last_build_id().unwrap_or(0);
         let highest = model.highest_build_id();
-        if highest <= last || !self.received.is_empty() {
+        if highest <= last || !self.pending.is_empty() {
             self.gap = None;
             return;
         }
@@ -519,9 +443,16 @@ impl Sync {
                 model.last_contact = Some(unix);
                 self.take_answer(query, answer, model, now, &mut events);
             }
+            Err(error) if query.is_lookup() => self.on_failed_lookup(query, &error, now),
             Err(error) => self.on_error(query, &error, model, now),
         }
-        self.apply_received(model, now, &mut events);
+        // Others wait for what has not come.
+        match query {
+            Query::Builder(builder) | Query::PreviousBuilds { builder, .. } => {
+                self.apply_builds_of(*builder, model, now, &mut events);
+            }
+            _ => self.apply_pending(model, now, &mut events),
+        }
         events
     }
 
@@ -542,7 +473,7 @@ impl Sync {
                 self.gathered.builders.extend(list.items);
                 if self.advance(*page, list.length, LISTED) {
                     model.set_builders(std::mem::take(&mut self.gathered.builders));
-                    self.unknown_builders.clear();
+                    self.pending.on_builders_listed();
                     self.builders_listed_at = Some(now);
                     self.end_step(model, now);
                 }
@@ -579,7 +510,7 @@ impl Sync {
                     self.builders_listed_at = None;
                 }
                 if model.builder(*id).is_none() {
-                    self.unknown_builders.insert(*id);
+                    self.pending.on_unknown_builder(*id);
                 }
             }
             (query, Answer::Builds(list)) => self.take_builds(query, list, model, now, events),
@@ -636,9 +567,9 @@ impl Sync {
             }
             Query::PreviousBuilds { builder, number } => {
                 model.learn_previous(*builder, *number, list.items);
-                self.end_lookups(query);
+                self.pending.on_previous(query);
             }
-            Query::Branch(_) => self.take_branch(query, list.items),
+            Query::Branch(_) => self.pending.on_branch(query, list.items),
             Query::RecentBranches(page) => {
                 model.learn_branches(list.items);
                 if self.advance(*page, list.length, LOOK_BACK) {
@@ -667,76 +598,59 @@ impl Sync {
         if model.last_build_id() > Some(newest) {
             log!(Warning, "build ids went backwards; starting over");
             model.start_over();
+            self.pending.clear();
             events.push(MasterEvent::StartedOver);
         }
         let last = model.last_build_id().unwrap_or(newest);
         builds.retain(|build| build.id <= last);
         self.receive(builds, Source::List);
-        self.apply_received(model, now, events);
+        self.apply_pending(model, now, events);
         model.catch_up(last);
         self.is_synced = true;
         self.branches_due = true;
     }
 
     fn receive(&mut self, builds: Vec<Build>, source: Source) {
-        let received = builds.into_iter().map(|build| Received {
-            build,
-            source,
-            branch_asked: source == Source::ListWithBranches,
-            lookup_done: false,
-        });
-        self.received.extend(received);
-    }
-
-    /// Builds that wait for this are applied with what is known now.
-    fn end_lookups(&mut self, query: &Query) {
-        for received in &mut self.received {
-            if received.waits_for(query) {
-                match query {
-                    Query::Branch(_) => received.branch_asked = true,
-                    _ => received.lookup_done = true,
-                }
-            }
+        for build in builds {
+            self.pending.push(build, source);
         }
     }
 
-    /// The branch of a build has come, or as much of it as there is.
-    fn take_branch(&mut self, query: &Query, builds: Vec<Build>) {
-        for told in builds {
-            for received in &mut self.received {
-                if received.waits_for(query) && received.build.id == told.id {
-                    received.build.branch.clone_from(&told.branch);
-                    received.build.sources.clone_from(&told.sources);
-                }
-            }
+    /// Applies the builds that wait for nothing.
+    fn apply_pending(&mut self, model: &mut Model, now: Instant, events: &mut Vec<MasterEvent>) {
+        for builder in self.pending.builders() {
+            self.apply_builds_of(builder, model, now, events);
         }
-        self.end_lookups(query);
     }
 
-    /// Applies the builds that wait for nothing. One that must wait holds back no builder's but its
-    /// own.
-    fn apply_received(&mut self, model: &mut Model, now: Instant, events: &mut Vec<MasterEvent>) {
-        let mut held_builders = BTreeSet::new();
-        for received in std::mem::take(&mut self.received) {
-            let builder = received.build.builder_id;
-            if held_builders.contains(&builder) || self.lookup(&received, model).is_some() {
-                held_builders.insert(builder);
-                self.received.push_back(received);
-                continue;
-            }
+    /// The same of one builder.
+    fn apply_builds_of(
+        &mut self,
+        builder: u64,
+        model: &mut Model,
+        now: Instant,
+        events: &mut Vec<MasterEvent>,
+    ) {
+        let tracked = &self.tracked;
+        let is_tracked = |build: &Build| is_tracked(tracked, build);
+        let mut ready = Vec::new();
+        while let Some(received) = self.pending.pop_ready(builder, model, &is_tracked) {
             let id = received.build.id;
             let Some(event) = model.apply_build(received.build) else {
                 continue;
             };
+            if !event.build.complete {
+                self.pending.note_started(&event.build);
+            }
             if event.is_new {
-                self.note_source(id, received.source, now);
+                ready.push((id, received.source));
             }
-            if !event.build.complete && self.started.len() < STARTED {
-                self.started.push_back(event.build.clone());
-            }
-            if event.is_new || event.ends_request && self.is_tracked(&event.build) {
+            if event.is_new || event.ends_request && is_tracked(&event.build) {
                 events.push(MasterEvent::Build(Box::new(event)));
             }
+        }
+        for (id, source) in ready {
+            self.note_source(id, source, now);
         }
     }
 
@@ -811,14 +725,9 @@ impl Sync {
         if error.kind == ErrorKind::TooLarge && self.shrink_page(query) {
             return;
         }
-        // Nobody waits for what was asked early; it will be asked for again if it is needed.
-        if query.is_lookup() && !self.is_awaited(query) {
-            log!(Debug, "{error}");
-            return;
-        }
         // An error of the master's own may pass, and so may a wait: only what stays is taken for
         // a refusal.
-        let step = self.round.front().filter(|_| !query.is_lookup());
+        let step = self.round.front();
         let is_optional = step.is_some_and(|step| self.optional_steps.contains(step));
         let is_final = match error.kind {
             ErrorKind::Refused(..500) | ErrorKind::TooLarge => true,
@@ -831,11 +740,13 @@ impl Sync {
         self.fail_round(error, model, now);
     }
 
-    /// Whether a build waits for this look-up.
-    fn is_awaited(&self, query: &Query) -> bool {
-        self.received
-            .iter()
-            .any(|received| received.waits_for(query))
+    /// One build waits; the round and all others go on.
+    fn on_failed_lookup(&mut self, query: &Query, error: &Error, now: Instant) {
+        if self.pending.on_failure(query, error.kind, now) {
+            log!(Warning, "{error}; going on without");
+        } else {
+            log!(Debug, "{error}");
+        }
     }
 
     /// Asks for less at once, then without texts, then for all but one item. Returns false where
@@ -885,15 +796,6 @@ impl Sync {
         now: Instant,
     ) -> bool {
         match query {
-            Query::Builder(id) => {
-                self.unknown_builders.insert(*id);
-                self.end_lookups(query);
-                log!(Debug, "{error}");
-            }
-            Query::PreviousBuilds { .. } | Query::Branch(_) => {
-                self.end_lookups(query);
-                log!(Warning, "{error}");
-            }
             Query::Request(_) => log!(Warning, "{error}"),
             Query::Identity
             | Query::Workers(..)
@@ -912,6 +814,8 @@ impl Sync {
             | Query::RecentBuilds(_)
             | Query::BuildsFrom(..)
             | Query::BuildsById(..) => return false,
+            // These are no lists.
+            Query::Builder(_) | Query::Branch(_) | Query::PreviousBuilds { .. } => {}
         }
         true
     }
@@ -926,7 +830,6 @@ impl Sync {
         self.awaited = None;
         self.is_polling = false;
         self.is_catching_up = false;
-        self.received.clear();
         self.gathered = Gathered::default();
         self.progress = Progress::default();
         // It may come back with another configuration, or another database.
@@ -983,11 +886,12 @@ impl Sync {
             // Before the first poll it is not known what is new; that poll will see all of it.
             Update::Build(_) if !self.is_synced => {}
             // More at once than any master has is for the poll, which takes it in pages.
-            Update::Build(_) if model.is_full() || self.received.len() > CATCH_UP => {}
+            Update::Build(_) if model.is_full() || self.pending.len() > CATCH_UP => {}
             Update::Build(build) => {
                 self.untold.retain(|(id, _)| *id != build.id);
-                self.receive(vec![build], Source::Stream);
-                self.apply_received(model, now, &mut events);
+                let builder = build.builder_id;
+                self.pending.push(build, Source::Stream);
+                self.apply_builds_of(builder, model, now, &mut events);
             }
             // One that is new is listed, with its builders, by the next poll.
             Update::Worker(worker) if !model.knows_worker(worker.id) => {
@@ -1037,14 +941,9 @@ impl Sync {
         let mut events = Vec::new();
         // The highest number came first.
         for build in lookup.builds.into_iter().rev() {
-            let received = Received {
-                build,
-                source: Source::ListWithBranches,
-                branch_asked: true,
-                lookup_done: true,
-            };
-            self.received.push_front(received);
-            self.apply_received(model, now, &mut events);
+            let builder = build.builder_id;
+            self.pending.push(build, Source::Command);
+            self.apply_builds_of(builder, model, now, &mut events);
         }
         for builder in lookup.builders {
             model.set_lookup_done(builder);
@@ -1054,6 +953,11 @@ impl Sync {
         }
         events
     }
+}
+
+/// Whether somebody waits for the request of a build.
+fn is_tracked(tracked: &BTreeSet<u64>, build: &Build) -> bool {
+    build.request_id.is_some_and(|id| tracked.contains(&id))
 }
 
 /// What a command wanted to know.

@@ -10,14 +10,18 @@ use crate::master::jobs::BuildsetAnswer;
 use crate::master::resources::BuildRequest;
 use crate::outcome::Outcome;
 use crate::state_file::{EndedBuild, OpenBuildset};
+use std::collections::BTreeSet;
 
 /// Buildsets that are open at once; beyond it the oldest is told with what has ended.
 const OPEN: usize = 500;
+/// Builds of one buildset that are kept; beyond it they are told with what has ended.
+const BUILDS: usize = 1000;
 /// Seconds after which the master is asked how an open buildset stands, doubling up to the last.
 const ASK_AGAIN: i64 = 30;
 const ASK_AT_LEAST: i64 = 600;
-/// After the master could not answer.
+/// The same after the master could not answer.
 const RETRY: i64 = 5;
+const RETRY_AT_LEAST: i64 = 60;
 /// A request that was merged has no build; for a moment one could still come.
 const MERGED_GRACE: i64 = 2;
 
@@ -31,6 +35,25 @@ struct Tracked {
     ask_at: i64,
     pause: i64,
     is_asking: bool,
+    /// Nothing before the master has answered since we started.
+    audience: Option<Vec<Audience>>,
+}
+
+/// A place, and the requests of a buildset whose builds it cares for.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Audience {
+    pub place: String,
+    pub requests: BTreeSet<u64>,
+}
+
+/// What a place is told of a buildset.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Told {
+    pub place: String,
+    pub info: BuildsetInfo,
+    pub builds: Vec<EndedBuild>,
+    /// So many of the requests that it cares for are still open.
+    pub open: usize,
 }
 
 /// What is to be done about a buildset.
@@ -39,11 +62,12 @@ pub enum Step {
     /// The master is asked about this request, and what is known already.
     Ask(u64, Option<Box<BuildsetInfo>>),
     /// Its first build has started.
-    TellStart(Box<OpenBuildset>, Box<BuildEvent>),
-    /// What has ended is told; so many requests are still open.
-    TellEnd(Box<OpenBuildset>, usize),
-    /// These are told one by one: there is nothing that they belong to.
-    TellAlone(Vec<EndedBuild>, Option<Box<BuildEvent>>),
+    TellStart(Box<BuildsetInfo>, Box<BuildEvent>),
+    /// What has ended is told.
+    TellEnd(Box<Told>),
+    /// These are told one by one to those places, or all that want changes: there is nothing that
+    /// they belong to.
+    TellAlone(Vec<EndedBuild>, Option<Box<BuildEvent>>, Vec<String>),
 }
 
 /// The buildsets under way, oldest first.
@@ -72,14 +96,24 @@ impl Buildsets {
             .collect()
     }
 
-    /// A build has started or ended. `unix` is our clock.
-    pub fn add(&mut self, event: &BuildEvent, details: Option<&Details>, unix: i64) {
+    /// A build has started or ended, and these places want to hear of it with all that belongs to it.
+    /// `unix` is our clock.
+    pub fn add<'a>(
+        &mut self,
+        event: &BuildEvent,
+        details: Option<&Details>,
+        places: impl Iterator<Item = &'a str>,
+        unix: i64,
+    ) {
         let Some(request) = event.build.request_id else {
             return;
         };
         let id = event.buildset.map(|buildset| buildset.id);
         let tracked = self.find_or_open(request, id);
         let set = &mut tracked.set;
+        for place in places {
+            set.places.entry(place.to_owned()).or_default();
+        }
         let Some(outcome) = event.build.outcome() else {
             if !set.start_told && set.start.is_none() {
                 set.start = Some(event.clone());
@@ -92,9 +126,7 @@ impl Buildsets {
         if outcome == Outcome::Retry {
             return;
         }
-        if set.builds.is_empty() {
-            set.first_end = unix;
-        }
+        set.first_end.get_or_insert(unix);
         set.builds.push(EndedBuild {
             event: event.clone(),
             details: details.cloned().unwrap_or_default(),
@@ -127,25 +159,35 @@ impl Buildsets {
         }
     }
 
-    /// The master has answered what a request belongs to.
-    pub fn on_answer(&mut self, request: u64, answer: BuildsetAnswer, unix: i64) -> Vec<Step> {
+    /// The master has answered what a request belongs to; `audience` says who cares for which of its
+    /// requests.
+    pub fn on_answer(
+        &mut self,
+        request: u64,
+        answer: BuildsetAnswer,
+        audience: &dyn Fn(&OpenBuildset) -> Vec<Audience>,
+        unix: i64,
+    ) -> Vec<Step> {
         let is_asked = |tracked: &Tracked| tracked.set.request == request && tracked.is_asking;
         let Some(position) = self.open.iter().position(is_asked) else {
             return Vec::new();
         };
         let tracked = &mut self.open[position];
         tracked.is_asking = false;
-        tracked.pause = (tracked.pause * 2).clamp(RETRY, ASK_AT_LEAST);
         match answer {
             BuildsetAnswer::Known(info) => {
-                tracked.pause = tracked.pause.max(ASK_AGAIN);
+                tracked.pause = (tracked.pause * 2).clamp(ASK_AGAIN, ASK_AT_LEAST);
                 tracked.told_at = unix;
                 tracked.ask_at = unix + tracked.pause;
                 tracked.set.info = Some(*info);
                 self.merge(position);
+                for tracked in self.open.iter_mut().filter(|t| t.set.request == request) {
+                    tracked.audience = Some(audience(&tracked.set));
+                }
                 Vec::new()
             }
             BuildsetAnswer::Failed => {
+                tracked.pause = (tracked.pause * 2).clamp(RETRY, RETRY_AT_LEAST);
                 tracked.ask_at = unix + tracked.pause;
                 Vec::new()
             }
@@ -153,9 +195,16 @@ impl Buildsets {
         }
     }
 
+    /// Who cares for what has changed: the master is asked once more, and then that, too.
+    pub fn ask_again(&mut self) {
+        for tracked in &mut self.open {
+            tracked.ask_at = 0;
+        }
+    }
+
     /// There was no room for the question.
     pub fn on_not_asked(&mut self, request: u64, unix: i64) {
-        self.on_answer(request, BuildsetAnswer::Failed, unix);
+        self.on_answer(request, BuildsetAnswer::Failed, &|_| Vec::new(), unix);
     }
 
     /// Other requests may turn out to be of the same buildset.
@@ -194,11 +243,9 @@ impl Buildsets {
     }
 
     /// When something is due, in seconds since the epoch, if nothing happens before.
-    pub fn next_due(&self, grace: i64, patience: i64) -> Option<i64> {
-        self.open
-            .iter()
-            .filter_map(|tracked| tracked.next_due(grace, patience))
-            .min()
+    pub fn next_due(&self, unix: i64, grace: i64, patience: i64) -> Option<i64> {
+        let due = |tracked: &Tracked| tracked.next_due(unix, grace, patience);
+        self.open.iter().filter_map(due).min()
     }
 
     /// The master has another database: what has ended is told one by one.
@@ -220,26 +267,29 @@ fn has(set: &OpenBuildset, request: u64, id: Option<u64>) -> bool {
 }
 
 fn absorb(set: &mut OpenBuildset, other: OpenBuildset) {
-    if set.builds.is_empty() || !other.builds.is_empty() && other.first_end < set.first_end {
-        set.first_end = other.first_end;
-    }
+    set.first_end = [set.first_end, other.first_end].into_iter().flatten().min();
     set.ended.extend(other.ended);
     set.builds.extend(other.builds);
+    for (place, told) in other.places {
+        set.places.entry(place).or_default().extend(told);
+    }
     set.start_told |= other.start_told;
     set.start = set.start.take().or(other.start);
 }
 
 fn alone(set: OpenBuildset) -> Step {
     let start = set.start.filter(|_| set.builds.is_empty());
-    Step::TellAlone(set.builds, start.map(Box::new))
+    let places = set.places.into_keys().collect();
+    Step::TellAlone(set.builds, start.map(Box::new), places)
 }
 
 impl Tracked {
-    /// The requests that have not come to their end.
-    fn open_requests(&self, unix: i64, grace: i64) -> usize {
+    /// The requests that have not come to their end, of these or of all.
+    fn open_requests(&self, of: Option<&BTreeSet<u64>>, unix: i64, grace: i64) -> usize {
         let requests = self.set.info.iter().flat_map(|info| &info.requests);
-        let is_open = |request: &&BuildRequest| !self.is_ended(request, unix, grace);
-        requests.filter(is_open).count()
+        let wanted = requests.filter(|r| of.is_none_or(|of| of.contains(&r.id)));
+        let open = wanted.filter(|request| !self.is_ended(request, unix, grace));
+        open.count()
     }
 
     fn is_ended(&self, request: &BuildRequest, unix: i64, grace: i64) -> bool {
@@ -249,48 +299,100 @@ impl Tracked {
 
     /// Nothing of it is left to wait for.
     fn is_over(&self, unix: i64, grace: i64) -> bool {
-        let is_known = self.set.info.is_some();
-        is_known && self.set.builds.is_empty() && self.open_requests(unix, grace) == 0
+        let is_known = self.set.info.is_some() && self.audience.is_some();
+        is_known && self.open_requests(None, unix, grace) == 0
     }
 
     /// What is due now; `at_once` where nothing can be waited for any more.
     fn next_step(&mut self, unix: i64, grace: i64, patience: i64, at_once: bool) -> Option<Step> {
-        let has_builds = !self.set.builds.is_empty();
-        let is_overdue = has_builds && (at_once || unix >= self.set.first_end + patience);
+        let has_untold = self.set.first_end.is_some();
+        let is_late = at_once || self.set.builds.len() > BUILDS;
+        let is_due = |first_end: i64| is_late || unix >= first_end + patience;
+        let is_overdue = self.set.first_end.is_some_and(is_due);
         let Some(info) = &self.set.info else {
             if is_overdue {
                 // What the master does not tell for so long is told as it is.
-                let builds = std::mem::take(&mut self.set.builds);
-                return Some(Step::TellAlone(builds, None));
+                self.set.first_end = None;
+                return Some(alone(OpenBuildset {
+                    builds: std::mem::take(&mut self.set.builds),
+                    places: self.set.places.clone(),
+                    ..OpenBuildset::default()
+                }));
             }
             return self.ask_if_due(unix);
         };
         let is_alone = info.requests.len() == 1;
         if let Some(start) = self.set.start.take()
-            && !has_builds
+            && self.set.builds.is_empty()
         {
             self.set.start_told = true;
             let start = Box::new(start);
             return Some(if is_alone {
-                Step::TellAlone(Vec::new(), Some(start))
+                let places = self.set.places.keys().cloned().collect();
+                Step::TellAlone(Vec::new(), Some(start), places)
             } else {
-                Step::TellStart(Box::new(self.set.clone()), start)
+                Step::TellStart(Box::new(info.clone()), start)
             });
         }
-        let open = self.open_requests(unix, grace);
-        if is_alone && has_builds {
-            let builds = std::mem::take(&mut self.set.builds);
-            return Some(Step::TellAlone(builds, None));
+        if is_alone && has_untold {
+            self.set.first_end = None;
+            return Some(alone(OpenBuildset {
+                builds: std::mem::take(&mut self.set.builds),
+                places: self.set.places.clone(),
+                ..OpenBuildset::default()
+            }));
         }
-        if has_builds && (open == 0 || is_overdue) {
-            let told = self.set.clone();
-            self.set.builds.clear();
-            return Some(Step::TellEnd(Box::new(told), open));
+        if let Some(told) = self.next_place(unix, grace, is_overdue) {
+            return Some(Step::TellEnd(Box::new(told)));
         }
-        if open == 0 {
+        if is_overdue {
+            // The rest has as long again.
+            self.set.first_end = None;
+            if self.set.builds.len() > BUILDS {
+                self.set.builds.clear();
+            }
+        }
+        if self.is_over(unix, grace) {
             return None;
         }
         self.ask_if_due(unix)
+    }
+
+    /// The next place for which all that it cares for has ended, or that cannot wait any longer.
+    fn next_place(&mut self, unix: i64, grace: i64, is_overdue: bool) -> Option<Told> {
+        let info = self.set.info.as_ref()?;
+        for audience in self.audience.iter().flatten() {
+            let open = self.open_requests(Some(&audience.requests), unix, grace);
+            if open > 0 && !is_overdue {
+                continue;
+            }
+            let heard = self.set.places.get(&audience.place);
+            let is_new = |build: &&EndedBuild| {
+                let id = build.event.build.id;
+                let request = build.event.build.request_id;
+                request.is_some_and(|request| audience.requests.contains(&request))
+                    && heard.is_none_or(|heard| !heard.contains(&id))
+            };
+            let builds: Vec<EndedBuild> = self.set.builds.iter().filter(is_new).cloned().collect();
+            if builds.is_empty() {
+                continue;
+            }
+            let ids = builds.iter().map(|build| build.event.build.id);
+            let place = audience.place.clone();
+            let info = info.clone();
+            self.set
+                .places
+                .entry(place.clone())
+                .or_default()
+                .extend(ids);
+            return Some(Told {
+                place,
+                info,
+                builds,
+                open,
+            });
+        }
+        None
     }
 
     fn ask_if_due(&mut self, unix: i64) -> Option<Step> {
@@ -302,13 +404,15 @@ impl Tracked {
         Some(Step::Ask(self.set.request, known))
     }
 
-    fn next_due(&self, grace: i64, patience: i64) -> Option<i64> {
+    /// What is in the past has been dealt with, as far as it could be.
+    fn next_due(&self, unix: i64, grace: i64, patience: i64) -> Option<i64> {
         let asks = (!self.is_asking).then_some(self.ask_at);
-        let overdue = (!self.set.builds.is_empty()).then_some(self.set.first_end + patience);
+        let overdue = self.set.first_end.map(|first_end| first_end + patience);
         let requests = self.set.info.iter().flat_map(|info| &info.requests);
         let unseen = requests.filter(|r| r.complete && !self.set.ended.contains(&r.id));
         let graces = unseen.map(|request| self.told_at + grace_of(request, grace));
-        graces.chain(asks).chain(overdue).min()
+        let later = graces.chain(asks).chain(overdue).filter(|at| *at > unix);
+        later.min()
     }
 }
 

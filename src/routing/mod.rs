@@ -411,11 +411,16 @@ impl Routing {
             .map(|(name, target)| (name, &target.settings))
     }
 
-    /// Of those, who hears of a build that turns out to stand alone.
-    pub fn change_recipients(&self, event: &BuildEvent) -> Recipients {
+    /// Who hears of a build that turns out to stand alone, whatever they want of changes.
+    pub fn recipients_alone(&self, event: &BuildEvent) -> Recipients {
         let interested = self.interested(event, true);
-        let by_change = interested.filter(|(_, t)| t.settings.announce == Announce::Changes);
-        by_change.map(|(name, _)| (name.clone(), false)).collect()
+        interested.map(|(name, _)| (name.clone(), false)).collect()
+    }
+
+    /// What a place wants, if it is told of anything.
+    pub fn settings_of_target(&self, name: &str) -> Option<TargetSettings> {
+        let target = self.targets.get(&self.casemapping.name(name));
+        target.map(|target| target.settings.clone())
     }
 
     /// What someone will want to know of the end of a build beside its result.

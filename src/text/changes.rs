@@ -16,7 +16,7 @@ const LIST: usize = 240;
 const FEW: usize = 4;
 
 /// A build of the line, and whether it is what the place has asked for.
-pub struct Told<'a> {
+pub struct ToldBuild<'a> {
     pub event: &'a BuildEvent,
     pub is_wanted: bool,
 }
@@ -81,7 +81,7 @@ pub fn started_line(
 /// build's.
 pub fn ended_line(
     info: &BuildsetInfo,
-    builds: &[Told],
+    builds: &[ToldBuild],
     open: usize,
     settings: &TargetSettings,
     nicks: &Nicks,
@@ -106,8 +106,8 @@ pub fn ended_line(
 }
 
 /// The build that matters most.
-pub fn worst<'a>(builds: &[Told<'a>]) -> Option<&'a BuildEvent> {
-    let order = |told: &&Told| {
+pub fn worst<'a>(builds: &[ToldBuild<'a>]) -> Option<&'a BuildEvent> {
+    let order = |told: &&ToldBuild| {
         (
             importance(told.event),
             !told.is_wanted,
@@ -127,8 +127,8 @@ fn importance(event: &BuildEvent) -> usize {
 
 /// `failure linux #42 (was success), mac #7 (3rd in a row); success 12 others`: the most important
 /// first. Builds that are as they were are only counted.
-fn list(builds: &[Told], settings: &TargetSettings) -> String {
-    let mut sorted: Vec<&Told> = builds.iter().collect();
+fn list(builds: &[ToldBuild], settings: &TargetSettings) -> String {
+    let mut sorted: Vec<&ToldBuild> = builds.iter().collect();
     sorted.sort_by_key(|told| (importance(told.event), !told.is_wanted, &told.event.builder));
     let mut text = String::new();
     let mut omitted = 0;

@@ -425,9 +425,9 @@ mod one_line_a_change {
 
     /// The line of these builds; what changes for worse or better is wanted.
     fn line(info: &BuildsetInfo, events: &[BuildEvent], open: usize) -> String {
-        let told: Vec<Told> = events
+        let told: Vec<ToldBuild> = events
             .iter()
-            .map(|event| Told {
+            .map(|event| ToldBuild {
                 event,
                 is_wanted: event.previous != event.build.outcome(),
             })

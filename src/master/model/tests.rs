@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::master::builder::{BRANCHES, HISTORY};
+use crate::master::resources::SOURCE_TEXT;
 use Outcome::{Cancelled, Exception, Failure, Retry, Skipped, Success};
 
 /// A model with builders 1, 2, … of these names, and the first poll done.
@@ -468,8 +469,8 @@ fn the_stream_tells_the_branch_before_the_build() {
     assert!(!m.needs_branch(&requested(1, 7, None)));
     m.apply_build(requested(1, 7, None));
     let ended = news(&mut m, requested(1, 7, Some(Success))).unwrap();
-    assert_eq!(ended.build.branch.unwrap().chars().count(), BRANCH_TEXT + 1);
-    let alone = BuildsetSize { id: 3, builders: 1 };
+    assert_eq!(ended.build.branch.unwrap().chars().count(), SOURCE_TEXT + 1);
+    let alone = BuildsetSize { id: 3, at_least: 1 };
     assert_eq!(ended.buildset, Some(alone));
     for id in 0..20_000 {
         let request = BuildRequest {
@@ -497,4 +498,74 @@ fn a_build_in_the_state_file_is_the_same_again() {
     };
     let text = serde_json::to_string(&unknown).unwrap();
     assert_eq!(serde_json::from_str::<Build>(&text).unwrap(), unknown);
+}
+
+/// A buildset of several codebases as the stream tells it, and its one build.
+fn of_both(m: &mut Model, id: u64, branches: &[(&str, &str)], outcome: Outcome) -> BuildEvent {
+    m.note_request(&BuildRequest {
+        id,
+        buildset_id: id,
+        ..BuildRequest::default()
+    });
+    m.note_buildset(Buildset {
+        id,
+        sources: stamps(branches),
+        ..Buildset::default()
+    });
+    m.apply_build(requested(id, id, None));
+    news(m, requested(id, id, Some(outcome))).unwrap()
+}
+
+#[test]
+fn a_build_that_is_read_again_does_not_count_again() {
+    let mut m = model(&["b"]);
+    let usual = [("app", "main"), ("lib", "main")];
+    for id in 1..=10 {
+        of_both(&mut m, id, &usual, Success);
+    }
+    let feature = [("app", "main"), ("lib", "feature")];
+    of_both(&mut m, 11, &feature, Failure);
+    for _ in 0..10 {
+        m.apply_build(requested(11, 11, Some(Failure)));
+    }
+    let next = of_both(&mut m, 12, &feature, Success);
+    assert_eq!(next.build.branch.as_deref(), Some("feature"));
+    assert_eq!(next.previous, Some(Failure));
+    // Of two that are unusual it is the same one, in whatever order they come.
+    let one = of_both(&mut m, 13, &[("app", "f1"), ("lib", "f2")], Failure);
+    let other = of_both(&mut m, 14, &[("lib", "f2"), ("app", "f1")], Success);
+    assert_eq!(one.build.branch, other.build.branch);
+    assert_eq!(other.previous, Some(Failure));
+}
+
+#[test]
+fn where_there_are_more_branches_than_are_remembered_the_master_is_asked() {
+    let mut m = model(&["b"]);
+    m.learn_previous(1, 1, vec![]);
+    m.apply_build(on_branch(1, "pr-0", Failure));
+    assert!(
+        !m.needs_previous(&on_branch(2, "new", Failure)),
+        "a new branch"
+    );
+    for number in 2..=BRANCHES as u64 + 2 {
+        m.apply_build(on_branch(number, &format!("pr-{number}"), Success));
+    }
+    assert!(m.needs_previous(&on_branch(90, "pr-0", Success)));
+    m.learn_previous(1, 90, vec![on_branch(1, "pr-0", Failure)]);
+    let mended = news(&mut m, on_branch(90, "pr-0", Success)).unwrap();
+    assert_eq!(mended.previous, Some(Failure));
+}
+
+#[test]
+fn what_the_look_back_has_found_bad_gets_its_branch_and_its_count() {
+    let mut m = model(&["b"]);
+    m.apply_build(build(100, 100, Some(Failure)));
+    m.learn_branches(vec![on_branch(100, "main", Failure)]);
+    let bad = m.builder(1).unwrap().last_bad.clone().unwrap();
+    assert_eq!(bad.branch.as_deref(), Some("main"));
+    let below = (90..100)
+        .map(|number| on_branch(number, "main", if number == 97 { Success } else { Failure }));
+    m.learn_previous(1, 101, below.collect());
+    let next = news(&mut m, on_branch(101, "main", Failure)).unwrap();
+    assert_eq!(next.streak, 4);
 }

@@ -59,7 +59,7 @@ impl Rig {
 
     /// What is asked next; nothing else is awaited meanwhile.
     fn next_query(&mut self) -> Option<Query> {
-        let lookup = self.sync.next_lookup(&self.model);
+        let lookup = self.sync.next_lookup(&self.model, self.now);
         lookup.or_else(|| self.sync.next_query(&mut self.model, self.now))
     }
 
@@ -420,18 +420,43 @@ fn the_builds_before_are_asked_for_where_a_change_is_to_be_told() {
 
 #[test]
 fn a_failed_lookup_loses_no_build() {
-    let mut rig = Rig::synced();
-    rig.builds = vec![build(1, 1, Some(Success)), build(5, 5, Some(Failure))];
-    rig.model.start_over();
-    rig.model.catch_up(4);
+    let mut rig = Rig::streaming();
+    rig.builders.push(builder(2, "other"));
+    rig.model.set_builders(rig.builders.clone());
     rig.fail = |query| match query {
         Query::PreviousBuilds { .. } => Some(unreachable()),
         _ => None,
     };
-    assert_eq!(rig.stream(build(5, 5, Some(Failure))), [] as [u64; 0]);
+    assert_eq!(rig.stream(of_another(2, 1)), [] as [u64; 0]);
+    assert!(rig.sync.is_healthy(), "one look-up is no round");
+    assert!(rig.sync.lookup_deadline() > Some(rig.now));
     rig.fail = |_| None;
-    rig.wait(INTERVAL);
-    assert_eq!(rig.poll(), [5]);
+    rig.wait(Duration::from_secs(1));
+    assert_eq!(rig.poll(), [1]);
+    rig.builds.push(of_another(2, 1));
+    rig.wait(INTERVAL * RELAXED);
+    rig.poll();
+    rig.wait(STREAM_GRACE);
+    rig.poll();
+    assert!(!rig.sync.take_restart_stream(), "the stream has told it");
+}
+
+#[test]
+fn what_cannot_be_looked_up_is_told_without() {
+    let mut rig = Rig::streaming();
+    rig.builders.push(builder(2, "other"));
+    rig.model.set_builders(rig.builders.clone());
+    rig.fail = |query| match query {
+        Query::PreviousBuilds { .. } => Some(unreachable()),
+        _ => None,
+    };
+    let mut told = rig.stream(of_another(2, 1));
+    for _ in 1..3 {
+        assert!(told.is_empty());
+        rig.wait(Duration::from_secs(5));
+        told = rig.poll();
+    }
+    assert_eq!(told, [1]);
 }
 
 #[test]
@@ -544,7 +569,7 @@ fn a_slow_look_up_holds_back_no_builder_but_its_own() {
     };
     assert_eq!(tell(later), 0, "behind it");
     assert_eq!(tell(on_main(3)), 1, "of another builder");
-    let query = rig.sync.next_lookup(&rig.model).unwrap();
+    let query = rig.sync.next_lookup(&rig.model, rig.now).unwrap();
     assert!(matches!(
         query,
         Query::PreviousBuilds {
@@ -578,22 +603,62 @@ fn the_stream_is_heard_while_a_list_is_awaited() {
 #[test]
 fn the_answer_of_a_round_that_has_failed_is_nothing() {
     let mut rig = Rig::streaming();
-    rig.builders.push(builder(2, "other"));
-    rig.model.set_builders(rig.builders.clone());
     rig.wait(INTERVAL * RELAXED);
     let list = rig.sync.next_query(&mut rig.model, rig.now).unwrap();
-    let update = Update::Build(of_another(2, 1));
-    rig.sync.on_update(update, &mut rig.model, rig.now, 5000);
-    let lookup = rig.sync.next_lookup(&rig.model).unwrap();
     let failed = Err(unreachable());
     rig.sync
-        .on_answer(&lookup, failed, &mut rig.model, rig.now, 5000);
+        .on_answer(&list, failed, &mut rig.model, rig.now, 5000);
     assert!(!rig.sync.is_healthy());
     let late = Ok(Answer::Builds(vec![build(9, 9, Some(Success))].into()));
     let events = rig
         .sync
         .on_answer(&list, late, &mut rig.model, rig.now, 5000);
     assert!(events.is_empty());
+}
+
+/// The poller holds back what the stream tells until the whole list has come.
+#[test]
+fn a_list_of_several_pages_is_one_answer() {
+    let mut rig = Rig::synced();
+    rig.builders = (1..=150).map(|id| builder(id, &format!("b{id}"))).collect();
+    rig.wait(LIST_REFRESH);
+    let mut gathering = 0;
+    while let Some(query) = rig.next_query() {
+        let answer = Ok(rig.answer(&query));
+        rig.sync
+            .on_answer(&query, answer, &mut rig.model, rig.now, 5000);
+        gathering += usize::from(rig.sync.is_gathering());
+    }
+    assert_eq!(gathering, 1, "between the two pages of builders");
+}
+
+#[test]
+fn many_that_wait_cost_no_more_each() {
+    let mut rig = Rig::synced();
+    let count = 3000;
+    rig.builders = (1..=count)
+        .map(|id| builder(id, &format!("b{id}")))
+        .collect();
+    rig.model.set_builders(rig.builders.clone());
+    let start = Instant::now();
+    for id in 1..=count {
+        let update = Update::Build(of_another(id, id));
+        rig.sync.on_update(update, &mut rig.model, rig.now, 5000);
+    }
+    let mut told = 0;
+    while let Some(query) = rig.sync.next_lookup(&rig.model, rig.now) {
+        let none = Ok(Answer::Builds(Vec::new().into()));
+        let events = rig
+            .sync
+            .on_answer(&query, none, &mut rig.model, rig.now, 5000);
+        told += events.len() as u64;
+    }
+    assert_eq!(told, count);
+    assert!(
+        start.elapsed() < Duration::from_secs(10),
+        "{:?}",
+        start.elapsed()
+    );
 }
 
 #[test]
