@@ -96,11 +96,15 @@ pub enum PollerEvent {
     FirstPoll,
 }
 
-/// When a build has started or ended, by the master's clock; what is no build comes first.
-fn happened_at(event: &MasterEvent) -> i64 {
+/// When a build has started or ended, by the master's clock, which counts whole seconds; what is no
+/// build comes first.
+fn happened_at(event: &MasterEvent) -> (i64, u64) {
     match event {
-        MasterEvent::Build(event) => event.build.complete_at.unwrap_or(event.build.started_at),
-        _ => i64::MIN,
+        MasterEvent::Build(event) => {
+            let build = &event.build;
+            (build.complete_at.unwrap_or(build.started_at), build.id)
+        }
+        _ => (i64::MIN, 0),
     }
 }
 

@@ -21,8 +21,8 @@ use crate::sanitize::sanitize_error;
 use std::collections::{BTreeSet, VecDeque};
 use std::time::{Duration, Instant};
 
-/// Workers in an answer that also has the builders of each, which may be thousands.
-const WORKER_PAGE: usize = 2;
+/// An answer that has the builders of each worker, too, may have so many of them: about 600 KiB.
+const PLACES: usize = 20_000;
 /// Recent builds that the first poll looks at, for the last results of all builders.
 const LOOK_BACK: usize = 10 * PAGE;
 /// New builds that one poll takes; the next poll goes on from there.
@@ -312,7 +312,7 @@ impl Sync {
 
     /// The next query of a step; nothing when it has no more to ask.
     fn query_of(&mut self, step: Step, model: &Model) -> Option<Query> {
-        let page = self.page_of(step);
+        let page = self.page_of(step, model);
         match step {
             Step::Identity => Some(Query::Identity),
             Step::Builders => Some(Query::Builders(page)),
@@ -347,10 +347,13 @@ impl Sync {
         }
     }
 
-    fn page_of(&self, step: Step) -> Page {
+    fn page_of(&self, step: Step, model: &Model) -> Page {
         let usual = match step {
             Step::Builders if self.progress.offset > 0 => LONG_PAGE,
-            Step::WorkersWithBuilders => WORKER_PAGE,
+            Step::WorkersWithBuilders => {
+                let builders = model.builder_counts().total.max(1);
+                (PLACES / builders).clamp(1, PAGE)
+            }
             _ => PAGE,
         };
         Page {
