@@ -328,14 +328,14 @@ impl Channels {
         }
     }
 
-    /// The connection is gone: all channels are due on the next one, but those where we wait for
-    /// an INVITE.
-    pub fn on_disconnected(&mut self, now: Instant) {
+    /// The connection is gone, ours or a bouncer's: all channels are due from then on, but those
+    /// where we wait for an INVITE.
+    pub fn on_disconnected(&mut self, at: Instant) {
         for channel in &mut self.list {
             channel.ranks.clear();
             channel.refusals = 0;
             if !matches!(channel.state, State::AwaitingInvite) {
-                channel.state = State::Due { at: now };
+                channel.state = State::Due { at };
             }
         }
     }

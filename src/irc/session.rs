@@ -30,6 +30,9 @@ const RECONNECT: (Duration, Duration) = (Duration::from_secs(4), Duration::from_
 const STABLE: Duration = Duration::from_secs(120);
 /// The least wait when the server says that we come too often.
 const THROTTLED: Duration = Duration::from_secs(120);
+/// A bouncer says when it is back on its network; without that word we join our channels after so
+/// long.
+const WITHOUT_NETWORK: Duration = Duration::from_secs(300);
 /// The least wait for what only an operator or time can mend.
 const OPERATOR: Duration = Duration::from_secs(300);
 /// Bytes of `user@host` until the server has shown ours: a tilde and a host of 63 (RFC 1459 has
@@ -789,14 +792,14 @@ impl Session {
         self.accounts.on_end(&nick, &mut self.actions);
     }
 
-    fn on_privmsg(&mut self, message: &Message, params: &[&str], _: Instant) {
+    fn on_privmsg(&mut self, message: &Message, params: &[&str], now: Instant) {
         let target = self.name(params[0]);
         let text = params[1];
         let is_private = self.is_me(&target);
         self.history.on_playback_word(message, &target, text);
         if message.source.starts_with('*') {
             if is_private {
-                self.on_bouncer(message, text);
+                self.on_bouncer(message, text, now);
             }
             return;
         }
@@ -873,24 +876,30 @@ impl Session {
     }
 
     /// What a bouncer says of its own connection to the network (ZNC's `*status`).
-    fn on_bouncer(&mut self, message: &Message, text: &str) {
+    fn on_bouncer(&mut self, message: &Message, text: &str, now: Instant) {
         if message.nick() != "*status" {
             return;
         }
-        if text.starts_with("Disconnected from IRC") {
+        let (upstream, join_at) = if text.starts_with("Disconnected from IRC") {
             log!(Warning, "IRC: the bouncer has lost its network");
-            self.actions.push(Action::Upstream(Upstream::Lost));
+            (Upstream::Lost, now + WITHOUT_NETWORK)
         } else if text.starts_with("Connected!") {
             log!(Info, "IRC: the bouncer is back on its network");
-            self.actions.push(Action::Upstream(Upstream::Back));
+            (Upstream::Back, now)
         } else if let Some(rest) = text.strip_prefix("Your message to ") {
             log!(
                 Warning,
                 "IRC: the bouncer is without its network: {}",
                 sanitize(rest)
             );
-            self.actions.push(Action::Upstream(Upstream::Lost));
-        }
+            (Upstream::Lost, now + WITHOUT_NETWORK)
+        } else {
+            return;
+        };
+        self.actions.push(Action::Upstream(upstream));
+        // It has left them without a word, and is in none when it has just come back. What is said
+        // before it has joined them again is refused too late: it has answered our PING by then.
+        self.channels.on_disconnected(join_at);
     }
 }
 

@@ -495,6 +495,21 @@ fn a_bouncer_tells_of_its_own_network() {
 }
 
 #[test]
+fn a_bouncer_that_is_back_on_its_network_is_in_no_channel_yet() {
+    let mut rig = Rig::in_channel("");
+    let channel = name("#a");
+    assert!(rig.session.can_reach(&channel));
+    rig.hear(":*status!znc@znc.in PRIVMSG bot :Disconnected from IRC. Reconnecting...");
+    assert_eq!(rig.said(), [""; 0]);
+    assert!(!rig.session.can_reach(&channel));
+    rig.hear(":*status!znc@znc.in PRIVMSG bot :Connected!");
+    assert_eq!(rig.said(), ["JOIN #a"]);
+    assert!(!rig.session.can_reach(&channel));
+    rig.hear(":bot!u@host.example JOIN #A");
+    assert!(rig.session.can_reach(&channel));
+}
+
+#[test]
 fn lines_that_lack_what_they_need_are_ignored() {
     let mut rig = Rig::in_channel("");
     for odd in [
