@@ -1,15 +1,30 @@
-//! How fast the bot speaks on real servers, with the pace that it gives each by itself, and that none kills it for that.
+//! How fast the bot speaks on real servers, and behind gates that read and kill as other software does, with the pace
+//! that it gives each by itself, and that none kills it for that.
 //! `MINUTES=10 cargo test --test pacing` keeps at it.
 
 mod common;
 
-use common::{Client, FakeMaster, Lab, POLLING, SUCCESS, wait_for};
+use common::{
+    Client, ERGO, FakeMaster, FloodGate, FloodRule, HYBRID, Lab, Listener, POLLING, SOLANUM,
+    SUCCESS, UNREAL,
+};
 use std::time::{Duration, Instant};
 
 const BUILDERS: usize = 50;
-/// Ten lines at the pace that is safe everywhere take longer.
-const TEN_LINES: Duration = Duration::from_secs(4);
-const NEWS: Duration = Duration::from_secs(10);
+/// At the pace that is safe everywhere both take longer.
+const USUAL: Limits = Limits {
+    ten_lines: Duration::from_secs(4),
+    fifty_builds: Duration::from_secs(10),
+};
+
+/// How long the bot may take.
+#[derive(Clone, Copy)]
+struct Limits {
+    /// When it has not spoken yet.
+    ten_lines: Duration,
+    /// Right after these.
+    fifty_builds: Duration,
+}
 
 fn minutes() -> u64 {
     let minutes = std::env::var("MINUTES").ok();
@@ -17,50 +32,59 @@ fn minutes() -> u64 {
 }
 
 /// Asks for many lines, and has many builds end, again and again.
-fn check(lab: Lab) {
+fn check(lab: Lab, limits: Limits) {
     let master = FakeMaster::new(BUILDERS);
     let lab = lab.with_fake_master(master.serve());
     let joe = lab.person("joe", &["#lab"]);
+    let channel = Listener::new(&joe, "#lab");
+    let private = Listener::new(&joe, "joe");
     let irc = "notify_events = finished\n[channel #lab]";
     let bot = lab.start_ready("bot", POLLING, irc);
     let end = Instant::now() + Duration::from_secs(60 * minutes());
+    let mut is_rested = true;
     loop {
-        // Eleven builders have such a name.
-        expect_lines(&joe, "status b1*", 11);
-        expect_news(&joe, &master);
+        // Eleven builders have such a name: ten lines, and one that says so.
+        let asked = Instant::now();
+        joe.say("#lab", "bot: status b1*");
+        (0..10).for_each(|_| _ = channel.next());
+        let took = asked.elapsed();
+        assert!(
+            took < limits.ten_lines || !is_rested,
+            "ten lines took {took:?}"
+        );
+        channel.hear("<bot> *1 more*");
+        let took = expect_news(&channel, &master);
+        assert!(took < limits.fifty_builds, "fifty builds took {took:?}");
         if Instant::now() >= end {
             break;
         }
-        expect_lines(&joe, "status all", BUILDERS);
+        joe.say("bot", "status all");
+        (0..BUILDERS).for_each(|_| _ = private.next());
+        is_rested = false;
     }
     bot.assert_logged("IRC: joined", 1);
 }
 
-fn expect_lines(joe: &Client, command: &str, lines: usize) {
-    let heard = joe.connection.lines("joe").len();
-    let asked = Instant::now();
-    joe.say("bot", command);
-    for index in 0..lines {
-        let line = joe.connection.wait_line("joe", heard + index);
-        assert!(line.is_some(), "line {index} of `{command}` never came");
-        if index == 9 && lines < BUILDERS {
-            let took = asked.elapsed();
-            assert!(took < TEN_LINES, "ten lines took {took:?}");
-        }
-    }
+/// The same through a gate that reads and kills by the rule of another software.
+fn check_rule(rule: FloodRule, limits: Limits) {
+    let mut lab = Lab::new().with_ngircd();
+    let gate = FloodGate::start(rule, lab.irc_port);
+    lab.irc_port = gate.port;
+    check(lab, limits);
 }
 
-/// Fifty builds end: each is named, or counted.
-fn expect_news(joe: &Client, master: &FakeMaster) {
-    let heard = joe.connection.lines("#lab").len();
+/// Fifty builds end: each is named, or counted. Returns how long that took.
+fn expect_news(channel: &Listener, master: &FakeMaster) -> Duration {
     let now = std::time::SystemTime::UNIX_EPOCH.elapsed().unwrap();
     let ends = (1..=BUILDERS).map(|builder| (builder, SUCCESS));
+    let ended = Instant::now();
     master.end(ends, i64::try_from(now.as_secs()).unwrap());
-    wait_for("fifty builds", NEWS, || {
-        let lines = joe.connection.lines("#lab");
-        let told: usize = lines[heard..].iter().map(|line| builds_in(line)).sum();
-        (told >= BUILDERS).then_some(())
-    });
+    let mut told = 0;
+    while told < BUILDERS {
+        told += builds_in(&channel.next());
+    }
+    assert_eq!(told, BUILDERS);
+    ended.elapsed()
 }
 
 /// How many builds a line tells of: `b7 #1`, and `and 12 more`.
@@ -75,10 +99,54 @@ fn builds_in(line: &str) -> usize {
 
 #[test]
 fn ngircd_takes_what_its_profile_allows() {
-    check(Lab::new().with_ngircd());
+    check(Lab::new().with_ngircd(), USUAL);
 }
 
 #[test]
 fn inspircd_takes_what_its_profile_allows() {
-    check(Lab::new().with_inspircd());
+    check(Lab::new().with_inspircd(), USUAL);
+}
+
+#[test]
+fn solanum_takes_what_its_profile_allows() {
+    check_rule(SOLANUM, USUAL);
+}
+
+#[test]
+fn ergo_takes_what_its_profile_allows() {
+    check_rule(ERGO, USUAL);
+}
+
+/// It reads five lines at once and then one a second, so nobody's tenth line comes before the fourth second is over.
+#[test]
+fn hybrid_takes_what_its_profile_allows() {
+    let ten_lines = Duration::from_secs(6);
+    check_rule(HYBRID, Limits { ten_lines, ..USUAL });
+}
+
+/// Each line costs a second, and another for ninety bytes: ten short ones make fourteen seconds, of which the profile
+/// takes eight in advance, and the few long ones with fifty builds make twenty, none of them in advance any more.
+#[test]
+fn unreal_takes_what_its_profile_allows() {
+    let ten_lines = Duration::from_secs(8);
+    let fifty_builds = Duration::from_secs(16);
+    let limits = Limits {
+        ten_lines,
+        fifty_builds,
+    };
+    check_rule(UNREAL, limits);
+}
+
+/// Each gate closes on who speaks without a pace; or nothing above could fail.
+#[test]
+fn a_flood_is_killed_by_each_rule() {
+    let mut server = Lab::new().with_ngircd();
+    let port = server.ngircd().port;
+    for (nick, rule) in [("u", UNREAL), ("s", SOLANUM), ("e", ERGO), ("h", HYBRID)] {
+        let gate = FloodGate::start(rule, port);
+        let flooder = Client::connect(gate.port, nick);
+        flooder.join("#lab");
+        (0..200).for_each(|_| flooder.say("#lab", &"x".repeat(80)));
+        flooder.expect_contains("ERROR :Closing Link: 127.0.0.1 (Excess Flood)");
+    }
 }
