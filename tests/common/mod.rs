@@ -21,6 +21,7 @@ mod net;
 mod process;
 mod proxy;
 mod worker;
+mod znc;
 
 pub use bot::{Bot, Finished, binary, config_dir, read_state, run, write_config};
 pub use certificates::Certificates;
@@ -37,6 +38,7 @@ pub use master::{CANCELLED, EXCEPTION, FAILURE, Master, RETRY, SKIPPED, SUCCESS,
 pub use process::{Process, collect, daemon, guarded, spawn};
 pub use proxy::{Proxy, Tunnel};
 pub use worker::Worker;
+pub use znc::Znc;
 
 use std::fs;
 use std::net::TcpListener;

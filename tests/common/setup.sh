@@ -22,6 +22,7 @@ need() { # package, then a test that it is there
 need ngircd command -v ngircd
 need inspircd command -v inspircd
 need anope command -v anope
+need znc command -v znc
 need openssl command -v openssl
 need util-linux command -v setpriv
 need pkg-config command -v pkg-config
