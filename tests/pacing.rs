@@ -15,15 +15,18 @@ const BUILDERS: usize = 50;
 const USUAL: Limits = Limits {
     ten_lines: Duration::from_secs(4),
     fifty_builds: Duration::from_secs(10),
+    fullest: 33,
 };
 
-/// How long the bot may take.
+/// How long the bot may take, and how fast it may be.
 #[derive(Clone, Copy)]
 struct Limits {
     /// When it has not spoken yet.
     ten_lines: Duration,
     /// Right after these.
     fifty_builds: Duration,
+    /// How much of a gate's receive queue it may fill, in percent: the server falls behind, but far from a kill.
+    fullest: usize,
 }
 
 fn minutes() -> u64 {
@@ -71,6 +74,11 @@ fn check_rule(rule: FloodRule, limits: Limits) {
     let gate = FloodGate::start(rule, lab.irc_port);
     lab.irc_port = gate.port;
     check(lab, limits);
+    let fullest = gate.fullest();
+    assert!(
+        fullest <= limits.fullest,
+        "the receive queue was full to {fullest} %"
+    );
 }
 
 /// Fifty builds end: each is named, or counted. Returns how long that took.
@@ -130,9 +138,12 @@ fn hybrid_takes_what_its_profile_allows() {
 fn unreal_takes_what_its_profile_allows() {
     let ten_lines = Duration::from_secs(8);
     let fifty_builds = Duration::from_secs(16);
+    // Its queue is large: at this pace hardly a line waits.
+    let fullest = 10;
     let limits = Limits {
         ten_lines,
         fifty_builds,
+        fullest,
     };
     check_rule(UNREAL, limits);
 }

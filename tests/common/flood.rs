@@ -8,6 +8,8 @@ use super::net::{Acceptor, is_timeout};
 use std::collections::VecDeque;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -178,36 +180,47 @@ impl ReceiveQueue {
         Some(line)
     }
 
-    fn is_full(&self) -> bool {
-        match self.rule.queue {
-            Queue::Lines(limit) => self.waiting.len() > limit,
-            Queue::Bytes(limit) => self.waiting.iter().map(Vec::len).sum::<usize>() > limit,
-        }
+    /// How much of what may wait does, in percent.
+    fn percent(&self) -> usize {
+        let (waiting, limit) = match self.rule.queue {
+            Queue::Lines(limit) => (self.waiting.len(), limit),
+            Queue::Bytes(limit) => (self.waiting.iter().map(Vec::len).sum(), limit),
+        };
+        (waiting * 100).div_ceil(limit)
     }
 }
 
 /// The gate before an IRC server on a port of 127.0.0.1.
 pub struct FloodGate {
     pub port: u16,
+    fullest: Arc<AtomicUsize>,
     _acceptor: Acceptor,
 }
 
 impl FloodGate {
     pub fn start(rule: FloodRule, to: u16) -> FloodGate {
+        let fullest = Arc::<AtomicUsize>::default();
+        let noted = fullest.clone();
         let acceptor = Acceptor::start(move |near, _| {
             let far = TcpStream::connect(("127.0.0.1", to)).unwrap();
             let answers = (far.try_clone().unwrap(), near.try_clone().unwrap());
             let copier =
                 thread::spawn(move || announce_version(rule.version, answers.0, answers.1));
-            guard(rule, &near, &far);
+            guard(rule, &near, &far, &noted);
             let _ = near.shutdown(Shutdown::Both);
             let _ = far.shutdown(Shutdown::Both);
             let _ = copier.join();
         });
         FloodGate {
             port: acceptor.port,
+            fullest,
             _acceptor: acceptor,
         }
+    }
+
+    /// How full a receive queue has been at most, in percent; beyond a hundred the server kills.
+    pub fn fullest(&self) -> usize {
+        self.fullest.load(Ordering::SeqCst)
     }
 }
 
@@ -231,7 +244,7 @@ fn announce_version(version: &str, far: TcpStream, mut near: TcpStream) {
 }
 
 /// Passes the client's lines on at the pace of the rule, until it has gone, or has said too much.
-fn guard(rule: FloodRule, mut near: &TcpStream, mut far: &TcpStream) {
+fn guard(rule: FloodRule, mut near: &TcpStream, mut far: &TcpStream, fullest: &AtomicUsize) {
     let mut queue = ReceiveQueue::new(rule, Instant::now());
     let mut bytes = Vec::new();
     let mut chunk = [0; 4096];
@@ -242,7 +255,8 @@ fn guard(rule: FloodRule, mut near: &TcpStream, mut far: &TcpStream) {
                 return;
             }
         }
-        if queue.is_full() {
+        fullest.fetch_max(queue.percent(), Ordering::SeqCst);
+        if queue.percent() > 100 {
             kill(near);
             return;
         }
