@@ -5,8 +5,8 @@
 mod common;
 
 use common::{
-    Client, ERGO, FakeMaster, FloodGate, FloodRule, HYBRID, Lab, Listener, POLLING, SOLANUM,
-    SUCCESS, UNREAL,
+    Client, ERGO, FakeMaster, FloodGate, FloodRule, HYBRID, Lab, Listener, NgircdOptions, POLLING,
+    SOLANUM, SUCCESS, UNREAL,
 };
 use std::time::{Duration, Instant};
 
@@ -107,7 +107,12 @@ fn builds_in(line: &str) -> usize {
 
 #[test]
 fn ngircd_takes_what_its_profile_allows() {
-    check(Lab::new().with_ngircd(), USUAL);
+    // With the penalties that it has out of the box.
+    let lab = Lab::new().with_ngircd_options(NgircdOptions {
+        penalties: true,
+        ..NgircdOptions::default()
+    });
+    check(lab, USUAL);
 }
 
 #[test]

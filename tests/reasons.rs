@@ -101,13 +101,11 @@ fn why_tells_the_step_and_its_last_words() {
         );
         assert_eq!(said[1], sentence, "{builder}");
     }
-    // Buildbot itself cuts a line of 10 MB.
+    // Of a line of 10 MB Buildbot makes several.
     run(&lab, "wide");
-    let said = ask(&ann, "why wide", 2);
-    assert!(
-        said[1].starts_with("| xxx") && said[1].len() < 400,
-        "{said:?}"
-    );
+    let said = ask(&ann, "why wide", 4);
+    let is_short = |line: &String| line.starts_with("| xxx") && line.len() < 400;
+    assert!(said[1..].iter().all(is_short), "{said:?}");
     assert_eq!(
         ask(&ann, "why long 9", 1),
         ["long: there is no such build that went wrong"]
