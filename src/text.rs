@@ -504,7 +504,8 @@ fn step_state(step: &Step) -> String {
     for word in repeated {
         text = text.strip_suffix(word).unwrap_or(text).trim_end();
     }
-    if text.is_empty() {
+    // A step that describes itself by its name says no more by that.
+    if text.is_empty() || text == sanitize(&step.name) {
         String::new()
     } else {
         format!(" ({text})")

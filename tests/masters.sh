@@ -5,5 +5,5 @@ set -eu
 for version in 2.10.5 3.11.9; do
 	sh tests/common/setup.sh $version
 	BUILDBOT=$version ${CARGO:-cargo} test --locked --no-fail-fast --test announcements --test authority \
-		--test commands --test master -- --test-threads=4
+		--test branches --test changes --test commands --test master --test reasons -- --test-threads=4
 done
