@@ -302,9 +302,28 @@ fn check(config: &Config, path: &str) -> Result<(), Exit> {
         checked.map_err(failed)?;
     }
     if let Some(irc) = &config.irc {
+        warn_of_silence(irc, path);
         warn_of_idle_patterns(config, irc, path)?;
     }
     print(&format!("{path}: ok\n"))
+}
+
+/// A configuration may be right, and yet nobody would ever hear anything.
+fn warn_of_silence(irc: &Irc, path: &str) {
+    let is_loud = |settings: &TargetSettings| !settings.events.is_empty();
+    let people_hear = !irc.pm_to_nicks.is_empty() && is_loud(&irc.defaults);
+    let channels_hear = irc
+        .channels
+        .iter()
+        .any(|channel| is_loud(&channel.settings));
+    if irc.channels.is_empty() && irc.pm_to_nicks.is_empty() {
+        log!(
+            Warning,
+            "{path}: no [channel #name]: the bot joins nothing by itself"
+        );
+    } else if !people_hear && !channels_hear {
+        log!(Warning, "{path}: no `notify_events`: nothing is announced");
+    }
 }
 
 /// Names a pattern that matches no builder of the master, or a tag that none has. Where the master
@@ -352,7 +371,11 @@ fn execute(config: &Config, command: &str) -> Result<(), Exit> {
     let mut poller = single_poller(config, &model);
     // Only what the master must answer is worth asking it.
     if commands::needs_model(command) {
-        let failed = |error: Error| Exit::new(EXIT_UNAVAILABLE, error.to_string());
+        let failed = |error: Error| {
+            let url = &config.buildbot.url;
+            let why = format!("the master at {url} does not answer: {error}");
+            Exit::new(EXIT_UNAVAILABLE, why)
+        };
         poller.poll_once(&mut client).map_err(failed)?;
     }
     let lines = run_command(command, &model, &mut poller, &mut client)?;

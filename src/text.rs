@@ -460,7 +460,10 @@ pub fn job_result(result: &JobResult, base: &str) -> Vec<String> {
 fn why_lines(diagnosis: &Diagnosis, base: &str) -> Vec<String> {
     let name = sanitize(&diagnosis.builder);
     let Some(build) = &diagnosis.build else {
-        return vec![format!("{name}: there is no such build that went wrong")];
+        return vec![match diagnosis.number {
+            Some(number) => format!("{name} has no build #{number}"),
+            None => format!("{name}: no build has gone wrong"),
+        }];
     };
     let number = build.number;
     let state = build.outcome().map_or("still runs", Outcome::word);

@@ -70,7 +70,7 @@ fn start(lab: &Lab, buildbot: &str, irc: &str) -> Bot {
 }
 
 const IRC: &str = "announce = changes\nnotify_events = problem recovery\n[channel #a]\n\
-    [nicks]\nann@example.org = annie";
+    [nicks]\nann@example.org = annie\n[authorization]\nforce = everyone";
 
 /// What a change makes of six builders is one line, with the stream and without.
 #[track_caller]
@@ -119,6 +119,14 @@ fn tells_one_line_a_change(name: &str, buildbot: &str) {
     assert!(line.contains(", blame annie "), "{line}");
     lab.build("lone", 2, SUCCESS);
     hear(&ann, "lone #2 success (fixed), took ");
+
+    // Who has forced a build hears of its end, and the channel no second time.
+    ann.say("#a", "bot: force build --branch=main a again");
+    hear(&ann, "forced a #4 http");
+    lab.master().release("a", FAILURE);
+    hear(&ann, "a #4 failure (was success): ");
+    ann.say("#a", "bot: version");
+    hear(&ann, "buildbot-irc ");
 }
 
 #[test]

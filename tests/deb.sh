@@ -19,6 +19,7 @@ output=${OUTPUT:-target}
 upstream=$(sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -n 1)
 version=$upstream-1
 arch=${DEB_HOST_ARCH:-$(dpkg --print-architecture)}
+[ -n "${DEBEMAIL:-}" ] || echo "make deb: DEBEMAIL is not set: nobody will know whom to write to" >&2
 maintainer="${DEBFULLNAME:-The buildbot-irc authors} <${DEBEMAIL:-authors@buildbot-irc.invalid}>"
 # Outside a checkout: `make dist` gives all files the commit's time.
 [ -n "${SOURCE_DATE_EPOCH:-}" ] ||

@@ -11,7 +11,7 @@ use crate::master::poller::lock;
 use crate::master::resources::{Build, BuildRequest};
 use crate::names::Name;
 use crate::notify_events::{Event, EventSet};
-use crate::routing::buildsets::{Audience, Step, Told};
+use crate::routing::buildsets::{Audience, Places, Step, Told};
 use crate::routing::{Routing, cares};
 use crate::state_file::{Announcement, OpenBuildset};
 use crate::text;
@@ -87,10 +87,13 @@ impl Bot {
         }
     }
 
-    /// A build that stands alone, for those of these places that want it.
-    fn announce_alone(&mut self, event: &BuildEvent, details: Option<&Details>, places: &[String]) {
+    /// A build that stands alone, for those of these places that want it and have not heard of it.
+    fn announce_alone(&mut self, event: &BuildEvent, details: Option<&Details>, places: &Places) {
         let mut recipients = self.routing.recipients_alone(event);
-        recipients.retain(|place, _| places.iter().any(|name| name == place.as_str()));
+        recipients.retain(|place, _| {
+            let heard = places.get(place.as_str());
+            heard.is_some_and(|heard| !heard.contains(&event.build.id))
+        });
         self.announce_to(recipients, event, details);
     }
 
@@ -145,7 +148,7 @@ impl Bot {
         let is_by_change = settings.announce == Announce::Changes && builds.len() > 1;
         if !is_by_change {
             for build in &heard.builds {
-                let places = [heard.place.clone()];
+                let places = [(heard.place.clone(), BTreeSet::new())].into();
                 self.announce_alone(&build.event, Some(&build.details), &places);
             }
         } else if builds.iter().any(|build| build.is_wanted) {

@@ -625,6 +625,8 @@ impl Bot {
         for nick in self.blamed(event, details) {
             recipients.entry(nick).or_insert(false);
         }
+        let told = recipients.keys().map(Name::as_str);
+        self.buildsets.note_told(event, told);
         self.announce_to(recipients, event, details);
         self.track_requests();
     }

@@ -375,3 +375,18 @@ fn a_place_that_wants_builds_now_loses_nothing() {
         "{said:?}"
     );
 }
+
+#[test]
+fn what_was_told_by_itself_is_not_told_again() {
+    let mut rig = Rig::with_master(BY_CHANGE);
+    let target = rig.bot.canonical("#dev");
+    rig.bot.routing.watches.add(crate::routing::watches::Watch {
+        target,
+        what: crate::routing::watches::Watched::Request(1),
+        mask: "joe!u@h".into(),
+    });
+    rig.bot.announce_build(&ended(1, Outcome::Failure), None);
+    assert_eq!(rig.said().len(), 1, "to those who wait for it");
+    tell_buildset(&mut rig, &[1]);
+    assert!(rig.said().is_empty());
+}

@@ -53,6 +53,8 @@ pub enum ErrorKind {
     UnknownKey {
         key: String,
         section: String,
+        /// Another section that has such a key.
+        home: Option<&'static str>,
         suggestion: Option<String>,
     },
     Value {
@@ -86,9 +88,13 @@ impl fmt::Display for ErrorKind {
             ErrorKind::UnknownKey {
                 key,
                 section,
+                home,
                 suggestion,
             } => {
                 write!(f, "`{key}`: no such key in [{section}]")?;
+                if let Some(home) = home {
+                    return write!(f, "; it belongs in [{home}]");
+                }
                 write_suggestion(f, suggestion.as_deref())
             }
             ErrorKind::Value {

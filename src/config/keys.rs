@@ -176,9 +176,11 @@ pub fn set(
     } else if section == "authorization" && COMMANDS.contains(&key) {
         set_authority(draft, key, &value)
     } else {
+        let has_it = |other: &&&str| names(other).any(|name| name == key);
         return Err(ErrorKind::UnknownKey {
             key: key.to_owned(),
             section: section.to_owned(),
+            home: SECTIONS.iter().find(has_it).copied(),
             suggestion: suggestion(key, names(section)),
         });
     };

@@ -433,6 +433,17 @@ fn warnings(file: &str, sections: &[Section], draft: &Draft) -> Vec<String> {
             ));
         }
     }
+    for section in sections {
+        for key in &section.keys {
+            let is_list = matches!(key.name, "builders" | "branches" | "tags" | "categories");
+            if is_list && key.value.contains(',') {
+                warnings.push(format!(
+                    "{file}:{}: `{}`: a list is separated by blanks; a comma is a part of the name",
+                    key.line, key.name
+                ));
+            }
+        }
+    }
     warnings
 }
 

@@ -207,15 +207,22 @@ fn new_values_and_their_errors() {
             "pacing = fast",
             "`pacing`: `fast` is none of auto, safe, no",
         ),
-        (
-            "builders = ! a",
-            "`builders`: a `!` alone leaves nothing out",
-        ),
+        ("builders = ! a", "`builders`: `!` needs a name behind it"),
         ("builders = \"a", "`builders`: the quote \" is not closed"),
     ] {
         let errors = parse(&format!("{SHORT}{line}\n")).unwrap_err();
         assert_eq!(errors, [format!("bot.conf:6: {error}")]);
     }
+    let comma = parse(&format!(
+        "{SHORT}branches = main,dev\nnotify_events = none\n"
+    ))
+    .unwrap();
+    let warning =
+        "bot.conf:6: `branches`: a list is separated by blanks; a comma is a part of the name";
+    assert_eq!(comma.warnings, [warning]);
+    let homeless = parse(&format!("{SHORT}[channel #a]\npacing = safe\n")).unwrap_err();
+    let why = "bot.conf:7: `pacing`: no such key in [channel]; it belongs in [irc]";
+    assert_eq!(homeless, [why]);
     let host = parse("[buildbot]\nurl = http://m\n[irc]\nhost = [::1]\nnick = b\n");
     assert_eq!(host.unwrap().irc.unwrap().host, "::1");
     let proxy = "[buildbot]\nurl = http://m\nproxy_user = u\n";
@@ -267,7 +274,7 @@ fn people_and_what_they_hear() {
         ),
         (
             "branches = !",
-            "bot.conf:6: `branches`: a `!` alone leaves nothing out",
+            "bot.conf:6: `branches`: `!` needs a name behind it",
         ),
     ] {
         assert_eq!(parse(&format!("{SHORT}{lines}\n")).unwrap_err(), [error]);

@@ -82,7 +82,7 @@ impl fmt::Display for ValueError {
                 f,
                 "unknown placeholder {{{name}}}; there are {{account}} and {{password}}"
             ),
-            ValueError::ExcludesNothing => f.write_str("a `!` alone leaves nothing out"),
+            ValueError::ExcludesNothing => f.write_str("`!` needs a name behind it"),
             ValueError::Quote(why) => f.write_str(why),
             ValueError::ChannelKey => f.write_str("a channel's key holds no blank and no comma"),
             ValueError::AllowForce => {
@@ -222,7 +222,11 @@ impl Value<'_> {
         Ok(self.text.to_owned())
     }
 
+    /// Names of events, or `none`.
     pub fn events(&self) -> Result<EventSet> {
+        if self.text.eq_ignore_ascii_case("none") {
+            return Ok(EventSet::EMPTY);
+        }
         self.list()?;
         EventSet::parse(self.text).map_err(|name| ValueError::UnknownEvent {
             name: name.to_owned(),

@@ -807,7 +807,13 @@ impl Queue {
         is_paced: bool,
     ) -> (String, Vec<Announcement>) {
         if self.announcements.iter().any(|a| a.was_muted) {
-            let muted = self.announcements.extract_if(.., |a| a.was_muted).collect();
+            let muted: Vec<Announcement> =
+                self.announcements.extract_if(.., |a| a.was_muted).collect();
+            if let [only] = &muted[..]
+                && only.omitted == 0
+            {
+                return (fit(&format!("while muted: {}", only.text), budget), muted);
+            }
             return Summary::new("while muted:", muted).whole(budget);
         }
         let is_missed = |a: &Announcement| a.at < oldest;

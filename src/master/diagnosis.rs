@@ -37,6 +37,8 @@ pub enum Which {
 #[derive(Clone, Debug)]
 pub struct Diagnosis {
     pub builder: String,
+    /// The number that was asked for.
+    pub number: Option<u64>,
     /// Nothing if there is no such build.
     pub build: Option<Build>,
     pub steps: Vec<Step>,
@@ -105,6 +107,10 @@ struct Chunk {
 pub fn diagnose(question: &Question, client: &mut Client) -> Result<Diagnosis, Error> {
     let mut diagnosis = Diagnosis {
         builder: question.builder.clone(),
+        number: match question.build {
+            Which::Number(number) => Some(number),
+            Which::LastBad | Which::Known(_) => None,
+        },
         build: find_build(question, client)?,
         steps: Vec::new(),
         log: None,

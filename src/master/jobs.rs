@@ -76,7 +76,7 @@ pub enum JobResult {
         builder: String,
         stopped: Stopped,
     },
-    Why(Diagnosis),
+    Why(Box<Diagnosis>),
     Buildset {
         request: u64,
         answer: BuildsetAnswer,
@@ -150,7 +150,10 @@ pub fn run(job: &Job, client: &mut Client) -> Result<JobResult, Error> {
             builder: order.builder.clone(),
             stopped: stop(order, client)?,
         }),
-        Job::Why(question) => diagnose(question, client).map(JobResult::Why),
+        Job::Why(question) => {
+            let diagnosis = diagnose(question, client)?;
+            Ok(JobResult::Why(Box::new(diagnosis)))
+        }
         Job::Buildset { request, known } => {
             let answer = match buildset(*request, known.as_deref(), client) {
                 Ok(Some(info)) => BuildsetAnswer::Known(Box::new(info)),

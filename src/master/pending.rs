@@ -30,6 +30,8 @@ pub enum Source {
 pub struct Received {
     pub build: Build,
     pub source: Source,
+    /// The event stream stood, and should have told of it.
+    pub is_expected_on_stream: bool,
     /// The master was asked for its branch, or has told it as far as it can.
     branch_asked: bool,
     /// Nothing more is asked for it.
@@ -75,7 +77,7 @@ impl PendingBuilds {
         self.started.clear();
     }
 
-    pub fn push(&mut self, build: Build, source: Source) {
+    pub fn push(&mut self, build: Build, source: Source, is_expected_on_stream: bool) {
         let builder = build.builder_id;
         let queue = self.queues.entry(builder).or_default();
         if queue.is_empty() {
@@ -84,6 +86,7 @@ impl PendingBuilds {
         queue.push_back(Received {
             build,
             source,
+            is_expected_on_stream,
             branch_asked: matches!(source, Source::ListWithBranches | Source::Command),
             lookup_done: source == Source::Command,
             failures: 0,

@@ -614,8 +614,9 @@ impl Sync {
     }
 
     fn receive(&mut self, builds: Vec<Build>, source: Source) {
+        let is_expected = self.stream == Stream::Trusted && self.is_trusted();
         for build in builds {
-            self.pending.push(build, source);
+            self.pending.push(build, source, is_expected);
         }
     }
 
@@ -646,25 +647,25 @@ impl Sync {
                 self.pending.note_started(&event.build);
             }
             if event.is_new {
-                ready.push((id, received.source));
+                ready.push((id, received.source, received.is_expected_on_stream));
             }
             if event.is_new || event.ends_request && is_tracked(&event.build) {
                 events.push(MasterEvent::Build(Box::new(event)));
             }
         }
-        for (id, source) in ready {
-            self.note_source(id, source, now);
+        for (id, source, is_expected) in ready {
+            self.note_source(id, source, is_expected, now);
         }
     }
 
     /// Whether the stream tells what happens shows in who was first.
-    fn note_source(&mut self, build: u64, source: Source, now: Instant) {
+    fn note_source(&mut self, build: u64, source: Source, is_expected: bool, now: Instant) {
         let from_stream = source == Source::Stream;
         if from_stream && self.is_doubted {
             log!(Info, "event stream: it tells of builds again");
             self.is_doubted = false;
         }
-        if !from_stream && self.stream == Stream::Trusted && self.is_trusted() {
+        if is_expected && self.stream == Stream::Trusted {
             self.untold.push((build, now + STREAM_GRACE));
         }
     }
@@ -893,7 +894,7 @@ impl Sync {
             Update::Build(build) => {
                 self.untold.retain(|(id, _)| *id != build.id);
                 let builder = build.builder_id;
-                self.pending.push(build, Source::Stream);
+                self.pending.push(build, Source::Stream, false);
                 self.apply_builds_of(builder, model, now, &mut events);
             }
             // One that is new is listed, with its builders, by the next poll.
@@ -945,7 +946,7 @@ impl Sync {
         // The highest number came first.
         for build in lookup.builds.into_iter().rev() {
             let builder = build.builder_id;
-            self.pending.push(build, Source::Command);
+            self.pending.push(build, Source::Command, self.is_trusted());
             self.apply_builds_of(builder, model, now, &mut events);
         }
         for builder in lookup.builders {

@@ -10,7 +10,7 @@ use crate::master::jobs::BuildsetAnswer;
 use crate::master::resources::BuildRequest;
 use crate::outcome::Outcome;
 use crate::state_file::{EndedBuild, OpenBuildset};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Buildsets that are open at once; beyond it the oldest is told with what has ended.
 const OPEN: usize = 500;
@@ -67,8 +67,11 @@ pub enum Step {
     TellEnd(Box<Told>),
     /// These are told one by one to those places, or all that want changes: there is nothing that
     /// they belong to.
-    TellAlone(Vec<EndedBuild>, Option<Box<BuildEvent>>, Vec<String>),
+    TellAlone(Vec<EndedBuild>, Option<Box<BuildEvent>>, Places),
 }
+
+/// Places, and the builds that each has heard of already.
+pub type Places = BTreeMap<String, BTreeSet<u64>>;
 
 /// The buildsets under way, oldest first.
 #[derive(Debug, Default)]
@@ -133,6 +136,23 @@ impl Buildsets {
         });
         tracked.pause = 0;
         tracked.ask_at = tracked.ask_at.min(unix + ASK_AGAIN);
+    }
+
+    /// These places have heard of the end of a build by itself: somebody there has waited for it, or
+    /// is blamed for it.
+    pub fn note_told<'a>(&mut self, event: &BuildEvent, places: impl Iterator<Item = &'a str>) {
+        let Some(request) = event.build.request_id.filter(|_| event.build.complete) else {
+            return;
+        };
+        let id = event.buildset.map(|buildset| buildset.id);
+        let mut open = self.open.iter_mut();
+        let Some(tracked) = open.find(|tracked| has(&tracked.set, request, id)) else {
+            return;
+        };
+        for place in places {
+            let told = tracked.set.places.entry(place.to_owned()).or_default();
+            told.insert(event.build.id);
+        }
     }
 
     fn find_or_open(&mut self, request: u64, id: Option<u64>) -> &mut Tracked {
@@ -279,8 +299,7 @@ fn absorb(set: &mut OpenBuildset, other: OpenBuildset) {
 
 fn alone(set: OpenBuildset) -> Step {
     let start = set.start.filter(|_| set.builds.is_empty());
-    let places = set.places.into_keys().collect();
-    Step::TellAlone(set.builds, start.map(Box::new), places)
+    Step::TellAlone(set.builds, start.map(Box::new), set.places)
 }
 
 impl Tracked {
@@ -328,8 +347,7 @@ impl Tracked {
             self.set.start_told = true;
             let start = Box::new(start);
             return Some(if is_alone {
-                let places = self.set.places.keys().cloned().collect();
-                Step::TellAlone(Vec::new(), Some(start), places)
+                Step::TellAlone(Vec::new(), Some(start), self.set.places.clone())
             } else {
                 Step::TellStart(Box::new(info.clone()), start)
             });

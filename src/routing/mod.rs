@@ -442,6 +442,7 @@ impl Routing {
             if self.blaming(event).next().is_some() {
                 all.authors = true;
                 all.buildset = event.buildset.is_none();
+                all.steps |= event.build.tells_only_a_command();
             }
         }
         if let Some(request) = event.build.request_id.filter(|_| event.ends_request) {

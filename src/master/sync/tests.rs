@@ -700,3 +700,33 @@ fn recent_branches_are_asked_for_behind_the_first_poll() {
         .any(|q| matches!(q, Query::RecentBranches(_)));
     assert!(!again);
 }
+
+/// After a restart builds are found that ended before there was a stream.
+#[test]
+fn the_stream_is_not_blamed_for_what_was_before_it() {
+    let mut rig = Rig::new();
+    rig.builders.push(builder(2, "other"));
+    rig.model.resume(crate::master::model::BuildCursor {
+        last_build_id: Some(3),
+        ..Default::default()
+    });
+    rig.builds = vec![build(3, 3, Some(Success)), of_another(2, 4)];
+    rig.sync.on_stream_up(true, rig.now);
+    let mut lookup = None;
+    while let Some(query) = rig.sync.next_query(&mut rig.model, rig.now) {
+        let answer = Ok(rig.answer(&query));
+        rig.sync
+            .on_answer(&query, answer, &mut rig.model, rig.now, 5000);
+        lookup = lookup.or_else(|| rig.sync.next_lookup(&rig.model, rig.now));
+    }
+    assert!(rig.sync.is_trusted());
+    let lookup = lookup.expect("the build waits for what was before it");
+    let none = Ok(Answer::Builds(Vec::new().into()));
+    let events = rig
+        .sync
+        .on_answer(&lookup, none, &mut rig.model, rig.now, 5000);
+    assert_eq!(events.len(), 1);
+    rig.wait(STREAM_GRACE);
+    rig.poll();
+    assert!(!rig.sync.take_restart_stream());
+}

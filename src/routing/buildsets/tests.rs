@@ -69,7 +69,7 @@ fn short(step: &Step) -> String {
         Step::TellStart(..) => "start".to_owned(),
         Step::TellEnd(told) => format!("end {}/{}", told.builds.len(), told.open),
         Step::TellAlone(builds, start, places) => {
-            assert_eq!(places[..], ["#c"]);
+            assert!(places.keys().eq(["#c"]));
             format!("alone {}", builds.len() + usize::from(start.is_some()))
         }
     }
