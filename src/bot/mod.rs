@@ -625,8 +625,10 @@ impl Bot {
         for nick in self.blamed(event, details) {
             recipients.entry(nick).or_insert(false);
         }
-        let told = recipients.keys().map(Name::as_str);
-        self.buildsets.note_told(event, told);
+        let by_change = self.routing.change_targets();
+        let told = by_change.filter(|(name, _)| recipients.contains_key(*name));
+        self.buildsets
+            .note_told(event, told.map(|(name, _)| name.as_str()));
         self.announce_to(recipients, event, details);
         self.track_requests();
     }
