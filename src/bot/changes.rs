@@ -176,13 +176,11 @@ impl Bot {
         let settings = self.routing.settings(target);
         let nicks = &self.config.nicks;
         let info = &heard.info;
-        let label = change_label(info, worst.build.branch.as_deref());
         let announcement = Announcement {
             target: target.to_string(),
             at,
             outcome: worst.build.outcome(),
-            label: label.clone(),
-            builder: label,
+            label: change_label(info, worst.build.branch.as_deref()),
             url: text::build_url(&base, &worst.build),
             text: ended_line(info, builds, heard.open, &settings, nicks, &base),
             was_muted: self.routing.is_muted(target, unix),

@@ -947,7 +947,12 @@ fn summary_item(announcement: &Announcement, previous: Option<&Announcement>) ->
 fn standing(announcements: &[Announcement]) -> String {
     let mut last: BTreeMap<[&str; 2], &Announcement> = BTreeMap::new();
     let mut changed: BTreeSet<[&str; 2]> = BTreeSet::new();
-    for announcement in announcements.iter().filter(|a| a.outcome.is_some()) {
+    // What is of no one builder stands for itself.
+    let (of_builders, others): (Vec<&Announcement>, Vec<&Announcement>) = announcements
+        .iter()
+        .filter(|a| a.outcome.is_some())
+        .partition(|a| !a.builder.is_empty());
+    for announcement in of_builders {
         let place = [announcement.builder.as_str(), &announcement.branch];
         if let Some(before) = last.insert(place, announcement)
             && before.outcome != announcement.outcome
@@ -967,7 +972,8 @@ fn standing(announcements: &[Announcement]) -> String {
         let states: Vec<String> = changed.iter().map(state).collect();
         ending = format!("; now {}", states.join(", "));
     }
-    let worst = last.values().min_by_key(|a| importance(a));
+    let standing = last.values().copied().chain(others);
+    let worst = standing.min_by_key(|a| importance(a));
     if let Some(worst) = worst.filter(|a| !a.url.is_empty()) {
         ending.push_str(&format!(" {}", worst.url));
     }

@@ -705,3 +705,24 @@ fn a_question_to_the_server_outlives_a_long_reply() {
     rig.reply("joe", &["help"]);
     assert_eq!(rig.lines(), ["WHOIS joe", "PRIVMSG joe :help"]);
 }
+
+/// Two schedulers may start something for one change: both are named alike.
+#[test]
+fn changes_in_a_summary_stand_for_themselves() {
+    let mut rig = Rig::new();
+    for (number, outcome) in [
+        (1, Outcome::Success),
+        (2, Outcome::Failure),
+        (3, Outcome::Failure),
+        (4, Outcome::Success),
+    ] {
+        rig.announce(Announcement {
+            label: "1a2b on main".into(),
+            builder: String::new(),
+            ..news("#c", number, outcome)
+        });
+    }
+    let lines = rig.lines();
+    let expected = "PRIVMSG #c :meanwhile: failure 1a2b on main, 1a2b on main; success 1a2b on main, 1a2b on main http://m/2";
+    assert_eq!(lines, [expected]);
+}
