@@ -467,11 +467,12 @@ fn why_lines(diagnosis: &Diagnosis, base: &str) -> Vec<String> {
     };
     let number = build.number;
     let state = build.outcome().map_or("still runs", Outcome::word);
+    let branch = on_branch(diagnosis.branch.as_deref());
     let Some(first) = diagnosis.steps.first() else {
         let reason = reason(build, &[]);
         let url = build_url(base, build);
         return vec![format!(
-            "{name} #{number} {state}{reason}; no step went wrong {url}"
+            "{name} #{number}{branch} {state}{reason}; no step went wrong {url}"
         )];
     };
     let step = sanitize(&first.name);
@@ -485,7 +486,7 @@ fn why_lines(diagnosis: &Diagnosis, base: &str) -> Vec<String> {
     let url = step_url(base, build, first, diagnosis);
     let said = step_state(first);
     let mut lines = vec![format!(
-        "{name} #{number} {state}: step {step}{said}{and} {url}"
+        "{name} #{number}{branch} {state}: step {step}{said}{and} {url}"
     )];
     lines.extend(log_lines(diagnosis));
     lines

@@ -134,6 +134,9 @@ fn changes_are_told_by_branch() {
     pair.listeners[0].say("#stream", "stream: last app");
     pair.listeners[1].say("#polling", "polling: last app");
     pair.hear("app: #11 on pr-1 success");
+    pair.listeners[0].say("#stream", "stream: why app");
+    pair.listeners[1].say("#polling", "polling: why app");
+    pair.hear("app #10 on main failure: step gate ");
     let finished = lab.execute("last app");
     assert!(
         finished.stdout.contains("#11 on pr-1 success"),

@@ -120,9 +120,14 @@ fn why_last(context: &Context) -> CommandResult {
 }
 
 fn ask_why(builder: &Builder, build: Which) -> Response {
+    let branch = match &build {
+        Which::Known(build) => builder.branch_to_name(build).map(str::to_owned),
+        Which::Number(_) | Which::LastBad => None,
+    };
     Response::NeedsJob(Job::Why(Question {
         builder_id: builder.id,
         builder: builder.name.clone(),
+        branch,
         build,
     }))
 }

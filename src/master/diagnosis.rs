@@ -22,6 +22,8 @@ const LOGS: usize = 20;
 pub struct Question {
     pub builder_id: u64,
     pub builder: String,
+    /// The branch, where it is worth a word.
+    pub branch: Option<String>,
     pub build: Which,
 }
 
@@ -37,6 +39,7 @@ pub enum Which {
 #[derive(Clone, Debug)]
 pub struct Diagnosis {
     pub builder: String,
+    pub branch: Option<String>,
     /// The number that was asked for.
     pub number: Option<u64>,
     /// Nothing if there is no such build.
@@ -107,6 +110,7 @@ struct Chunk {
 pub fn diagnose(question: &Question, client: &mut Client) -> Result<Diagnosis, Error> {
     let mut diagnosis = Diagnosis {
         builder: question.builder.clone(),
+        branch: question.branch.clone(),
         number: match question.build {
             Which::Number(number) => Some(number),
             Which::LastBad | Which::Known(_) => None,
