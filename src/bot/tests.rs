@@ -390,3 +390,17 @@ fn what_was_told_by_itself_is_not_told_again() {
     tell_buildset(&mut rig, &[1]);
     assert!(rig.said().is_empty());
 }
+
+#[test]
+fn builders_that_are_gone_are_known_by_their_builds() {
+    let mut rig = Rig::with_master(BY_CHANGE);
+    rig.bot.announce_build(&ended(1, Outcome::Failure), None);
+    rig.bot.announce_build(&ended(2, Outcome::Success), None);
+    lock(&rig.bot.handles.model).set_builders(Vec::new());
+    tell_buildset(&mut rig, &[1, 2]);
+    let said = rig.said();
+    assert!(
+        said.len() == 1 && said[0].contains("failure app #1; success app #2"),
+        "{said:?}"
+    );
+}
