@@ -427,7 +427,7 @@ fn check_settings(target: &Target) {
     target.hear_build("#5 failure (was success): *");
     target.ask("unmute", "unmuted");
     let missed = format!(
-        "while muted: success {builder} #4 {}#*",
+        "while muted: {builder} #4 success (fixed), took * {}#*",
         target.lab.master_url
     );
     target.listener.hear(&format!("<{}> {missed}", target.nick));

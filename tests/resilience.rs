@@ -46,8 +46,9 @@ fn wait_fifty(audiences: &[Audience; 2], since: Instant) {
     wait_for("fifty builds", 2 * TIMEOUT, || {
         let lines = audiences.each_ref().map(|one| one.joe.lines("#lab"));
         let complete = lines.iter().all(|lines| named(lines).len() >= 50);
-        let in_time = since.elapsed() < 10 * SECOND;
-        assert!(complete || in_time, "heard in ten seconds: {lines:#?}");
+        // Ten seconds where nothing else runs; pacing.rs looks at that.
+        let in_time = since.elapsed() < 30 * SECOND;
+        assert!(complete || in_time, "heard in thirty seconds: {lines:#?}");
         complete.then_some(())
     });
 }
