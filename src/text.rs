@@ -247,16 +247,22 @@ pub fn announcement(
 }
 
 fn blame(details: &Details, nicks: &Nicks) -> String {
-    let mut authors: Vec<String> = Vec::new();
-    for name in details.authors.iter().map(|text| author(text, nicks)) {
-        if !authors.contains(&name) {
-            authors.push(name);
-        }
-    }
+    let authors = people(details.authors.iter(), nicks);
     if authors.is_empty() {
         return String::new();
     }
     format!(", blame {}", some_of(&authors, details.is_partial))
+}
+
+/// What authors are called, each once.
+fn people<'a>(authors: impl Iterator<Item = &'a String>, nicks: &Nicks) -> Vec<String> {
+    let mut people: Vec<String> = Vec::new();
+    for name in authors.map(|text| author(text, nicks)) {
+        if !name.is_empty() && !people.contains(&name) {
+            people.push(name);
+        }
+    }
+    people
 }
 
 fn revisions(details: &Details) -> String {

@@ -12,10 +12,10 @@ use crate::master::resources::{Build, BuildRequest};
 use crate::names::Name;
 use crate::notify_events::{Event, EventSet};
 use crate::routing::buildsets::{Audience, Places, Step, Told};
-use crate::routing::{Routing, cares};
+use crate::routing::{Routing, cares, events_of};
 use crate::state_file::{Announcement, OpenBuildset};
 use crate::text;
-use crate::text::changes::{ToldBuild, change_label, ended_line, is_wanted, started_line, worst};
+use crate::text::changes::{ToldBuild, change_label, ended_line, started_line, worst};
 use std::collections::BTreeSet;
 use std::time::Instant;
 
@@ -141,7 +141,7 @@ impl Bot {
             .iter()
             .map(|build| ToldBuild {
                 event: &build.event,
-                is_wanted: is_wanted(&build.event, settings.events),
+                is_wanted: events_of(&build.event).intersects(settings.events),
             })
             .collect();
         // A place may want builds by now, and one build is a line of its own.

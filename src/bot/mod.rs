@@ -535,7 +535,9 @@ impl Bot {
         if let MasterEvent::Build(build_event) = &event {
             if !self.is_old(build_event) {
                 // One that may turn out to be alone gets its line, too.
-                let is_of_several = build_event.buildset.is_some_and(|set| set.at_least > 1);
+                let is_of_several = build_event
+                    .buildset
+                    .is_some_and(|set| set.known_builders > 1);
                 let is_alone = self.is_alone(build_event) || !is_of_several;
                 wanted = self.routing.wanted_details(build_event, is_alone);
             }

@@ -94,6 +94,7 @@ impl Builder {
         self.first_number = 0;
         self.history_asked = false;
         self.has_forgotten_branches = false;
+        self.codebases.clear();
     }
 
     /// Seconds that a successful build takes: the median of the last ones.
@@ -324,8 +325,14 @@ impl Builder {
         build.branch = branch.map(|branch| sanitize::cut(&branch, SOURCE_TEXT));
     }
 
-    /// Notes the branches of the codebases of a build, for the ones that come.
-    pub(super) fn note_sources(&mut self, build: &Build) {
+    /// The same of a build that has ended, whose sources say what is usual for the ones that come.
+    pub(super) fn settle_branch(&mut self, build: &mut Build) {
+        self.resolve_branch(build);
+        self.note_sources(build);
+        build.sources.clear();
+    }
+
+    fn note_sources(&mut self, build: &Build) {
         if build.sources.len() < 2 {
             return;
         }
@@ -373,11 +380,11 @@ pub struct BuildEvent {
     pub buildset: Option<BuildsetSize>,
 }
 
-/// A buildset, and of how many builders it is at least.
+/// A buildset, and how many of its builders the stream has told of so far.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BuildsetSize {
     pub id: u64,
-    pub at_least: usize,
+    pub known_builders: usize,
 }
 
 impl BuildEvent {

@@ -381,8 +381,8 @@ impl Model {
     /// requests later.
     fn buildset_of(&self, build: &Build) -> Option<BuildsetSize> {
         let id = *self.requests.get(&build.request_id?)?;
-        let at_least = self.buildset_sizes.get(&id).copied().unwrap_or(0);
-        Some(BuildsetSize { id, at_least })
+        let known_builders = self.buildset_sizes.get(&id).copied().unwrap_or(0);
+        Some(BuildsetSize { id, known_builders })
     }
 
     /// What a build builds, where the branch alone does not tell.
@@ -426,9 +426,7 @@ impl Model {
         builds.sort_unstable_by_key(|build| build.number);
         builder.history_asked = true;
         for build in &mut builds {
-            builder.resolve_branch(build);
-            builder.note_sources(build);
-            build.sources.clear();
+            builder.settle_branch(build);
             if let Some(outcome) = build.outcome() {
                 builder.learn(build, outcome);
             }
@@ -443,9 +441,7 @@ impl Model {
             let Some(builder) = self.builders.get_mut(&build.builder_id) else {
                 continue;
             };
-            builder.resolve_branch(build);
-            builder.note_sources(build);
-            build.sources.clear();
+            builder.settle_branch(build);
             let is_last = builder.last.as_ref().is_some_and(|l| l.id == build.id);
             let is_known = is_last || builder.history.contains_key(&build.number);
             if let Some(outcome) = build.outcome().filter(|_| is_known) {
@@ -475,8 +471,7 @@ impl Model {
         if let Some(outcome) = build.outcome() {
             is_new = is_unseen || was_running.is_some();
             let builder = self.builders.get_mut(&build.builder_id)?;
-            builder.note_sources(&build);
-            build.sources.clear();
+            builder.settle_branch(&mut build);
             builder.learn(&build, outcome);
         } else if let Some(known) = was_running {
             build.step = known.step;

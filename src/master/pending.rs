@@ -163,10 +163,11 @@ impl PendingBuilds {
         None
     }
 
-    /// When a look-up that has failed is tried again.
-    pub fn deadline(&self) -> Option<Instant> {
+    /// When a look-up that has failed is tried again. What is past was tried, or is needed no more.
+    pub fn deadline(&self, now: Instant) -> Option<Instant> {
         let firsts = self.queues.values().filter_map(VecDeque::front);
-        firsts.filter_map(|first| first.retry_at).min()
+        let retries = firsts.filter_map(|first| first.retry_at);
+        retries.filter(|at| *at > now).min()
     }
 
     /// What a build needs to be known before it is applied.

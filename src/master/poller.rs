@@ -198,7 +198,7 @@ impl Poller {
     /// When there is something to do, if nothing comes before.
     fn deadline(&self, askers: &Askers) -> Option<Instant> {
         let next_query = (!askers.lists.is_busy).then(|| self.sync.deadline());
-        let next_lookup = self.sync.lookup_deadline();
+        let next_lookup = self.sync.lookup_deadline(Instant::now());
         let next_lookup = next_lookup.filter(|_| !askers.lookups.is_busy);
         [next_query, next_lookup, self.held_until]
             .into_iter()

@@ -271,8 +271,8 @@ impl Sync {
     }
 
     /// When [`Sync::next_lookup`] has something to ask, if nothing happens before.
-    pub fn lookup_deadline(&self) -> Option<Instant> {
-        self.pending.deadline()
+    pub fn lookup_deadline(&self, now: Instant) -> Option<Instant> {
+        self.pending.deadline(now)
     }
 
     /// Whether a list has come in part: what the stream tells meanwhile could be undone by the rest.
@@ -914,7 +914,11 @@ impl Sync {
                     events.push(MasterEvent::RequestDropped(request.id));
                 }
             }
-            Update::Buildset(buildset) => model.note_buildset(buildset),
+            Update::Buildset(buildset) => {
+                model.note_buildset(buildset);
+                // A build may have waited for its branch.
+                self.apply_pending(model, now, &mut events);
+            }
         }
         events
     }

@@ -18,10 +18,10 @@ const OPEN: usize = 500;
 const BUILDS: usize = 1000;
 /// Seconds after which the master is asked how an open buildset stands, doubling up to the last.
 const ASK_AGAIN: i64 = 30;
-const ASK_AT_LEAST: i64 = 600;
+const LONGEST_PAUSE: i64 = 600;
 /// The same after the master could not answer.
 const RETRY: i64 = 5;
-const RETRY_AT_LEAST: i64 = 60;
+const LONGEST_RETRY: i64 = 60;
 /// A request that was merged has no build; for a moment one could still come.
 const MERGED_GRACE: i64 = 2;
 
@@ -65,8 +65,8 @@ pub enum Step {
     TellStart(Box<BuildsetInfo>, Box<BuildEvent>),
     /// What has ended is told.
     TellEnd(Box<Told>),
-    /// These are told one by one to those places, or all that want changes: there is nothing that
-    /// they belong to.
+    /// These are told one by one, to each of those places what it has not heard: there is nothing
+    /// that they belong to.
     TellAlone(Vec<EndedBuild>, Option<Box<BuildEvent>>, Places),
 }
 
@@ -196,7 +196,7 @@ impl Buildsets {
         tracked.is_asking = false;
         match answer {
             BuildsetAnswer::Known(info) => {
-                tracked.pause = (tracked.pause * 2).clamp(ASK_AGAIN, ASK_AT_LEAST);
+                tracked.pause = (tracked.pause * 2).clamp(ASK_AGAIN, LONGEST_PAUSE);
                 tracked.told_at = unix;
                 tracked.ask_at = unix + tracked.pause;
                 tracked.set.info = Some(*info);
@@ -207,7 +207,7 @@ impl Buildsets {
                 Vec::new()
             }
             BuildsetAnswer::Failed => {
-                tracked.pause = (tracked.pause * 2).clamp(RETRY, RETRY_AT_LEAST);
+                tracked.pause = (tracked.pause * 2).clamp(RETRY, LONGEST_RETRY);
                 tracked.ask_at = unix + tracked.pause;
                 Vec::new()
             }

@@ -556,7 +556,7 @@ pub struct Changes {
 }
 
 /// The events that a build's start or end is.
-fn events_of(event: &BuildEvent) -> EventSet {
+pub fn events_of(event: &BuildEvent) -> EventSet {
     match event.build.outcome() {
         Some(outcome) => EventSet::of_ended_build(outcome, event.previous),
         None => EventSet::of(&[Event::Started]),

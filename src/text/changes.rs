@@ -1,10 +1,9 @@
 //! One line for all that a change has started. Pure.
 
-use super::{author, build_url, change, duration, on_branch, result_word, short_revision, some_of};
+use super::{build_url, change, duration, on_branch, people, result_word, short_revision, some_of};
 use crate::config::{Nicks, TargetSettings};
 use crate::master::builder::BuildEvent;
 use crate::master::details::BuildsetInfo;
-use crate::notify_events::EventSet;
 use crate::outcome::Outcome;
 use crate::sanitize::{cut, one_line};
 
@@ -41,16 +40,7 @@ fn heading(info: &BuildsetInfo, branch: Option<&str>, nicks: &Nicks) -> String {
             _ => format!("{label} ({reason})"),
         };
     };
-    let mut authors: Vec<String> = Vec::new();
-    for name in info
-        .changes
-        .iter()
-        .map(|change| author(&change.author, nicks))
-    {
-        if !name.is_empty() && !authors.contains(&name) {
-            authors.push(name);
-        }
-    }
+    let authors = people(info.changes.iter().map(|change| &change.author), nicks);
     let by = if authors.is_empty() {
         String::new()
     } else {
@@ -107,15 +97,13 @@ pub fn ended_line(
 
 /// The build that matters most.
 pub fn worst<'a>(builds: &[ToldBuild<'a>]) -> Option<&'a BuildEvent> {
-    let order = |told: &&ToldBuild| {
-        (
-            importance(told.event),
-            !told.is_wanted,
-            told.event.builder.clone(),
-        )
-    };
-    let worst = builds.iter().min_by_key(order);
-    worst.map(|told| told.event)
+    builds.iter().min_by_key(order).map(|told| told.event)
+}
+
+/// The most important first; of equals what the place has asked for, then by name.
+fn order<'a>(told: &&ToldBuild<'a>) -> (usize, bool, &'a str) {
+    let event = told.event;
+    (importance(event), !told.is_wanted, &event.builder)
 }
 
 fn importance(event: &BuildEvent) -> usize {
@@ -129,7 +117,7 @@ fn importance(event: &BuildEvent) -> usize {
 /// first. Builds that are as they were are only counted.
 fn list(builds: &[ToldBuild], settings: &TargetSettings) -> String {
     let mut sorted: Vec<&ToldBuild> = builds.iter().collect();
-    sorted.sort_by_key(|told| (importance(told.event), !told.is_wanted, &told.event.builder));
+    sorted.sort_by_key(order);
     let mut text = String::new();
     let mut omitted = 0;
     let groups = sorted.chunk_by(|one, other| importance(one.event) == importance(other.event));
@@ -140,13 +128,13 @@ fn list(builds: &[ToldBuild], settings: &TargetSettings) -> String {
         let mut counted = 0;
         let mut names = Vec::new();
         for told in group {
-            let changed = what_changed(told.event, outcome);
+            let event = told.event;
+            let changed = change(outcome, event.previous, event.streak);
             let matters = told.is_wanted || !outcome.is_good() || !changed.is_empty();
             if !matters && builds.len() > FEW {
                 counted += 1;
                 continue;
             }
-            let event = told.event;
             let name = cut(&one_line(&event.builder), COMMENT);
             let item = format!("{name} #{}{changed}", event.build.number);
             let taken: usize = names.iter().map(|name: &String| name.len() + 2).sum();
@@ -180,14 +168,4 @@ fn list(builds: &[ToldBuild], settings: &TargetSettings) -> String {
         text.push_str(&format!(" and {omitted} more"));
     }
     text
-}
-
-fn what_changed(event: &BuildEvent, outcome: Outcome) -> String {
-    change(outcome, event.previous, event.streak)
-}
-
-/// Whether a build is among the events that a place has asked for.
-pub fn is_wanted(event: &BuildEvent, events: EventSet) -> bool {
-    let outcome = event.build.outcome();
-    outcome.is_some_and(|o| EventSet::of_ended_build(o, event.previous).intersects(events))
 }

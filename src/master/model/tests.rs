@@ -470,7 +470,10 @@ fn the_stream_tells_the_branch_before_the_build() {
     m.apply_build(requested(1, 7, None));
     let ended = news(&mut m, requested(1, 7, Some(Success))).unwrap();
     assert_eq!(ended.build.branch.unwrap().chars().count(), SOURCE_TEXT + 1);
-    let alone = BuildsetSize { id: 3, at_least: 1 };
+    let alone = BuildsetSize {
+        id: 3,
+        known_builders: 1,
+    };
     assert_eq!(ended.buildset, Some(alone));
     for id in 0..20_000 {
         let request = BuildRequest {
@@ -568,4 +571,20 @@ fn what_the_look_back_has_found_bad_gets_its_branch_and_its_count() {
     m.learn_previous(1, 101, below.collect());
     let next = news(&mut m, on_branch(101, "main", Failure)).unwrap();
     assert_eq!(next.streak, 4);
+}
+
+#[test]
+fn another_database_has_other_codebases() {
+    let mut m = model(&["b"]);
+    for id in 50..60 {
+        of_both(&mut m, id, &[("app", "old"), ("lib", "old")], Success);
+    }
+    m.start_over();
+    m.catch_up(0);
+    let main = [("app", "main"), ("lib", "main")];
+    for id in 1..4 {
+        of_both(&mut m, id, &main, Success);
+    }
+    let feature = of_both(&mut m, 4, &[("app", "main"), ("lib", "fix")], Success);
+    assert_eq!(feature.build.branch.as_deref(), Some("fix"));
 }

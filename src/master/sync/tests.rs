@@ -429,7 +429,7 @@ fn a_failed_lookup_loses_no_build() {
     };
     assert_eq!(rig.stream(of_another(2, 1)), [] as [u64; 0]);
     assert!(rig.sync.is_healthy(), "one look-up is no round");
-    assert!(rig.sync.lookup_deadline() > Some(rig.now));
+    assert!(rig.sync.lookup_deadline(rig.now) > Some(rig.now));
     rig.fail = |_| None;
     rig.wait(Duration::from_secs(1));
     assert_eq!(rig.poll(), [1]);
@@ -729,4 +729,41 @@ fn the_stream_is_not_blamed_for_what_was_before_it() {
     rig.wait(STREAM_GRACE);
     rig.poll();
     assert!(!rig.sync.take_restart_stream());
+}
+
+/// The stream may tell what a look-up was to tell.
+#[test]
+fn a_branch_that_the_stream_tells_ends_the_wait_for_it() {
+    let mut rig = Rig::streaming();
+    let of_request = Build {
+        request_id: Some(7),
+        ..build(1, 1, Some(Success))
+    };
+    rig.fail = |query| match query {
+        Query::Branch(_) => Some(unreachable()),
+        _ => None,
+    };
+    assert_eq!(rig.stream(of_request), [] as [u64; 0]);
+    let tell = |rig: &mut Rig, update| {
+        let events = rig.sync.on_update(update, &mut rig.model, rig.now, 5000);
+        rig.events.extend(events);
+    };
+    tell(
+        &mut rig,
+        Update::Request(BuildRequest {
+            id: 7,
+            buildset_id: 3,
+            ..BuildRequest::default()
+        }),
+    );
+    let sources = vec![crate::master::resources::SourceStamp::default()];
+    let buildset = crate::master::resources::Buildset {
+        id: 3,
+        sources,
+        ..Default::default()
+    };
+    tell(&mut rig, Update::Buildset(buildset));
+    assert_eq!(rig.take_news(), [1]);
+    rig.wait(Duration::from_secs(100));
+    assert_eq!(rig.sync.lookup_deadline(rig.now), None);
 }
