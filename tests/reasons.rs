@@ -2,7 +2,9 @@
 
 mod common;
 
-use common::{Bot, Client, FAILURE, FakeHttp, FakeMaster, Lab, Request, SUCCESS, buildbot};
+use common::{
+    Bot, Client, FAILURE, FakeHttp, FakeMaster, Lab, Request, SUCCESS, TIMEOUT, buildbot, wait_for,
+};
 use serde_json::json;
 
 /// Steps that fail with logs of every kind.
@@ -167,6 +169,10 @@ fn who_is_blamed_hears_of_it_once_for_a_change() {
     }
     eve.expect_contains(", blame nobody@example.org, annie ");
     eve.expect_contains(", blame nobody@example.org, annie ");
+    // Each takes its own time: one hears, the other asks.
+    wait_for("two private lines of each", TIMEOUT, || {
+        (annie.lines("annie").len() >= 4).then_some(())
+    });
     bot.stop();
     polling.stop();
     annie.barrier();
