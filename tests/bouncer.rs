@@ -1,5 +1,6 @@
 //! A bouncer, ZNC, between the bot and its IRC server. It answers PING itself and takes lines that it cannot pass on,
-//! so the bot depends on what ZNC says of its own connection; and it plays back what was said while the bot was away.
+//! so the bot asks past it, and heeds what ZNC says of its own connection; and it plays back what was said while the
+//! bot was away.
 
 mod common;
 
@@ -125,6 +126,8 @@ fn news_of_an_outage_behind_a_bouncer_come_once() {
     let mut bot = bounced.start();
     bounced.end([1]);
     joe.expect_contains("b1 #1 success");
+    // The question is behind it in ZNC's queue. What was not answered would be said again.
+    bot.expect_log(" 318 bot 1-told ");
     bounced.link.refuse(true);
     bounced.lab.ngircd().stop();
     bot.expect_log("the bouncer has lost its network");
@@ -143,4 +146,38 @@ fn news_of_an_outage_behind_a_bouncer_come_once() {
     bounced.end([1]);
     channel.hear("<bot> b1 #7 success*");
     bot.assert_logged("IRC: the bouncer is back on its network", 1);
+}
+
+/// ZNC has answered PING long before the server refuses a line.
+#[test]
+fn what_the_server_behind_a_bouncer_refuses_is_said_later() {
+    let bounced = Bounced::new();
+    let joe = bounced.lab.person("joe", &["#lab"]);
+    let channel = Listener::new(&joe, "#lab");
+    let mut bot = bounced.start();
+    channel.ask("bot: source", SOURCE);
+    joe.set_mode("#lab", "+m");
+    bounced.end([1]);
+    bot.expect_log("IRC: cannot speak to #lab: ");
+    joe.set_mode("#lab", "-m");
+    channel.hear("<bot> b1 #1 success*");
+}
+
+/// What ZNC takes before it sees that its server is gone is lost, and ZNC does not say which lines these were.
+#[test]
+fn what_a_bouncer_took_for_a_dead_server_is_said_again() {
+    let bounced = Bounced::new();
+    let joe = bounced.lab.person("joe", &["#lab"]);
+    let channel = Listener::new(&joe, "#lab");
+    let mut bot = bounced.start();
+    channel.ask("bot: source", SOURCE);
+    bounced.link.freeze();
+    bounced.end([1]);
+    bot.expect_log(">> PRIVMSG #lab :b1 #1 success");
+    bot.expect_log(">> WHOIS 2-told");
+    bounced.link.cut();
+    bounced.link.thaw();
+    channel.hear("<bot> b1 #1 success*");
+    bounced.end([2]);
+    channel.hear("<bot> b2 #2 success*");
 }

@@ -12,7 +12,7 @@ table='
 5 commands commands/authority commands/control commands/queries commands/settings
 5 text text/changes
 4 routing routing/buildsets routing/watches
-4 irc/session irc/registration irc/services irc/nick irc/channels irc/accounts irc/liveness
+4 irc/session irc/registration irc/bouncer irc/services irc/nick irc/channels irc/accounts irc/liveness
 4 irc irc/history irc/modes irc/isupport irc/outbox irc/pacing irc/numerics
 4 master master/poller master/jobs master/diagnosis master/force master/sync master/pending
 3 master/events master/client

@@ -13,8 +13,8 @@ pub struct Connection {
     stream: Option<Box<dyn Stream>>,
     lines: LineBuffer,
     unsent: Vec<u8>,
-    /// The last line after which we sent a PING.
-    pub pinged: u64,
+    /// The last line after which we asked whether it has arrived.
+    pub asked_after: u64,
 }
 
 /// What became of the bytes that wait.

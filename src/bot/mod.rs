@@ -54,8 +54,9 @@ const SAVE_RETRY: Duration = Duration::from_secs(60);
 const SAFE_PACING: i64 = 86_400;
 /// Builds that run; with more than these, nobody asks beforehand who is behind each.
 const PREPARED_BUILDS: usize = 200;
-/// The token of our PINGs, before the number of the last line.
-const DELIVERED: &str = "delivered-";
+/// The token of our questions whether lines have arrived, behind the number of the last one. No
+/// nick looks like this, and none is too long for a server.
+const ARRIVED: &str = "-told";
 /// A ticket that nobody waits for.
 const NO_TICKET: Ticket = 0;
 
@@ -384,21 +385,22 @@ impl Bot {
                 break;
             }
         }
-        self.ping_after_lines(now);
+        self.ask_after_lines(now);
     }
 
-    /// Sends a PING after a burst of lines, now and then in a long one, and before we stop.
-    fn ping_after_lines(&mut self, now: Instant) {
+    /// Asks after a burst of lines whether they have arrived, now and then in a long one, and before
+    /// we stop.
+    fn ask_after_lines(&mut self, now: Instant) {
         let Some(last) = self.outbox.unconfirmed() else {
             return;
         };
-        let pinged = self.connection.pinged;
+        let asked = self.connection.asked_after;
         let is_burst_over = self.next_line_at().is_none();
-        let is_due = is_burst_over || last > pinged + 1 || self.stop_at.is_some();
-        if last > pinged && is_due {
-            self.connection.pinged = last;
-            let token = format!("{DELIVERED}{last}");
-            self.send(&Line::new("PING", &[], Some(&token)), now);
+        let is_due = is_burst_over || last > asked + 1 || self.stop_at.is_some();
+        if last > asked && is_due {
+            self.connection.asked_after = last;
+            let question = self.session.arrival_question(&format!("{last}{ARRIVED}"));
+            self.send(&question, now);
         }
     }
 
@@ -424,7 +426,7 @@ impl Bot {
             Action::SendInTurn(place, line) => self.outbox.ask_server(&place, line),
             Action::Invoked(invocation) => self.take_invocation(invocation, now),
             Action::CtcpReply(nick, text) => self.outbox.reply_ctcp(&nick, text),
-            Action::Pong(token) => self.take_pong(&token, now),
+            Action::Answered(token) => self.take_answer(&token, now),
             Action::Refused(target, refusal) => {
                 let target = self.canonical(target.as_str());
                 self.outbox.on_refused(&target, &refusal);
@@ -465,9 +467,9 @@ impl Bot {
         }
     }
 
-    fn take_pong(&mut self, token: &str, now: Instant) {
+    fn take_answer(&mut self, token: &str, now: Instant) {
         let number = token
-            .strip_prefix(DELIVERED)
+            .strip_suffix(ARRIVED)
             .and_then(|number| number.parse().ok());
         let Some(number) = number else {
             return;

@@ -205,7 +205,7 @@ fn who_cannot_be_told_hears_it_when_they_are_back() {
         said.extend(rig.bot.outbox.next(rig.now, 0, &router));
     }
     rig.hear(":s 401 bot Joe :No such nick\n:s 401 bot guest :No such nick");
-    rig.hear(":s PONG s :delivered-2");
+    rig.hear(":s PONG s :2-told");
     assert_eq!(
         rig.bot.outbox.pending(),
         [news("joe")],

@@ -2,6 +2,7 @@
 //! nothing of commands: it brings messages to us with who said them, their rank and account.
 
 pub mod accounts;
+pub mod bouncer;
 pub mod channels;
 pub mod history;
 pub mod isupport;
@@ -57,8 +58,8 @@ pub enum Action {
     Invoked(Invocation),
     /// Answer this nick's CTCP.
     CtcpReply(Name, String),
-    /// The server has answered the PING with this token.
-    Pong(String),
+    /// The server has answered the question with this token.
+    Answered(String),
     /// What was said to this target was not passed on.
     Refused(Name, Refusal),
     /// A sign that this target can be told.

@@ -2,7 +2,7 @@
 //! reached. Pure.
 //!
 //! An announcement is delivered when its line was handed to the socket, the connection has answered
-//! a PING since, and the server has not refused it. Channels come before people, replies before
+//! a question since, and the server has not refused it. Channels come before people, replies before
 //! announcements, and each leaves the other a share; targets take turns.
 
 use super::Refusal;
@@ -151,7 +151,7 @@ impl Reachability {
     }
 }
 
-/// What an answer to our PING tells.
+/// What an answer to our question tells.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Confirmation {
     /// Announcements were delivered.
@@ -562,7 +562,7 @@ impl Outbox {
     }
 
     /// The server has refused something that was said to a target. It belongs to a line that was
-    /// sent before; to which one shows when the connection answers our PING.
+    /// sent before; to which one shows when the connection answers our question.
     pub fn on_refused(&mut self, target: &Name, refusal: &Refusal) {
         if !self.sent.iter().any(|sent| sent.target == *target) {
             let reason = &refusal.reason;
@@ -576,7 +576,7 @@ impl Outbox {
         reachability.reason.clone_from(&refusal.reason);
     }
 
-    /// The connection has answered the PING that followed line `number`.
+    /// The connection has answered the question that followed line `number`.
     pub fn confirm(&mut self, number: u64, now: Instant) -> Confirmation {
         let mut confirmed_lines: BTreeMap<Name, Vec<Sent>> = BTreeMap::new();
         let is_confirmed = |sent: &Sent| sent.number <= number;

@@ -2,7 +2,7 @@
 //! capability-negotiation and sasl-3.1), and a server that demands TLS (IRCv3 sts). Pure.
 
 use super::wire::Line;
-use super::{Action, Actions};
+use super::{Action, Actions, bouncer};
 use crate::config::{Irc, Sasl};
 use crate::encoding::base64;
 use std::collections::BTreeMap;
@@ -69,6 +69,7 @@ pub struct Registration {
     /// Capabilities that we know, with their values.
     offered: BTreeMap<String, String>,
     has_account_tag: bool,
+    is_behind_bouncer: bool,
     is_logged_in: bool,
     /// The server has said something.
     pub has_spoken: bool,
@@ -83,6 +84,7 @@ impl Registration {
             deadline: now,
             offered: BTreeMap::new(),
             has_account_tag: false,
+            is_behind_bouncer: false,
             is_logged_in: false,
             has_spoken: false,
         }
@@ -91,6 +93,11 @@ impl Registration {
     /// Whether messages tell the account of who has sent them.
     pub fn has_account_tag(&self) -> bool {
         self.has_account_tag
+    }
+
+    /// Whether a bouncer is between us and the network.
+    pub fn is_behind_bouncer(&self) -> bool {
+        self.is_behind_bouncer
     }
 
     /// Whether SASL has logged us in.
@@ -174,6 +181,7 @@ impl Registration {
     fn note_offered(&mut self, capabilities: &str) {
         for capability in capabilities.split_whitespace() {
             let (name, value) = capability.split_once('=').unwrap_or((capability, ""));
+            self.is_behind_bouncer |= bouncer::is_bouncers(name);
             if CAPABILITIES.contains(&name) || name == "sts" {
                 self.offered.insert(name.to_owned(), value.to_owned());
             }

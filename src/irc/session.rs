@@ -13,7 +13,7 @@ use super::pacing::Software;
 use super::registration::{Failure, Registration};
 use super::services::{self, Services};
 use super::wire::{Line, Message, addressed};
-use super::{Account, Action, Actions, Invocation, Refusal, Upstream};
+use super::{Account, Action, Actions, Invocation, Refusal, Upstream, bouncer};
 use crate::backoff::{Backoff, Jitter};
 use crate::config::Irc;
 use crate::names::{Casemapping, Name};
@@ -208,6 +208,12 @@ impl Session {
     /// A text that may repeat what we have told services, as the log may show it.
     pub fn without_password(&self, text: &str) -> String {
         self.services.without_password(text)
+    }
+
+    /// A question to the server whether what was sent before it has arrived; [`Action::Answered`]
+    /// brings the token back.
+    pub fn arrival_question(&self, token: &str) -> Line {
+        bouncer::arrival_question(token, self.registration.is_behind_bouncer())
     }
 
     /// When [`Session::tick`] has something to do.
@@ -543,7 +549,12 @@ impl Session {
 
     /// `nick server version …`
     fn on_myinfo(&mut self, _: &Message, params: &[&str], _: Instant) {
-        let software = Software::by_version(params[2]);
+        let software = if self.registration.is_behind_bouncer() {
+            // It passes lines on at its own pace: what is faster only waits there.
+            Software::Unknown
+        } else {
+            Software::by_version(params[2])
+        };
         self.actions.push(Action::Software(software));
     }
 
@@ -774,7 +785,7 @@ impl Session {
 
     fn on_pong(&mut self, _: &Message, params: &[&str], _: Instant) {
         let token = params[params.len() - 1].to_owned();
-        self.actions.push(Action::Pong(token));
+        self.actions.push(Action::Answered(token));
     }
 
     fn on_batch(&mut self, message: &Message, params: &[&str], _: Instant) {
@@ -790,6 +801,7 @@ impl Session {
     fn on_end_of_whois(&mut self, _: &Message, params: &[&str], _: Instant) {
         let nick = self.name(params[1]);
         self.accounts.on_end(&nick, &mut self.actions);
+        self.actions.push(Action::Answered(params[1].to_owned()));
     }
 
     fn on_privmsg(&mut self, message: &Message, params: &[&str], now: Instant) {
@@ -875,30 +887,24 @@ impl Session {
         }
     }
 
-    /// What a bouncer says of its own connection to the network (ZNC's `*status`).
+    /// A bouncer speaks of its own connection to the network.
     fn on_bouncer(&mut self, message: &Message, text: &str, now: Instant) {
-        if message.nick() != "*status" {
-            return;
-        }
-        let (upstream, join_at) = if text.starts_with("Disconnected from IRC") {
-            log!(Warning, "IRC: the bouncer has lost its network");
-            (Upstream::Lost, now + WITHOUT_NETWORK)
-        } else if text.starts_with("Connected!") {
-            log!(Info, "IRC: the bouncer is back on its network");
-            (Upstream::Back, now)
-        } else if let Some(rest) = text.strip_prefix("Your message to ") {
-            log!(
-                Warning,
-                "IRC: the bouncer is without its network: {}",
-                sanitize(rest)
-            );
-            (Upstream::Lost, now + WITHOUT_NETWORK)
-        } else {
+        let Some(upstream) = bouncer::upstream(message, text) else {
             return;
         };
+        // It has left our channels without a word, and joins them a while after it has come back.
+        let join_at = match upstream {
+            Upstream::Lost => {
+                let text = sanitize(text);
+                log!(Warning, "IRC: the bouncer has lost its network: {text}");
+                now + WITHOUT_NETWORK
+            }
+            Upstream::Back => {
+                log!(Info, "IRC: the bouncer is back on its network");
+                now
+            }
+        };
         self.actions.push(Action::Upstream(upstream));
-        // It has left them without a word, and is in none when it has just come back. What is said
-        // before it has joined them again is refused too late: it has answered our PING by then.
         self.channels.on_disconnected(join_at);
     }
 }
