@@ -529,7 +529,7 @@ impl Keeper {
     /// Answers the PING that confirms what was said.
     #[track_caller]
     fn answer_ping(&mut self) {
-        let line = self.peer.expect("-told");
+        let line = self.peer.expect("PING :");
         let token = line.replace("PING :", "");
         self.peer
             .send(&format!(":fake.test PONG fake.test :{token}"));

@@ -5,6 +5,7 @@ use crate::irc::wire::{Line, LineBuffer, Message};
 use crate::net::Stream;
 use std::io;
 use std::net::Shutdown;
+use std::time::Instant;
 
 #[derive(Default)]
 pub struct Connection {
@@ -15,6 +16,8 @@ pub struct Connection {
     unsent: Vec<u8>,
     /// The last line after which we asked whether it has arrived.
     pub asked_after: u64,
+    /// When we ask again, unless that is answered.
+    pub ask_again_at: Option<Instant>,
 }
 
 /// What became of the bytes that wait.

@@ -57,6 +57,8 @@ const PREPARED_BUILDS: usize = 200;
 /// The token of our questions whether lines have arrived, behind the number of the last one. No
 /// nick looks like this, and none is too long for a server.
 const ARRIVED: &str = "-told";
+/// A question that a bouncer has lost, or for which the network is too busy, is asked again.
+const ASK_AGAIN: Duration = Duration::from_secs(60);
 /// A ticket that nobody waits for.
 const NO_TICKET: Ticket = 0;
 
@@ -258,6 +260,8 @@ impl Bot {
             line,
             self.routing.next_unmute().map(instant),
             self.next_buildset_due().map(instant),
+            self.connection.ask_again_at,
+            self.connection.ask_again_at,
             self.stop_at,
             self.save_at,
             self.events.deadline(),
@@ -392,13 +396,16 @@ impl Bot {
     /// we stop.
     fn ask_after_lines(&mut self, now: Instant) {
         let Some(last) = self.outbox.unconfirmed() else {
+            self.connection.ask_again_at = None;
             return;
         };
         let asked = self.connection.asked_after;
         let is_burst_over = self.next_line_at().is_none();
         let is_due = is_burst_over || last > asked + 1 || self.stop_at.is_some();
-        if last > asked && is_due {
+        let is_lost = self.connection.ask_again_at.is_some_and(|at| at <= now);
+        if last > asked && is_due || is_lost {
             self.connection.asked_after = last;
+            self.connection.ask_again_at = Some(now + ASK_AGAIN);
             let question = self.session.arrival_question(&format!("{last}{ARRIVED}"));
             self.send(&question, now);
         }

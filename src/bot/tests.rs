@@ -1,4 +1,4 @@
-//! Tests of the bot as a whole, without a socket: messages in, lines out.
+//! Tests of the bot as a whole, most without a socket: messages in, lines out.
 
 use super::*;
 use crate::irc::wire::LineBuffer;
@@ -9,6 +9,8 @@ use crate::master::model::tests::{build, builder};
 use crate::master::resources::BuildRequest;
 use crate::outcome::Outcome;
 use crate::state_file::Watch;
+use std::io::Read;
+use std::net::TcpListener;
 use std::sync::mpsc::sync_channel;
 
 /// A bot that is online, in #dev.
@@ -213,6 +215,32 @@ fn who_cannot_be_told_hears_it_when_they_are_back() {
     );
     rig.hear(":joe!u@h JOIN #dev");
     assert_eq!(rig.said(), ["PRIVMSG joe :app #1"]);
+}
+
+/// A bouncer may have lost the question, or the network been too busy for it.
+#[test]
+fn a_question_without_an_answer_is_asked_again() {
+    let mut rig = Rig::with_master("notify_events = finished\n[channel #dev]\n");
+    let server = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = server.local_addr().unwrap().port();
+    let stream = net::connect("127.0.0.1", port, None).unwrap();
+    rig.bot.connection = Connection::new(0, stream);
+    rig.build(1, Some(Outcome::Success));
+    rig.bot.flush(rig.now);
+    rig.bot.flush(rig.now + ASK_AGAIN / 2);
+    rig.now += ASK_AGAIN;
+    rig.bot.save_at = None;
+    assert_eq!(rig.bot.deadline(), rig.now, "it wakes for that");
+    rig.bot.flush(rig.now);
+    rig.hear(":s PONG s :1-told");
+    rig.bot.flush(rig.now + ASK_AGAIN);
+    assert_eq!(rig.bot.connection.ask_again_at, None);
+    drop(rig);
+    let mut sent = String::new();
+    let (mut peer, _) = server.accept().unwrap();
+    peer.read_to_string(&mut sent).unwrap();
+    let commands: Vec<&str> = sent.lines().map(|line| &line[..4]).collect();
+    assert_eq!(commands, ["PRIV", "PING", "PING"], "{sent}");
 }
 
 #[test]

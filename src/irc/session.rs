@@ -774,6 +774,8 @@ impl Session {
             is_rate: TOO_MANY_TARGETS.contains(&numeric),
         };
         self.actions.push(Action::Refused(target, refusal));
+        // A question by WHOIS ends like this, too.
+        self.actions.push(Action::Answered(params[1].to_owned()));
     }
 
     // People

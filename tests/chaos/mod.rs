@@ -8,7 +8,7 @@ mod verify;
 
 use crate::common::{Bot, Client, Lab, Master, Ngircd, NgircdOptions, Process, Random, wait_for};
 use link::{Condition, Link, Protocol};
-use serde_json::{Value, json};
+use serde_json::json;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::sync::Mutex;
@@ -298,14 +298,6 @@ fn has_ended(pid: u32) -> bool {
     stat.is_empty() || stat.contains(") Z ")
 }
 
-/// A large answer of a busy master may come without its head or its tail.
-fn ask(master: &Master, path: &str) -> Value {
-    wait_for(path, DELIVERY, || {
-        let (_, body) = master.request("GET", path, "", "").ok()?;
-        serde_json::from_str(&body).ok()
-    })
-}
-
 /// Every build that the master knows to be complete.
 fn completed(master: &Master) -> BTreeSet<BuildLabel> {
     let mut names = BTreeMap::new();
@@ -313,7 +305,7 @@ fn completed(master: &Master) -> BTreeSet<BuildLabel> {
         names.insert(master.builder_id(name), name);
     }
     let path = "/api/v2/builds?complete=true&field=complete&field=builderid&field=number";
-    let answer = ask(master, path);
+    let answer = master.get(path);
     let mut labels = BTreeSet::new();
     for build in answer["builds"].as_array().unwrap() {
         let builder = build["builderid"].as_i64().unwrap();
@@ -403,7 +395,7 @@ fn wait_delivered(run: &Run, master: &Master) {
     let limit = Instant::now() + Duration::from_secs(15);
     wait_for("what was forced to be built", DELIVERY, || {
         let path = "/api/v2/buildrequests?complete=false&field=complete&field=buildrequestid";
-        let open = ask(master, path);
+        let open = master.get(path);
         (open["buildrequests"] == json!([]) || Instant::now() > limit).then_some(())
     });
     let limit = Instant::now() + DELIVERY;

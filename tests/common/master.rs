@@ -4,7 +4,7 @@ use super::{Certificates, Process, START, TIMEOUT, guarded, root, scratch, venv,
 use serde_json::{Value, json};
 use std::fs;
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -123,14 +123,19 @@ impl Master {
         format!("{scheme}://127.0.0.1:{}/", self.port)
     }
 
-    /// GET of a path such as `/api/v2/builds`.
+    /// GET of a path such as `/api/v2/builds`. A busy master may lose some of its answer, which it writes in a thread that
+    /// its HTTP server does not expect (`_write_json_data` in Buildbot's www/rest.py): then once more.
     #[track_caller]
     pub fn get(&self, path: &str) -> Value {
-        let (status, body) = self
-            .request("GET", path, "", "")
-            .unwrap_or_else(|e| panic!("GET {path}: {e}"));
-        assert_eq!(status, 200, "GET {path}: {body}");
-        serde_json::from_str(&body).unwrap_or_else(|e| panic!("GET {path}: {e}: {body}"))
+        wait_for(&format!("JSON of GET {path}"), TIMEOUT, || {
+            let answer = match self.request("GET", path, "", "") {
+                Err(e) if e.kind() == ErrorKind::UnexpectedEof => return None,
+                answer => answer,
+            };
+            let (status, body) = answer.unwrap_or_else(|e| panic!("GET {path}: {e}"));
+            assert_eq!(status, 200, "GET {path}: {body}");
+            serde_json::from_str(&body).ok()
+        })
     }
 
     /// Calls a method of the control API and returns its `result`.
