@@ -1,4 +1,4 @@
-//! IRC servers that read as slowly as UnrealIRCd, Solanum, Ergo and ircd-hybrid do, and kill as they do: a real ngIRCd
+//! IRC servers that read as slowly as UnrealIRCd, Solanum and Ergo do, and kill as they do: a real ngIRCd
 //! behind a gate. The gate keeps what a client sends in a receive queue, lets ngIRCd have it at the pace of the
 //! software that it plays, closes the connection with "Excess Flood" when too much waits, and puts that software's
 //! version into 004. All answers are ngIRCd's own. What is measured and what is read, IRC.md of the design says; where
@@ -86,20 +86,6 @@ pub const ERGO: FloodRule = FloodRule {
         cooldown: Duration::from_secs(2),
     },
     queue: Queue::Lines(20),
-};
-
-/// IRC.md measured ircd-hybrid 8.2.43: of lines with 102 bytes on the wire 30 survive and 31 kill, of those with 452 it
-/// is 10 and 11, and 20 lines drain in 14.5 s. That is five lines at once (`MAX_FLOOD` of its packet.h), then one a
-/// second, before a receive queue of 2,560 bytes (its `DEFAULT_RECVQ`). Whoever has not spoken yet may send forty lines
-/// a second (`MAX_FLOOD_BURST`).
-pub const HYBRID: FloodRule = FloodRule {
-    version: "hybrid-8.2.43+dfsg.1-1",
-    counts_from: &["PRIVMSG", "NOTICE"],
-    pace: Pace::Counted {
-        burst: 5,
-        forgiven: 1,
-    },
-    queue: Queue::Bytes(2560),
 };
 
 /// What one client has sent, and when it is read.

@@ -1,6 +1,8 @@
 //! Real IRC servers with their services.
 
-use super::{Certificates, Client, Process, START, daemon, fill, free_port, scratch};
+use super::{
+    Certificates, Client, Process, START, daemon, fill, free_port, guarded, root, scratch,
+};
 use std::fs;
 use std::path::PathBuf;
 
@@ -226,6 +228,45 @@ impl Inspircd {
         self.start_server();
         if services {
             self.start_services();
+        }
+    }
+}
+
+/// Runs ircd-hybrid in a mount namespace in which its package is installed, and not as root, which it refuses.
+const IN_ITS_PLACE: &str = "mount -t overlay overlay -o \"lowerdir=$0/usr:/usr\" /usr && \
+                            exec unshare --user -- ircd-hybrid \"$@\"";
+
+/// ircd-hybrid 8.2: no services, and it reads slowly. Debian does not install it beside ngIRCd, so setup.sh only unpacks
+/// it, while it finds its modules where the package has them.
+pub struct Hybrid {
+    pub port: u16,
+    _process: Process,
+}
+
+impl Hybrid {
+    #[track_caller]
+    pub fn start() -> Hybrid {
+        let port = free_port();
+        let dir = scratch("hybrid");
+        let template = include_str!("hybrid.conf");
+        let config = dir.join("ircd.conf");
+        fill(&config, template, &[("PORT", &port.to_string())]);
+        let mut command = guarded("unshare");
+        command
+            .args(["--user", "--map-root-user", "--mount", "--", "sh", "-c"])
+            .arg(IN_ITS_PLACE)
+            .arg(root().join("target/hybrid"))
+            .arg("-foreground")
+            .arg("-configfile")
+            .arg(config);
+        for file in ["log", "pid", "kline", "dline", "xline", "resv"] {
+            command.arg(format!("-{file}file")).arg(dir.join(file));
+        }
+        let mut process = Process::start("ircd-hybrid", command);
+        process.wait_port(port);
+        Hybrid {
+            port,
+            _process: process,
         }
     }
 }

@@ -4,8 +4,8 @@
 //! A server that a test does not name is not started: its address is then one that refuses connections.
 
 use super::{
-    Bot, Client, FakeHttp, FakeIrc, FakePeer, Finished, Inspircd, InspircdOptions, Master, Ngircd,
-    NgircdOptions, Worker, config_dir,
+    Bot, Client, FakeHttp, FakeIrc, FakePeer, Finished, Hybrid, Inspircd, InspircdOptions, Master,
+    Ngircd, NgircdOptions, Worker, config_dir,
 };
 
 /// Nobody listens on port 1.
@@ -28,6 +28,7 @@ pub struct Lab {
     workers: Vec<Worker>,
     ngircd: Option<Ngircd>,
     inspircd: Option<Inspircd>,
+    hybrid: Option<Hybrid>,
     fake_irc: Option<FakeIrc>,
 }
 
@@ -43,6 +44,7 @@ impl Lab {
             workers: Vec::new(),
             ngircd: None,
             inspircd: None,
+            hybrid: None,
             fake_irc: None,
         }
     }
@@ -108,6 +110,15 @@ impl Lab {
         self.irc_port = server.port;
         self.people_port = server.easy_port;
         self.inspircd = Some(server);
+        self
+    }
+
+    #[track_caller]
+    pub fn with_hybrid(mut self) -> Lab {
+        let server = Hybrid::start();
+        self.irc_port = server.port;
+        self.people_port = server.port;
+        self.hybrid = Some(server);
         self
     }
 

@@ -33,6 +33,7 @@ need dpkg-dev command -v dpkg-shlibdeps
 need binutils command -v strip
 need mandoc command -v mandoc
 need systemd command -v systemd-analyze
+need libltdl7 sh -c 'ldconfig -p | grep -q libltdl.so.7'
 
 if [ -n "$missing" ]; then
 	command="apt-get install -y --no-install-recommends$missing"
@@ -41,6 +42,14 @@ if [ -n "$missing" ]; then
 	fi
 	export DEBIAN_FRONTEND=noninteractive
 	apt-get update && $command || fail "could not install; as root, run: apt-get update && $command"
+fi
+
+# ircd-hybrid cannot be installed beside ngircd: unpacked, it serves the tests as well.
+hybrid=target/hybrid
+if [ ! -x $hybrid/usr/sbin/ircd-hybrid ]; then
+	mkdir -p $hybrid
+	(cd $hybrid && { apt-get download ircd-hybrid || { apt-get update && apt-get download ircd-hybrid; }; } &&
+		dpkg -x ircd-hybrid_*.deb .) || fail "could not download and unpack the package ircd-hybrid into $hybrid"
 fi
 
 # The copy of the requirements inside says what the environment was made from.
