@@ -48,6 +48,9 @@ pub struct Announcement {
     pub confirmed: Option<Instant>,
     /// The server has not taken it, and the bot has been told so.
     pub is_refused: bool,
+    /// The server has not taken another one before the same PING: which one that was it does not say, so the bot says
+    /// both again.
+    pub is_beside_refused: bool,
 }
 
 /// A PING of the bot.
@@ -94,6 +97,7 @@ impl Traffic {
                     text: text.to_string(),
                     confirmed: None,
                     is_refused: false,
+                    is_beside_refused: false,
                 });
             } else if let Some(token) = line.strip_prefix("PING :") {
                 self.pings.push(Ping {
@@ -131,10 +135,14 @@ impl Traffic {
 
     /// The first announcements, so many, are confirmed as far as they were made on this connection.
     fn confirm(&mut self, connection: usize, announcements: usize) {
-        for one in &mut self.announcements[..announcements] {
-            if one.connection == connection && !one.is_refused {
-                one.confirmed.get_or_insert(Instant::now());
-            }
+        let is_open =
+            |one: &&mut Announcement| one.connection == connection && one.confirmed.is_none();
+        let made_before = self.announcements[..announcements].iter_mut();
+        let open: Vec<&mut Announcement> = made_before.filter(is_open).collect();
+        let has_refused = open.iter().any(|one| one.is_refused);
+        for one in open {
+            one.confirmed = Some(Instant::now());
+            one.is_beside_refused = has_refused;
         }
     }
 }

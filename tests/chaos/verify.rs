@@ -99,7 +99,8 @@ impl Verification<'_> {
     /// Builds that were announced again although the first time was certain, or on the same connection.
     fn doubled(&self) -> Vec<String> {
         let is_doubled = |pair: &[&Announcement]| {
-            pair[0].connection == pair[1].connection || !self.is_uncertain(pair[0])
+            let is_same = pair[0].connection == pair[1].connection;
+            !pair[0].is_beside_refused && (is_same || !self.is_uncertain(pair[0]))
         };
         let mut violations = Vec::new();
         for (label, announcements) in &self.announced {
@@ -144,7 +145,8 @@ impl Verification<'_> {
             .count();
         let mut again = 0;
         for announcement in &self.traffic.announcements {
-            if announcement.is_refused || self.is_uncertain(announcement) {
+            let is_refused = announcement.is_refused || announcement.is_beside_refused;
+            if is_refused || self.is_uncertain(announcement) {
                 again += omitted(&announcement.text);
             }
         }
