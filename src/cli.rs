@@ -41,6 +41,8 @@ const INPUTS: usize = 64;
 /// Jobs that wait; more are refused as "busy", or done without.
 const JOBS: usize = 8;
 const DETAILS: usize = 64;
+/// Look-ups at once: the slow answer of one builder keeps none of the others waiting.
+const LOOKUP_ASKERS: usize = 3;
 /// While somebody waits for a reply, a GET that broke off is tried again for so long.
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -438,6 +440,8 @@ fn master_exit(error: Error) -> Exit {
     let code = match error.kind {
         ErrorKind::NoConnection
         | ErrorKind::Unreachable
+        | ErrorKind::TimedOut
+        | ErrorKind::Busy
         | ErrorKind::Uncertain
         | ErrorKind::TooLarge => EXIT_UNAVAILABLE,
         ErrorKind::Refused(_) | ErrorKind::Wrong => EXIT_COMMAND,
@@ -463,8 +467,6 @@ fn serve(config: Config, path: String) -> Result<(), Exit> {
         model.clone(),
         tracked.clone(),
     );
-    let lists_client = client(&config, Duration::ZERO)?;
-    let lookups_client = client(&config, PATIENCE)?.in_haste();
     let details_client = client(&config, Duration::ZERO)?
         .in_haste()
         .with_timeout(DETAILS_TIMEOUT);
@@ -481,11 +483,16 @@ fn serve(config: Config, path: String) -> Result<(), Exit> {
     let url = config.buildbot.url.to_string();
     let has_stream = config.buildbot.event_stream;
     // What the state file says must be in the model before the poller looks.
-    let bot = Bot::new(config, state, handles)?;
-    let askers = Askers {
-        lists: threads.start_asker("lists", lists_client)?,
-        lookups: threads.start_asker("history", lookups_client)?,
+    let mut askers = Askers {
+        lists: threads.start_asker("lists", client(&config, Duration::ZERO)?)?,
+        lookups: Vec::new(),
     };
+    for _ in 0..LOOKUP_ASKERS {
+        let lookups_client = client(&config, PATIENCE)?.in_haste();
+        let asker = threads.start_asker("history", lookups_client)?;
+        askers.lookups.push(asker);
+    }
+    let bot = Bot::new(config, state, handles)?;
     threads.start_poller(poller, askers, poller_inputs)?;
     if has_stream {
         threads.start_stream(stream_client)?;

@@ -234,6 +234,18 @@ pub fn nearest<'a>(word: &str, candidates: impl Iterator<Item = &'a str>) -> Opt
     best
 }
 
+/// Whether a word is another one with at most one letter wrong, or with its letters in another order.
+pub fn is_mistyped(word: &str, meant: &str) -> bool {
+    let letters = |text: &str| {
+        let mut letters: Vec<char> = text.to_lowercase().chars().collect();
+        letters.sort_unstable();
+        letters
+    };
+    let is_short = word.len() <= 2 * meant.len();
+    let wanted: Vec<char> = word.to_lowercase().chars().collect();
+    is_short && (levenshtein(&wanted, meant) <= 1 || letters(word) == letters(meant))
+}
+
 fn levenshtein(wanted: &[char], other: &str) -> usize {
     let mut row: Vec<usize> = (0..=wanted.len()).collect();
     for c in other.to_lowercase().chars() {

@@ -102,7 +102,7 @@ pub fn strip_formatting(text: &str) -> String {
             plain.push_str(rest);
         }
     }
-    plain.replace(char::is_control, "")
+    plain.replace('\t', " ").replace(char::is_control, "")
 }
 
 /// How many of the first two bytes are digits, before the first that is none.

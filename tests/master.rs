@@ -156,7 +156,7 @@ fn broken_answers() -> Vec<(Answer, &'static str)> {
         (length(90, "{\"builders\": ["), "the connection ended early"),
         (
             Answer::Json("{\"builders\": [".into()),
-            "the answer is not what it should be: EOF while parsing",
+            "the answer is not what it should be: half",
         ),
         (
             Answer::Json("{\"builders\": {}}".into()),

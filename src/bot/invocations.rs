@@ -372,9 +372,10 @@ impl Bot {
         match result {
             Err(error) => {
                 let lead = match error.kind {
-                    ErrorKind::NoConnection | ErrorKind::Unreachable => {
-                        "the master does not answer: "
-                    }
+                    ErrorKind::NoConnection
+                    | ErrorKind::Unreachable
+                    | ErrorKind::TimedOut
+                    | ErrorKind::Busy => "the master does not answer: ",
                     _ => "",
                 };
                 self.reply(&invocation.place, &[format!("{lead}{error}")]);

@@ -14,6 +14,8 @@ use std::time::{Duration, Instant};
 
 /// Seconds until a refused JOIN is tried again, the last of them for ever.
 const RETRY: [u64; 4] = [30, 60, 120, 300];
+/// Where a channel forwards us, we look in rarely: in and out again is seen by those who are there.
+const RETRY_FORWARDED: Duration = Duration::from_secs(3600);
 /// A JOIN that the server does not answer at all is tried again then.
 const NO_ANSWER: Duration = Duration::from_secs(300);
 /// Seconds until we come back after a kick, doubling.
@@ -291,17 +293,20 @@ impl Channels {
         actions: &mut Actions,
     ) {
         let reason = params.last().copied().unwrap_or("");
-        if numeric == ERR_LINKCHANNEL
+        let is_forwarded = numeric == ERR_LINKCHANNEL;
+        if is_forwarded
             && let [forward, _, ..] = params
             && self.find(&casemapping.name(forward)).is_none()
         {
             // We would sit there for no reason.
             let why = format!("forwarded from {name}");
-            log!(
-                Warning,
-                "IRC: {name} forwards to {}; leaving that",
-                sanitize(forward)
-            );
+            let forward_shown = sanitize(forward);
+            if self.find(name).is_some_and(|c| c.last_refusal != reason) {
+                log!(
+                    Warning,
+                    "IRC: {name} forwards to {forward_shown}; leaving that"
+                );
+            }
             actions.push(Action::Send(Line::new("PART", &[forward], Some(&why))));
         }
         let whole_line = numeric == ERR_TOOMANYCHANNELS;
@@ -311,11 +316,10 @@ impl Channels {
             if !is_meant || channel.is_joined() {
                 continue;
             }
-            let wait = RETRY[channel.refusals.min(RETRY.len() - 1)];
+            let wait = Duration::from_secs(RETRY[channel.refusals.min(RETRY.len() - 1)]);
+            let wait = if is_forwarded { RETRY_FORWARDED } else { wait };
             channel.refusals += 1;
-            channel.state = State::Due {
-                at: now + Duration::from_secs(wait),
-            };
+            channel.state = State::Due { at: now + wait };
             if channel.last_refusal != reason {
                 channel.last_refusal = reason.to_owned();
                 let shown = sanitize(reason);

@@ -2,6 +2,7 @@
 //! Such a message is never a command, whoever has the nick now. Pure.
 
 use super::wire::Message;
+use crate::clock;
 use crate::names::Name;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -17,14 +18,24 @@ const PLAYBACK_ENDS: &str = "Playback Complete.";
 /// times compare as texts.
 type ServerTime = String;
 
+/// Some bouncers tell the time of what they play back only. Then our own clock has to do, which may
+/// be wrong by so many seconds.
+const CLOCK_ERROR: i64 = 60;
+
+/// When a message that we hear now was sent.
+fn sent_at(message: &Message) -> ServerTime {
+    let here = || clock::rfc3339(clock::unix_now() - CLOCK_ERROR);
+    message.tag("time").unwrap_or_else(here)
+}
+
 /// What is known of one connection's history.
 #[derive(Debug, Default)]
 pub struct History {
     /// Open batches, and whether each holds history.
     batches: BTreeMap<String, bool>,
-    /// When we were let in, if the server tells times.
+    /// When we were let in.
     connected_at: Option<ServerTime>,
-    /// When we joined each channel, if the server tells times.
+    /// When we joined each channel.
     joined_at: BTreeMap<Name, ServerTime>,
     /// Where a bouncer is playing back its buffer.
     playing: BTreeSet<Name>,
@@ -47,16 +58,13 @@ impl History {
 
     /// The server has let us in.
     pub fn on_welcome(&mut self, message: &Message) {
-        self.connected_at = message.tag("time");
+        self.connected_at = Some(sent_at(message));
     }
 
     /// We have joined a channel.
     pub fn on_join(&mut self, channel: &Name, message: &Message) {
         self.playing.remove(channel);
-        match message.tag("time") {
-            Some(time) => self.joined_at.insert(channel.clone(), time),
-            None => self.joined_at.remove(channel),
-        };
+        self.joined_at.insert(channel.clone(), sent_at(message));
     }
 
     /// Notes what a bouncer says around its buffer. Such a message is nobody's command.

@@ -55,7 +55,8 @@ pub const ERR_SASLABORTED: &str = "906";
 pub const ERR_SASLALREADY: &str = "907";
 
 /// A JOIN was refused.
-pub const JOIN_REFUSED: [&str; 19] = [
+pub const JOIN_REFUSED: [&str; 20] = [
+    ERR_TARGETTOOFAST,
     ERR_NOSUCHCHANNEL,
     ERR_TOOMANYCHANNELS,
     ERR_UNAVAILRESOURCE,
@@ -86,7 +87,8 @@ pub fn is_error(command: &str) -> bool {
     is_number && matches!(command.as_bytes()[0], b'4' | b'5') || is_extended_error(command)
 }
 
-/// Errors above the range of RFC 2812: RPL_TARGUMODEG and ERR_TARGUMODEG of +g, and ERR_TARGCHANGE.
+/// Errors above the range of RFC 2812: RPL_TARGUMODEG and ERR_TARGUMODEG of +g, ERR_TARGCHANGE, and
+/// ERR_BADCHANNEL.
 fn is_extended_error(command: &str) -> bool {
-    matches!(command, "716" | ERR_TARGCHANGE)
+    matches!(command, "716" | ERR_TARGCHANGE | ERR_BADCHANNEL)
 }

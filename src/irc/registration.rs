@@ -12,8 +12,9 @@ use std::time::{Duration, Instant};
 const REGISTRATION: Duration = Duration::from_secs(60);
 /// SASL may take so long, once it is asked for.
 const SASL_STEP: Duration = Duration::from_secs(20);
-/// A server that knows no CAP may say nothing to CAP LS at all.
-const PROBE: Duration = Duration::from_secs(5);
+/// A server that knows no CAP may say nothing to CAP LS at all; one that does may first look for our
+/// name and ident.
+const PROBE: Duration = Duration::from_secs(30);
 /// Bytes of one AUTHENTICATE (IRCv3 sasl-3.1).
 const AUTHENTICATE: usize = 400;
 /// What we ask for, where it is offered. With draft/chathistory the server replays nothing unasked.
@@ -28,7 +29,7 @@ const CAPABILITIES: [&str; 7] = [
 ];
 
 /// ```text
-/// Probing ──CAP LS, or nothing for 5 s──► Listing ──CAP LS──► Requesting ──ACK──► Authenticating
+/// Probing ──CAP LS, or nothing for 30 s─► Listing ──CAP LS──► Requesting ──ACK──► Authenticating
 ///                                            │                    │                    │ 903
 ///                                            └────── CAP END ─────┴────────────────────┴──► Ended
 /// ```
@@ -169,6 +170,11 @@ impl Registration {
                 }
                 Ok(())
             }
+            [_, "NEW", .., capabilities] => {
+                self.note_offered(capabilities);
+                let sts = self.offered.remove("sts");
+                self.heed_sts(sts)
+            }
             [_, "NAK", ..] if self.wants_sasl() => self.no_sasl("the server refuses it"),
             [_, "NAK", ..] => {
                 self.end(actions);
@@ -191,10 +197,7 @@ impl Registration {
     /// The server has said what it is capable of; we say what we want.
     fn on_list_complete(&mut self, now: Instant, actions: &mut Actions) -> Step {
         let mut offered = std::mem::take(&mut self.offered);
-        let sts = offered.remove("sts");
-        if let Some(port) = sts.as_deref().and_then(sts_port).filter(|_| !self.is_tls) {
-            return Err(Failure::TlsDemanded(port));
-        }
+        self.heed_sts(offered.remove("sts"))?;
         if let State::Probing { .. } = self.state {
             self.introduce(false, actions);
         }
@@ -222,6 +225,14 @@ impl Registration {
             )));
         }
         Ok(())
+    }
+
+    /// Goes no further on a plain connection where the server demands TLS.
+    fn heed_sts(&self, sts: Option<String>) -> Step {
+        match sts.as_deref().and_then(sts_port) {
+            Some(port) if !self.is_tls => Err(Failure::TlsDemanded(port)),
+            _ => Ok(()),
+        }
     }
 
     fn end(&mut self, actions: &mut Actions) {

@@ -20,15 +20,16 @@ const SUCCESS: [&str; 6] = [
     "password accepted",
 ];
 /// … when they do not take our password.
-const REFUSAL: [&str; 7] = [
+const REFUSAL: [&str; 6] = [
     "incorrect",
     "invalid password",
-    "not registered",
-    "isn't registered",
+    "wrong password",
     "authentication failed",
     "invalid account credentials",
     "access denied",
 ];
+/// … when there is no such account. They may say the same of the nick that we have for now.
+const NO_ACCOUNT: [&str; 3] = ["not registered", "isn't registered", "not a registered"];
 /// … when they do not know the word that we have used.
 const UNKNOWN_WORD: [&str; 2] = ["unknown command", "invalid command"];
 /// … when they want us to identify.
@@ -170,11 +171,14 @@ impl Services {
             }
             return Outcome::Nothing;
         }
-        if says(&SUCCESS) {
+        let names = |name: &str| text.contains(&name.to_ascii_lowercase());
+        let is_of_nick = names(nick.as_str()) && !names(&self.account);
+        let lacks_account = says(&NO_ACCOUNT) && !is_of_nick;
+        if says(&SUCCESS) && !says(&REFUSAL) && !text.contains("not identified") {
             self.state = State::Identified;
             return Outcome::Identified;
         }
-        if says(&REFUSAL) {
+        if says(&REFUSAL) || lacks_account {
             log!(Warning, "IRC: {}: {}", self.address, self.last_notice);
             self.state = State::Refused;
             return Outcome::Refused;

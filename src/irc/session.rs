@@ -444,7 +444,8 @@ impl Session {
     }
 
     fn on_cap(&mut self, _: &Message, params: &[&str], now: Instant) {
-        if self.is_registering() {
+        // A server may come to demand TLS at any time.
+        if self.is_registering() || params[1] == "NEW" {
             let step = self.registration.on_cap(params, now, &mut self.actions);
             self.check(step);
         }
@@ -463,13 +464,17 @@ impl Session {
     }
 
     fn on_sasl_refused(&mut self, _: &Message, params: &[&str], _: Instant) {
-        let step = self.registration.on_sasl_refused(params[params.len() - 1]);
-        self.check(step);
+        if self.is_registering() {
+            let step = self.registration.on_sasl_refused(params[params.len() - 1]);
+            self.check(step);
+        }
     }
 
     fn on_sasl_aborted(&mut self, _: &Message, _: &[&str], _: Instant) {
-        let step = self.registration.on_sasl_aborted();
-        self.check(step);
+        if self.is_registering() {
+            let step = self.registration.on_sasl_aborted();
+            self.check(step);
+        }
     }
 
     fn on_unknown_command(&mut self, _: &Message, params: &[&str], _: Instant) {

@@ -3,7 +3,7 @@
 //! What the wire forbids cannot be built here: an outgoing [`Line`] holds no CR, LF or NUL and is
 //! never too long, whoever made it.
 
-use crate::names::{Casemapping, Name, is_channel};
+use crate::names::{Casemapping, Name, is_channel, is_mistyped};
 use crate::sanitize::strip_formatting;
 
 /// The most a server may send before LF: 8,191 bytes of tags (IRCv3) and 512 of message (RFC 1459).
@@ -96,7 +96,7 @@ impl Message {
             "MODE" if self.sets_key(1) => self.params[..1].join(" ") + " ***",
             // RPL_CHANNELMODEIS: nick, channel, modes.
             "324" if self.sets_key(2) => self.params[..2].join(" ") + " ***",
-            "PRIVMSG" => hide_key(&strip_formatting(&params)),
+            "PRIVMSG" | "NOTICE" => hide_key(&strip_formatting(&params)),
             _ => params,
         };
         format!("{} {} {text}", self.source, self.command)
@@ -157,17 +157,27 @@ fn unescape_tag(value: &str) -> String {
     text
 }
 
-/// Hides what stands behind the word `join`, or behind the name of a channel: a key, though the
-/// command may be mistyped. The first parameter, where it was said, stays.
+/// Hides what stands behind the word `join`, mistyped or not, or behind the name of a channel: that
+/// may be a key. The first parameter, where it was said, stays.
 fn hide_key(text: &str) -> String {
     let (place, said) = text.split_once(' ').unwrap_or((text, ""));
+    let is_separator = |c: char| c.is_whitespace() || matches!(c, ':' | ',');
     let mut end = 0;
-    for word in said.split_inclusive(char::is_whitespace) {
+    for word in said.split_inclusive(is_separator) {
+        let letters = word.find(|c: char| !c.is_alphabetic());
+        let letters = letters.unwrap_or(word.len());
+        let shown = if is_mistyped(&word[..letters], "join") {
+            Some(end + letters)
+        } else if is_channel(word) {
+            Some(end + word.trim_end_matches(is_separator).len())
+        } else {
+            None
+        };
         end += word.len();
-        let word = word.trim_end();
-        let is_join = word.to_ascii_lowercase().ends_with("join");
-        if (is_join || is_channel(word)) && !said[end..].trim().is_empty() {
-            return format!("{place} {} ***", said[..end].trim_end());
+        if let Some(shown) = shown
+            && !said[shown..].trim().is_empty()
+        {
+            return format!("{place} {} ***", &said[..shown]);
         }
     }
     text.to_owned()
@@ -375,7 +385,7 @@ mod tests {
             ),
             (
                 ":a!b@c PRIVMSG bot :jion #c key more",
-                "PRIVMSG bot jion #c ***",
+                "PRIVMSG bot jion ***",
             ),
             (
                 ":a!b@c PRIVMSG #x :bot: jo\u{2}in\u{2}\u{a0}#c key",

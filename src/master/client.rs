@@ -16,7 +16,7 @@ use crate::net::{self, Stream};
 use crate::sanitize::{sanitize, sanitize_error};
 use native_tls::TlsConnector;
 use serde::Deserialize;
-use serde::de::DeserializeOwned;
+use serde::de::{DeserializeOwned, IgnoredAny};
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
@@ -38,6 +38,8 @@ const OTHER: usize = 256 * 1024;
 const STALL: Duration = Duration::from_secs(5);
 /// The same where an answer is short and somebody waits for it.
 const SHORT_STALL: Duration = Duration::from_millis(500);
+/// What nobody needs may take so long; then it is done without.
+const NICE_TO_HAVE: Duration = Duration::from_secs(5);
 /// The pauses before a GET is asked once more, for the second time on; doubling.
 const RETRY_PAUSE: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(2));
 /// The longest wait that a `Retry-After` can ask for.
@@ -46,6 +48,8 @@ const RETRY_AFTER: Duration = Duration::from_secs(600);
 const CLOCK_NOISE: i64 = 5;
 /// Verdicts that are looked for below a build: the last one of its branch should be among them.
 const PREVIOUS_BUILDS: usize = PAGE;
+/// … page by page; what is farther back counts as never built.
+const PREVIOUS_PAGES: usize = 10;
 /// The last builds of one builder.
 const LAST_BUILDS: usize = 10;
 /// Builders of one buildset: far above what any scheduler starts.
@@ -72,8 +76,12 @@ const REQUEST_FIELDS: &str = "field=buildrequestid&field=builderid&field=buildse
 pub enum ErrorKind {
     /// No connection, so no other request would fare better.
     NoConnection,
-    /// No answer, half of one, or one of a proxy: later may be better.
+    /// Half an answer, or none: later may be better.
     Unreachable,
+    /// No answer in time.
+    TimedOut,
+    /// A proxy answers for the master, which is away, or we are to be patient.
+    Busy,
     /// A POST without an answer: it may have been done.
     Uncertain,
     /// An answer that refuses, with its status.
@@ -140,14 +148,28 @@ pub enum Query {
     Builder(u64),
     /// The branch of a build.
     Branch(u64),
-    /// The newest builds of a builder below a number that say something of the code.
+    /// The newest builds of a builder below a number that say something of the code; as far back
+    /// as the last one of this branch, where that is known.
     PreviousBuilds {
         builder: u64,
         number: u64,
+        branch: String,
     },
 }
 
 impl Query {
+    /// Whether nothing can be told without its answer.
+    pub fn is_essential(&self) -> bool {
+        !matches!(
+            self,
+            Query::Identity
+                | Query::Workers(..)
+                | Query::NewestChanges
+                | Query::RecentBranches(_)
+                | Query::QueuedRequests(_)
+        )
+    }
+
     /// Whether it is about one build, and not a list of a poll.
     pub fn is_lookup(&self) -> bool {
         matches!(
@@ -278,6 +300,8 @@ pub struct Client {
     was_login_refused: bool,
     /// How long a GET is tried again while somebody waits for it.
     patience: Duration,
+    /// How long an answer may take.
+    limit: Duration,
     /// How long a body may pause before we ask anew.
     stall: Duration,
     /// The master's clock less ours, in seconds, by its last answer that told.
@@ -300,6 +324,7 @@ impl Client {
             cookie: None,
             was_login_refused: false,
             patience,
+            limit: config.timeout,
             stall: STALL,
             clock_offset: None,
         })
@@ -308,6 +333,7 @@ impl Client {
     /// The same with less patience for an answer.
     pub fn with_timeout(mut self, limit: Duration) -> Client {
         self.config.timeout = self.config.timeout.min(limit);
+        self.limit = self.config.timeout;
         self
     }
 
@@ -319,6 +345,12 @@ impl Client {
 
     /// Asks what the poller wants to know.
     pub fn ask(&mut self, query: &Query) -> Result<Answer, Error> {
+        let timeout = self.config.timeout;
+        self.limit = if query.is_essential() {
+            timeout
+        } else {
+            timeout.min(NICE_TO_HAVE)
+        };
         match query {
             Query::Identity => self.identity().map(Answer::Identity),
             Query::Builders(page) => {
@@ -356,8 +388,13 @@ impl Client {
             }
             Query::Request(id) => self.request(*id).map(Answer::Request),
             Query::Builder(id) => self.page(&format!("/builders/{id}")).map(Answer::Builders),
-            Query::PreviousBuilds { builder, number } => {
-                self.previous_builds(*builder, *number).map(Answer::Builds)
+            Query::PreviousBuilds {
+                builder,
+                number,
+                branch,
+            } => {
+                let builds = self.previous_builds(*builder, *number, branch);
+                builds.map(Answer::Builds)
             }
         }
     }
@@ -439,15 +476,34 @@ impl Client {
     }
 
     /// The verdicts of a builder below a number, highest number first.
-    fn previous_builds(&mut self, builder: u64, number: u64) -> Result<List<Build>, Error> {
+    fn previous_builds(
+        &mut self,
+        builder: u64,
+        number: u64,
+        branch: &str,
+    ) -> Result<List<Build>, Error> {
         // Success, warnings, failure, exception: the results that say something of the code.
         let verdicts = "results=0&results=1&results=2&results=4";
         let filter = format!("complete=true&number__lt={number}&{verdicts}&order=-number");
         let fields = format!("{BUILD_FIELDS}{BRANCH_FIELD}");
-        let path = format!("/builders/{builder}/builds?{fields}&{filter}&limit={PREVIOUS_BUILDS}");
-        let mut list = self.page(&path)?;
-        self.add_sources(&mut list.items);
-        Ok(list)
+        let path = format!("/builders/{builder}/builds?{fields}&{filter}");
+        let mut found = List::from(Vec::new());
+        // Behind the first page only that branch is of interest.
+        for page in 0..PREVIOUS_PAGES {
+            let offset = page * PREVIOUS_BUILDS;
+            let path = format!("{path}&limit={PREVIOUS_BUILDS}&offset={offset}");
+            let mut list: List<Build> = self.page(&path)?;
+            self.add_sources(&mut list.items);
+            let is_same = |build: &Build| build.branch.as_deref().is_none_or(|b| b == branch);
+            let has_branch = branch.is_empty() || list.items.iter().any(is_same);
+            list.items.retain(|build| page == 0 || is_same(build));
+            found.items.extend(list.items);
+            found.length += list.length;
+            if has_branch || list.length < PREVIOUS_BUILDS {
+                break;
+            }
+        }
+        Ok(found)
     }
 
     /// The newest changes, highest id first, at most a page.
@@ -732,7 +788,10 @@ impl Client {
                 Err(failure) => failure,
             };
             let error = failure.error;
-            let is_broken = matches!(error, HttpError::EndedEarly | HttpError::Timeout);
+            let is_broken = matches!(
+                error,
+                HttpError::EndedEarly | HttpError::Timeout | HttpError::Broken
+            );
             let worth_another = is_kept || failure.in_body && is_broken;
             let has_time = attempt == 0 || Instant::now() < give_up;
             let is_large = matches!(error, HttpError::TooLarge(_));
@@ -780,7 +839,7 @@ impl Client {
                 error,
                 in_body: false,
             })?;
-        let whole = self.config.timeout;
+        let whole = self.limit;
         connection
             .stream
             .set_read_limits(self.stall.min(whole), whole);
@@ -792,6 +851,12 @@ impl Client {
             in_body: true,
         })?;
         log!(Debug, "master << {} {} bytes", head.status, body.len());
+        if is_list && is_broken_json(&body) {
+            return Err(Failure {
+                error: HttpError::Broken,
+                in_body: true,
+            });
+        }
         if let Some(master_time) = head.get("date").and_then(clock::parse_http_date) {
             self.note_clock(master_time);
         }
@@ -811,8 +876,7 @@ impl Client {
         json: &str,
     ) -> Result<Head, HttpError> {
         log!(Debug, "master >> {} {path}", method(json));
-        let timeout = self.config.timeout;
-        connection.stream.set_read_limits(timeout, timeout);
+        connection.stream.set_read_limits(self.limit, self.limit);
         let headers = format!("{}{more}", self.headers(path));
         let target = format!("{}{path}", self.config.url.path);
         connection.ask(&target, &headers, json)
@@ -871,6 +935,12 @@ fn any_of<'a>(field: &str, values: impl IntoIterator<Item = &'a u64>) -> String 
     filters.collect::<Vec<_>>().join("&")
 }
 
+/// Whether an answer has lost some of its bytes. A busy master writes it in a thread that its HTTP
+/// server does not expect (`_write_json_data` in Buildbot's www/rest.py). HTML is another matter.
+fn is_broken_json(body: &[u8]) -> bool {
+    !body.starts_with(b"<") && serde_json::from_slice::<IgnoredAny>(body).is_err()
+}
+
 /// Why one attempt failed.
 struct Failure {
     error: HttpError,
@@ -898,6 +968,8 @@ fn http_error(path: &str, json: &str, error: &HttpError) -> Error {
         result.kind = ErrorKind::TooLarge;
     } else if !json.is_empty() {
         result.kind = ErrorKind::Uncertain;
+    } else if matches!(error, HttpError::Timeout) {
+        result.kind = ErrorKind::TimedOut;
     }
     result
 }
@@ -918,6 +990,22 @@ fn not_json(path: &str, json: &str, answer: &HttpAnswer, error: &serde_json::Err
     result
 }
 
+/// The error of an answer that is no event stream; its body is of no interest.
+pub fn stream_refusal(path: &str, head: Head) -> Error {
+    if head.status == 200 {
+        let content_type = sanitize(head.get("content-type").unwrap_or("no type"));
+        let why = format!("no event stream, but {content_type}; is the url right?");
+        return unreachable_error(path, "", &why);
+    }
+    let body = Vec::new();
+    let error = refusal(path, "", &HttpAnswer { head, body });
+    match error.kind {
+        ErrorKind::Refused(401 | 407) => error,
+        ErrorKind::Refused(_) => Error::new(error.kind, "no event stream"),
+        _ => error,
+    }
+}
+
 /// The error of an answer that is no 200.
 fn refusal(path: &str, json: &str, answer: &HttpAnswer) -> Error {
     let status = answer.head.status;
@@ -927,20 +1015,59 @@ fn refusal(path: &str, json: &str, answer: &HttpAnswer) -> Error {
             let why = format!("redirected to {to} ({status}); is the url right?");
             unreachable_error(path, json, &why)
         }
-        502..=504 => {
-            let why = format!("a proxy answers for the master ({status})");
-            let mut error = unreachable_error(path, json, &why);
-            if !json.is_empty() {
-                error.kind = ErrorKind::Uncertain;
-            }
+        // Those from 520 on are Cloudflare's.
+        502..=504 | 520..=530 => proxys_answer(path, json, status),
+        // The master has a reason for what it refuses.
+        200..=299 | 408 | 499 | 500.. if !json.is_empty() && !has_reason(&answer.body) => {
+            proxys_answer(path, json, status)
+        }
+        429 if json.is_empty() => {
+            let mut error = unreachable_error(path, json, "asked too often (429)");
+            error.kind = ErrorKind::Busy;
             error
+        }
+        401 | 407 if !has_reason(&answer.body) => {
+            let why = "a proxy wants a login: is proxy_user, or user, right?";
+            Error::new(ErrorKind::Refused(status), why)
         }
         _ => Error::new(ErrorKind::Refused(status), refusal_text(&answer.body)),
     };
-    let seconds = answer.head.get("retry-after").and_then(|s| s.parse().ok());
-    let wait = seconds.map(Duration::from_secs);
-    error.retry_after = wait.map(|wait| wait.min(RETRY_AFTER));
+    error.retry_after = retry_after(&answer.head);
     error
+}
+
+/// It may have been passed on, or not.
+fn proxys_answer(path: &str, json: &str, status: u16) -> Error {
+    let why = format!("a proxy answers for the master ({status})");
+    let mut error = unreachable_error(path, json, &why);
+    error.kind = if json.is_empty() {
+        ErrorKind::Busy
+    } else {
+        ErrorKind::Uncertain
+    };
+    error
+}
+
+/// How long we are to be patient: seconds, or a date (RFC 9110, section 10.2.3).
+fn retry_after(head: &Head) -> Option<Duration> {
+    let text = head.get("retry-after")?;
+    let until = |date| {
+        date - head
+            .get("date")
+            .and_then(clock::parse_http_date)
+            .unwrap_or_else(clock::unix_now)
+    };
+    let seconds: i64 = match text.parse() {
+        Ok(seconds) => seconds,
+        Err(_) => until(clock::parse_http_date(text)?),
+    };
+    let wait = Duration::from_secs(u64::try_from(seconds).unwrap_or(0));
+    Some(wait.min(RETRY_AFTER))
+}
+
+/// Whether the body is the master's own, which says why.
+fn has_reason(body: &[u8]) -> bool {
+    serde_json::from_slice::<Value>(body).is_ok_and(|json| !json["error"].is_null())
 }
 
 /// What a refusal says: `error` in the body is a text, or an object with a `message`, which may
@@ -999,12 +1126,28 @@ mod tests {
         assert_eq!(moved.to_string(), sentence);
         let busy = answer(503, &[("Retry-After", "7")], "<html>");
         let get = refusal("/api/v2/builders", "", &busy);
-        assert_eq!(get.kind, ErrorKind::Unreachable);
+        assert_eq!(get.kind, ErrorKind::Busy);
         assert_eq!(get.retry_after, Some(Duration::from_secs(7)));
         let sentence = "GET /api/v2/builders: a proxy answers for the master (503)";
         assert_eq!(get.to_string(), sentence);
         let post = refusal("/api/v2/forceschedulers/f", "{}", &answer(504, &[], ""));
         assert_eq!(post.kind, ErrorKind::Uncertain);
+        for status in [202, 204, 408, 499, 500, 520, 524] {
+            let post = refusal("/api/v2/f", "{}", &answer(status, &[], "<html>"));
+            assert_eq!(post.kind, ErrorKind::Uncertain, "{status}");
+        }
+        let own = answer(500, &[], r#"{"error": {"message": "no"}}"#);
+        assert_eq!(refusal("/f", "{}", &own).kind, ErrorKind::Refused(500));
+        let login = refusal("/api/v2/builders", "", &answer(401, &[], "<html>"));
+        assert!(login.to_string().contains("proxy_user"), "{login}");
+        let often = refusal("/api/v2/builders", "", &answer(429, &[], ""));
+        assert_eq!(often.kind, ErrorKind::Busy);
+        let date = [
+            ("Date", "Sun, 06 Nov 1994 08:49:37 GMT"),
+            ("Retry-After", "Sun, 06 Nov 1994 08:50:07 GMT"),
+        ];
+        let until = refusal("/api/v2/builders", "", &answer(503, &date, ""));
+        assert_eq!(until.retry_after, Some(Duration::from_secs(30)));
         let html = answer(200, &[("Content-Type", "text/html")], "<html>");
         let error = serde_json::from_slice::<Value>(&html.body).unwrap_err();
         let error = not_json("/api/v2/builders", "", &html, &error).to_string();

@@ -1,7 +1,7 @@
 //! The master's event stream (`/sse`): the subscription, and the parser of what it carries. The
 //! thread that holds it open passes everything on to the poller, which applies it.
 
-use super::client::{Client, Error, ErrorKind};
+use super::client::{Client, Error, ErrorKind, stream_refusal};
 use super::resources::{Build, BuildRequest, Buildset, Change, Worker};
 use crate::backoff::Backoff;
 use crate::encoding::percent_encode;
@@ -116,6 +116,7 @@ pub fn run(mut client: Client, emit: &mut dyn FnMut(StreamEvent) -> bool) {
             ErrorKind::Refused(400..=499) => NO_STREAM,
             _ => backoff.next_wait(),
         };
+        let wait = wait.max(error.retry_after.unwrap_or_default());
         std::thread::sleep(wait);
     }
 }
@@ -134,9 +135,9 @@ fn follow(client: &mut Client, emit: &mut dyn FnMut(StreamEvent) -> bool) -> Res
     let accept = "Accept: text/event-stream\r\n";
     let head = client.send(&mut connection, PATH, accept, "");
     let head = head.map_err(|e| broken(&e.to_string()))?;
-    if head.status != 200 {
-        let kind = ErrorKind::Refused(head.status);
-        return Err(Error::new(kind, "no event stream"));
+    let content_type = head.get("content-type").unwrap_or("");
+    if head.status != 200 || !content_type.starts_with("text/event-stream") {
+        return Err(stream_refusal(PATH, head));
     }
     let mut parser = EventParser::default();
     loop {

@@ -27,6 +27,8 @@ pub enum HttpError {
     /// The body is larger than this many bytes.
     TooLarge(usize),
     EndedEarly,
+    /// The body is not what its head promises.
+    Broken,
     Timeout,
     Io(String),
 }
@@ -41,6 +43,9 @@ impl fmt::Display for HttpError {
             HttpError::UnknownLength => f.write_str("a body of unknown length"),
             HttpError::TooLarge(limit) => write!(f, "a body above {} KiB", limit / 1024),
             HttpError::EndedEarly => f.write_str("the connection ended early"),
+            HttpError::Broken => {
+                f.write_str("the answer is not what it should be: half of one, or garbled")
+            }
             HttpError::Timeout => f.write_str("no answer in time"),
             HttpError::Io(why) => f.write_str(why),
         }

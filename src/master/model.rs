@@ -367,7 +367,7 @@ impl Model {
     }
 
     /// The branch of a build, as far as the master has told it in whatever way.
-    fn known_branch(&self, build: &Build) -> Option<String> {
+    pub fn known_branch(&self, build: &Build) -> Option<String> {
         let running = self.running.get(&build.id);
         let told = build.branch.clone();
         told.or_else(|| running.and_then(|running| running.branch.clone()))

@@ -1,7 +1,7 @@
 //! Builds that were received, and wait until what their line needs is known: their builder, their
 //! branch, the builds before them. Nobody waits but later builds of the same builder. Pure.
 
-use super::client::{ErrorKind, Query};
+use super::client::{Error, ErrorKind, Query};
 use super::model::Model;
 use super::resources::Build;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -36,7 +36,9 @@ pub struct Received {
     branch_asked: bool,
     /// Nothing more is asked for it.
     lookup_done: bool,
-    /// Look-ups that have failed, those without a connection not counted.
+    /// A look-up is under way.
+    is_asked: bool,
+    /// Look-ups that have failed, those not counted for which the master was away.
     failures: u32,
     pause: Duration,
     /// Nothing is asked before.
@@ -89,6 +91,7 @@ impl PendingBuilds {
             is_expected_on_stream,
             branch_asked: matches!(source, Source::ListWithBranches | Source::Command),
             lookup_done: source == Source::Command,
+            is_asked: false,
             failures: 0,
             pause: RETRY.0,
             retry_at: None,
@@ -138,7 +141,7 @@ impl PendingBuilds {
     }
 
     /// What is to be asked next, if anything: for builds that wait before those that have only
-    /// started. The answer is awaited before more is asked.
+    /// started. The answer is awaited before more is asked for that builder.
     pub fn next_lookup(
         &mut self,
         model: &Model,
@@ -147,17 +150,20 @@ impl PendingBuilds {
     ) -> Option<Query> {
         for builder in &self.order {
             let first = self.queues.get(builder).and_then(VecDeque::front);
-            let due = first.filter(|first| first.retry_at.is_none_or(|at| at <= now));
-            if let Some(lookup) = due.and_then(|first| self.lookup(first, model, is_tracked)) {
-                return Some(lookup);
+            let is_due =
+                |first: &&Received| !first.is_asked && first.retry_at.is_none_or(|at| at <= now);
+            let due = first.filter(is_due);
+            let Some(lookup) = due.and_then(|first| self.lookup(first, model, is_tracked)) else {
+                continue;
+            };
+            if let Some(received) = self.waiting_for(&lookup) {
+                received.is_asked = true;
             }
+            return Some(lookup);
         }
         while let Some(build) = self.started.pop_front() {
             if model.needs_history(&build) {
-                return Some(Query::PreviousBuilds {
-                    builder: build.builder_id,
-                    number: build.number,
-                });
+                return Some(previous_builds(&build, model));
             }
         }
         None
@@ -166,7 +172,9 @@ impl PendingBuilds {
     /// When a look-up that has failed is tried again. What is past was tried, or is needed no more.
     pub fn deadline(&self, now: Instant) -> Option<Instant> {
         let firsts = self.queues.values().filter_map(VecDeque::front);
-        let retries = firsts.filter_map(|first| first.retry_at);
+        let retries = firsts
+            .filter(|first| !first.is_asked)
+            .filter_map(|first| first.retry_at);
         retries.filter(|at| *at > now).min()
     }
 
@@ -187,12 +195,8 @@ impl PendingBuilds {
         if !received.branch_asked && model.needs_branch(build) {
             return Some(Query::Branch(build.id));
         }
-        model
-            .needs_previous(build)
-            .then_some(Query::PreviousBuilds {
-                builder: build.builder_id,
-                number: build.number,
-            })
+        let needs_previous = model.needs_previous(build);
+        needs_previous.then(|| previous_builds(build, model))
     }
 
     /// A builder is asked for if its build is of interest, and once: builders that are gone have
@@ -212,14 +216,21 @@ impl PendingBuilds {
     /// The build that waits for this look-up.
     fn waiting_for(&mut self, query: &Query) -> Option<&mut Received> {
         let firsts = self.queues.values_mut().filter_map(VecDeque::front_mut);
-        firsts.into_iter().find(|first| match *query {
-            Query::Builder(id) => first.build.builder_id == id,
-            Query::Branch(id) => first.build.id == id,
-            Query::PreviousBuilds { builder, number } => {
-                first.build.builder_id == builder && first.build.number == number
-            }
+        firsts.into_iter().find(|first| match query {
+            Query::Builder(id) => first.build.builder_id == *id,
+            Query::Branch(id) => first.build.id == *id,
+            Query::PreviousBuilds {
+                builder, number, ..
+            } => first.build.builder_id == *builder && first.build.number == *number,
             _ => false,
         })
+    }
+
+    /// The answer to a look-up has come, or none.
+    pub fn on_answered(&mut self, query: &Query) {
+        if let Some(received) = self.waiting_for(query) {
+            received.is_asked = false;
+        }
     }
 
     /// The branch of a build has come, or as much of it as there is.
@@ -242,13 +253,15 @@ impl PendingBuilds {
 
     /// A look-up has failed. It is tried again; what stays is told with what is known. Returns
     /// whether this was the last try.
-    pub fn on_failure(&mut self, query: &Query, kind: ErrorKind, now: Instant) -> bool {
+    pub fn on_failure(&mut self, query: &Query, error: &Error, now: Instant) -> bool {
         let is_impatient = self.is_impatient;
+        let kind = error.kind;
+        let is_away = matches!(kind, ErrorKind::NoConnection | ErrorKind::Busy);
         let Some(received) = self.waiting_for(query) else {
             // Nobody waits for what was asked early; it is asked again if it is needed.
             return false;
         };
-        received.failures += u32::from(kind != ErrorKind::NoConnection);
+        received.failures += u32::from(!is_away);
         let is_refusal = matches!(kind, ErrorKind::Refused(..500) | ErrorKind::TooLarge);
         if is_refusal || is_impatient || received.failures >= TRIES {
             match query {
@@ -261,7 +274,8 @@ impl PendingBuilds {
             }
             return true;
         }
-        received.retry_at = Some(now + received.pause);
+        let pause = received.pause.max(error.retry_after.unwrap_or_default());
+        received.retry_at = Some(now + pause);
         received.pause = (received.pause * 2).min(RETRY.1);
         false
     }
@@ -272,5 +286,13 @@ impl PendingBuilds {
             received.retry_at = None;
             received.pause = RETRY.0;
         }
+    }
+}
+
+fn previous_builds(build: &Build, model: &Model) -> Query {
+    Query::PreviousBuilds {
+        builder: build.builder_id,
+        number: build.number,
+        branch: model.known_branch(build).unwrap_or_default(),
     }
 }

@@ -61,20 +61,26 @@ pub fn run_asker(mut client: Client, queries: &Receiver<Query>, emit: &dyn Fn(An
 /// A way to one asker, which answers one query at a time.
 pub struct Asker {
     queries: SyncSender<Query>,
-    is_busy: bool,
+    /// What it was asked, and has not answered yet.
+    asked: Option<Query>,
 }
 
 impl Asker {
     pub fn new(queries: SyncSender<Query>) -> Asker {
         Asker {
             queries,
-            is_busy: false,
+            asked: None,
         }
+    }
+
+    fn is_busy(&self) -> bool {
+        self.asked.is_some()
     }
 
     fn ask(&mut self, query: Query) {
         // One that is idle has room for a query; one that is gone ends the program elsewhere.
-        self.is_busy = self.queries.try_send(query).is_ok();
+        let is_sent = self.queries.try_send(query.clone()).is_ok();
+        self.asked = Some(query).filter(|_| is_sent);
     }
 }
 
@@ -82,8 +88,14 @@ impl Asker {
 pub struct Askers {
     /// For the lists of a poll.
     pub lists: Asker,
-    /// For what a build's line needs.
-    pub lookups: Asker,
+    /// For what a build's line needs: several, since one builder's may take long.
+    pub lookups: Vec<Asker>,
+}
+
+impl Askers {
+    fn idle_for_lookup(&mut self) -> Option<&mut Asker> {
+        self.lookups.iter_mut().find(|asker| !asker.is_busy())
+    }
 }
 
 /// What the poller hands over.
@@ -181,7 +193,7 @@ impl Poller {
             let now = Instant::now();
             let deadline = self.deadline(&askers).unwrap_or(now + STUCK);
             // A list that never comes is noticed, whatever else comes meanwhile.
-            if !askers.lists.is_busy {
+            if !askers.lists.is_busy() {
                 lock(&self.model).poller_deadline = Some(deadline + STUCK);
             }
             match inputs.recv_timeout(deadline.saturating_duration_since(now)) {
@@ -197,9 +209,10 @@ impl Poller {
 
     /// When there is something to do, if nothing comes before.
     fn deadline(&self, askers: &Askers) -> Option<Instant> {
-        let next_query = (!askers.lists.is_busy).then(|| self.sync.deadline());
+        let next_query = (!askers.lists.is_busy()).then(|| self.sync.deadline());
         let next_lookup = self.sync.lookup_deadline(Instant::now());
-        let next_lookup = next_lookup.filter(|_| !askers.lookups.is_busy);
+        let has_idle = askers.lookups.iter().any(|asker| !asker.is_busy());
+        let next_lookup = next_lookup.filter(|_| has_idle);
         [next_query, next_lookup, self.held_until]
             .into_iter()
             .flatten()
@@ -209,15 +222,15 @@ impl Poller {
     fn ask_what_is_due(&mut self, askers: &mut Askers) {
         let now = Instant::now();
         let mut model = lock(&self.model);
-        if !askers.lists.is_busy
+        if !askers.lists.is_busy()
             && let Some(query) = self.sync.next_query(&mut model, now)
         {
             askers.lists.ask(query);
         }
-        if !askers.lookups.is_busy
+        while let Some(asker) = askers.idle_for_lookup()
             && let Some(query) = self.sync.next_lookup(&model, now)
         {
-            askers.lookups.ask(query);
+            asker.ask(query);
         }
         drop(model);
         self.end_stream_if_asked();
@@ -267,7 +280,7 @@ impl Poller {
             PollerInput::Stream(event @ StreamEvent::Update(Update::Buildset(_))) => {
                 self.take_stream_event(event);
             }
-            PollerInput::Stream(event) if askers.lists.is_busy || self.sync.is_gathering() => {
+            PollerInput::Stream(event) if askers.lists.is_busy() || self.sync.is_gathering() => {
                 if let StreamEvent::Update(Update::Request(request)) = &event {
                     lock(&self.model).note_request(request);
                 }
@@ -278,10 +291,14 @@ impl Poller {
             PollerInput::Stream(event) => self.take_stream_event(event),
             PollerInput::Answered(answered) => {
                 if answered.query.is_lookup() {
-                    askers.lookups.is_busy = false;
+                    let mut lookups = askers.lookups.iter_mut();
+                    let asker = lookups.find(|asker| asker.asked.as_ref() == Some(&answered.query));
+                    if let Some(asker) = asker {
+                        asker.asked = None;
+                    }
                     self.take_answer(answered);
                 } else {
-                    askers.lists.is_busy = false;
+                    askers.lists.asked = None;
                     self.take_answer(answered);
                     if !self.sync.is_gathering() {
                         for event in std::mem::take(&mut self.held_back) {

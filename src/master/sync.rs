@@ -18,7 +18,7 @@ use super::resources::{Build, BuildRequest, Worker};
 use crate::backoff::Backoff;
 use crate::outcome::Outcome;
 use crate::sanitize::sanitize_error;
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::{Duration, Instant};
 
 /// An answer that has the builders of each worker, too, may have so many of them: about 600 KiB.
@@ -43,12 +43,18 @@ const LIST_REFRESH: Duration = Duration::from_secs(600);
 const SETTLE: Duration = Duration::from_secs(5);
 /// A list of builders that was read so lately is not read again for a new stream.
 const JUST_LISTED: Duration = Duration::from_secs(300);
+/// Builds that a doubted stream must tell by itself before it is trusted again; twice as many each
+/// time, for one may tell of some builders only.
+const TRUST: u32 = 3;
+const TRUST_LIMIT: u32 = 1000;
 /// The stream may tell so much later of a build that a poll has found.
 const STREAM_GRACE: Duration = Duration::from_secs(5);
 /// Polls for which a missing id is awaited: ids can become visible out of order.
 const GAP_POLLS: u32 = 3;
 /// Rounds that may fail at an error of the master's own before it is taken for a refusal.
 const TRIES: u32 = 3;
+/// What is refused, or does not come, and is only nice to have is asked for again after so long.
+const DO_WITHOUT: Duration = Duration::from_secs(60);
 /// Waits after a failed round, doubling; never longer than the poll interval.
 const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(64));
 
@@ -141,13 +147,15 @@ pub struct Sync {
     last_error: String,
     /// For the log, if the program runs on.
     report: Option<String>,
-    /// What we have done without; it is asked for again, but fails no round any more.
-    optional_steps: BTreeSet<Step>,
+    /// What we do without, and when it is asked for again.
+    done_without: BTreeMap<Step, Instant>,
     stream: Stream,
     /// The stream stood when the round began.
     began_with_stream: bool,
-    /// A poll has found what the stream did not tell; until it tells by itself again.
-    is_doubted: bool,
+    /// A poll has found what the stream did not tell; so many builds must it tell by itself now.
+    doubt: Option<u32>,
+    /// … at the next doubt.
+    trust_costs: u32,
     /// The hand-shake came late, and so may what follows.
     is_late: bool,
     /// Builds that a poll has found, and until when the stream may still tell of them.
@@ -179,10 +187,11 @@ impl Sync {
             tries: TRIES,
             last_error: String::new(),
             report: None,
-            optional_steps: BTreeSet::new(),
+            done_without: BTreeMap::new(),
             stream: Stream::Down,
             began_with_stream: false,
-            is_doubted: false,
+            doubt: None,
+            trust_costs: TRUST,
             is_late: false,
             untold: Vec::new(),
             restart_stream: false,
@@ -241,7 +250,9 @@ impl Sync {
         self.judge_stream(now);
         while !self.round.is_empty() || self.start_what_is_due(now) {
             while let Some(&step) = self.round.front() {
-                if let Some(query) = self.query_of(step, model) {
+                let again_at = self.done_without.get(&step);
+                let is_left_out = again_at.is_some_and(|at| now < *at);
+                if !is_left_out && let Some(query) = self.query_of(step, model) {
                     return Some(query);
                 }
                 self.end_step(model, now);
@@ -263,7 +274,7 @@ impl Sync {
     }
 
     /// What builds need to be known before they can be told, if anything. The answer is awaited
-    /// before more is asked.
+    /// before more is asked for that builder.
     pub fn next_lookup(&mut self, model: &Model, now: Instant) -> Option<Query> {
         let tracked = &self.tracked;
         let is_tracked = |build: &Build| is_tracked(tracked, build);
@@ -307,7 +318,7 @@ impl Sync {
 
     /// Whether the stream tells everything, and in time.
     fn is_trusted(&self) -> bool {
-        self.stream != Stream::Down && !self.is_doubted && !self.is_late
+        self.stream != Stream::Down && self.doubt.is_none() && !self.is_late
     }
 
     /// The next query of a step; nothing when it has no more to ask.
@@ -437,6 +448,9 @@ impl Sync {
         unix: i64,
     ) -> Vec<MasterEvent> {
         let mut events = Vec::new();
+        if query.is_lookup() {
+            self.pending.on_answered(query);
+        }
         // A round that has failed meanwhile is over.
         if !query.is_lookup() && self.awaited.take().as_ref() != Some(query) {
             return events;
@@ -444,6 +458,11 @@ impl Sync {
         match answer {
             Ok(answer) => {
                 model.last_contact = Some(unix);
+                if !query.is_lookup()
+                    && let Some(step) = self.round.front()
+                {
+                    self.done_without.remove(step);
+                }
                 self.take_answer(query, answer, model, now, &mut events);
             }
             Err(error) if query.is_lookup() => self.on_failed_lookup(query, &error, now),
@@ -568,7 +587,9 @@ impl Sync {
                 }
                 self.receive(list.items, Source::List);
             }
-            Query::PreviousBuilds { builder, number } => {
+            Query::PreviousBuilds {
+                builder, number, ..
+            } => {
                 model.learn_previous(*builder, *number, list.items);
                 self.pending.on_previous(query);
             }
@@ -660,10 +681,15 @@ impl Sync {
 
     /// Whether the stream tells what happens shows in who was first.
     fn note_source(&mut self, build: u64, source: Source, is_expected: bool, now: Instant) {
-        let from_stream = source == Source::Stream;
-        if from_stream && self.is_doubted {
-            log!(Info, "event stream: it tells of builds again");
-            self.is_doubted = false;
+        match (&mut self.doubt, source) {
+            (Some(0..=1), Source::Stream) => {
+                log!(Info, "event stream: it tells of builds again");
+                self.doubt = None;
+            }
+            (Some(builds), Source::Stream) => *builds -= 1,
+            // A poll was first once more.
+            (Some(builds), Source::List | Source::ListWithBranches) => *builds = self.trust_costs,
+            (Some(_), Source::Command) | (None, _) => {}
         }
         if is_expected && self.stream == Stream::Trusted {
             self.untold.push((build, now + STREAM_GRACE));
@@ -671,7 +697,7 @@ impl Sync {
     }
 
     /// A stream that does not tell what a poll has found is made anew, and the poll keeps its
-    /// interval until the stream has told of a build by itself.
+    /// interval until the stream has told of builds by itself again.
     fn judge_stream(&mut self, now: Instant) {
         let overdue = self
             .untold
@@ -687,7 +713,8 @@ impl Sync {
             "event stream: it did not tell of {builds}; polling more often"
         );
         self.untold.clear();
-        self.is_doubted = true;
+        self.doubt = Some(self.trust_costs);
+        self.trust_costs = (2 * self.trust_costs).min(TRUST_LIMIT);
         self.restart_stream = true;
         self.next_poll = self.next_poll.min(now + self.interval);
     }
@@ -729,14 +756,13 @@ impl Sync {
         if error.kind == ErrorKind::TooLarge && self.shrink_page(query) {
             return;
         }
-        // An error of the master's own may pass, and so may a wait: only what stays is taken for
-        // a refusal.
-        let step = self.round.front();
-        let is_optional = step.is_some_and(|step| self.optional_steps.contains(step));
+        // An error of the master's own may pass: only what stays is taken for a refusal. But nobody
+        // waits for what is only nice to have.
+        let is_slow = error.kind == ErrorKind::TimedOut && !query.is_essential();
         let is_final = match error.kind {
             ErrorKind::Refused(..500) | ErrorKind::TooLarge => true,
-            ErrorKind::NoConnection => false,
-            _ => is_optional || self.backoff.failures() >= self.tries,
+            ErrorKind::NoConnection | ErrorKind::Busy => false,
+            _ => is_slow || self.backoff.failures() >= self.tries,
         };
         if is_final && self.do_without(query, error, model, now) {
             return;
@@ -746,7 +772,7 @@ impl Sync {
 
     /// One build waits; the round and all others go on.
     fn on_failed_lookup(&mut self, query: &Query, error: &Error, now: Instant) {
-        if self.pending.on_failure(query, error.kind, now) {
+        if self.pending.on_failure(query, error, now) {
             log!(Warning, "{error}; going on without");
         } else {
             log!(Debug, "{error}");
@@ -806,8 +832,9 @@ impl Sync {
             | Query::NewestChanges
             | Query::RecentBranches(_)
             | Query::QueuedRequests(_) => {
-                let step = self.round.front().copied();
-                if step.is_some_and(|step| self.optional_steps.insert(step)) {
+                if let Some(step) = self.round.front().copied()
+                    && self.done_without.insert(step, now + DO_WITHOUT).is_none()
+                {
                     log!(Warning, "{error}; going on without");
                 }
                 self.gathered = Gathered::default();
@@ -838,7 +865,13 @@ impl Sync {
         self.progress = Progress::default();
         // It may come back with another configuration, or another database.
         self.builders_listed_at = None;
-        if matches!(error.kind, ErrorKind::NoConnection | ErrorKind::Unreachable) {
+        let no_answer = [
+            ErrorKind::NoConnection,
+            ErrorKind::Unreachable,
+            ErrorKind::TimedOut,
+            ErrorKind::Busy,
+        ];
+        if no_answer.contains(&error.kind) {
             self.is_synced = false;
             self.restart_stream = self.stream != Stream::Down;
         }
@@ -852,13 +885,13 @@ impl Sync {
     /// The subscription stands. What happened before it is for the next poll.
     pub fn on_stream_up(&mut self, is_prompt: bool, now: Instant) {
         self.stream = Stream::Fresh;
-        if !is_prompt && !self.is_doubted {
+        if !is_prompt && !self.is_late {
             log!(
                 Warning,
                 "event stream: it comes late; is a proxy buffering it?"
             );
-            self.is_doubted = true;
         }
+        self.is_late = !is_prompt;
         self.untold.clear();
         // The configuration of the master is perhaps a new one.
         let listed = self.builders_listed_at;

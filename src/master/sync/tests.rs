@@ -146,7 +146,9 @@ impl Rig {
                 let found = self.builders.iter().filter(|builder| builder.id == *id);
                 Answer::Builders(found.cloned().collect::<Vec<_>>().into())
             }
-            Query::PreviousBuilds { builder, number } => {
+            Query::PreviousBuilds {
+                builder, number, ..
+            } => {
                 builds.retain(|b| {
                     let is_verdict = b.outcome().is_some_and(Outcome::is_verdict);
                     b.builder_id == *builder && b.number < *number && is_verdict
@@ -235,11 +237,41 @@ fn a_stream_that_does_not_tell_is_not_trusted_until_it_does() {
     rig.sync.on_stream_up(true, rig.now);
     rig.poll();
     assert_eq!(rig.sync.deadline(), rig.now + INTERVAL);
-    assert_eq!(rig.stream(build(2, 2, Some(Success))), [2]);
-    rig.builds.push(build(2, 2, Some(Success)));
+    for id in 2..2 + u64::from(TRUST) {
+        rig.wait(INTERVAL);
+        rig.poll();
+        assert_eq!(rig.sync.deadline(), rig.now + INTERVAL);
+        assert_eq!(rig.stream(build(id, id, Some(Success))), [id]);
+        rig.builds.push(build(id, id, Some(Success)));
+    }
     rig.wait(INTERVAL);
     rig.poll();
     assert_eq!(rig.sync.deadline(), rig.now + INTERVAL * RELAXED);
+}
+
+#[test]
+fn a_stream_that_tells_of_some_builders_only_is_not_trusted_for_long() {
+    let mut rig = Rig::streaming();
+    let mut trusted_polls = 0;
+    // The stream tells of nine builds out of ten.
+    for id in 1..200 {
+        let build = build(id, id, Some(Success));
+        rig.builds.push(build.clone());
+        if id % 10 != 0 {
+            rig.stream(build);
+        }
+        let is_trusted = rig.sync.deadline() > rig.now + INTERVAL;
+        trusted_polls += usize::from(is_trusted && id > 100);
+        rig.wait(INTERVAL * if is_trusted { RELAXED } else { 1 });
+        rig.poll();
+        rig.wait(STREAM_GRACE);
+        rig.poll();
+        if rig.sync.take_restart_stream() {
+            rig.sync.on_stream_up(true, rig.now);
+            rig.poll();
+        }
+    }
+    assert_eq!(trusted_polls, 0);
 }
 
 #[test]
@@ -259,6 +291,13 @@ fn a_stream_that_is_only_a_little_late_is_trusted() {
 fn a_stream_that_comes_late_is_not_trusted() {
     let mut rig = Rig::synced();
     rig.sync.on_stream_up(false, rig.now);
+    rig.poll();
+    assert_eq!(rig.sync.deadline(), rig.now + INTERVAL);
+    // What it tells may be a minute old.
+    for id in 1..10 {
+        rig.stream(build(id, id, Some(Success)));
+    }
+    rig.wait(INTERVAL);
     rig.poll();
     assert_eq!(rig.sync.deadline(), rig.now + INTERVAL);
 }
@@ -574,7 +613,8 @@ fn a_slow_look_up_holds_back_no_builder_but_its_own() {
         query,
         Query::PreviousBuilds {
             builder: 2,
-            number: 20
+            number: 20,
+            ..
         }
     ));
     let answer = Ok(Answer::Builds(Vec::new().into()));
