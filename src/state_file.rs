@@ -51,6 +51,12 @@ pub struct Announcement {
     /// Somebody there waits for it: it is told even where announcements are muted.
     #[serde(default)]
     pub is_watched: bool,
+    /// What of `notify_events` it is, where that is one build.
+    #[serde(default)]
+    pub events: EventSet,
+    /// Lines that held it and may have been refused, in this run.
+    #[serde(skip)]
+    pub refusals: u32,
 }
 
 /// Someone waits for the end of the build that a request leads to.
@@ -273,6 +279,8 @@ mod tests {
                     omitted: 0,
                     was_muted: true,
                     is_watched: true,
+                    events: EventSet::parse("failure").unwrap(),
+                    refusals: 0,
                 },
                 Announcement {
                     target: "#a".into(),

@@ -248,9 +248,7 @@ impl Bot {
             Effect::SetEvents(events) => {
                 self.routing.set_events(place, events);
                 self.routing.note_seen(place, unix_now());
-                if events.is_empty() {
-                    self.outbox.forget_announcements(place);
-                }
+                self.outbox.keep_announcements(place, events);
             }
             Effect::MuteUntil(until) => {
                 self.routing.mute(place, until);

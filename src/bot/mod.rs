@@ -23,6 +23,7 @@ use crate::master::model::{MasterEvent, Model, RequestEnd};
 use crate::master::poller::{PollerEvent, Ticket, TrackedRequests, lock};
 use crate::names::Name;
 use crate::net::{self, SocketEvent};
+use crate::notify_events::EventSet;
 use crate::routing::buildsets::Buildsets;
 use crate::routing::{self, Recipients, Routing};
 use crate::sanitize::sanitize;
@@ -54,11 +55,6 @@ const SAVE_RETRY: Duration = Duration::from_secs(60);
 const SAFE_PACING: i64 = 86_400;
 /// Builds that run; with more than these, nobody asks beforehand who is behind each.
 const PREPARED_BUILDS: usize = 200;
-/// The token of our questions whether lines have arrived, behind the number of the last one. No
-/// nick looks like this, and none is too long for a server.
-const ARRIVED: &str = "-told";
-/// A question that a bouncer has lost, or for which the network is too busy, is asked again.
-const ASK_AGAIN: Duration = Duration::from_secs(60);
 /// A ticket that nobody waits for.
 const NO_TICKET: Ticket = 0;
 
@@ -260,8 +256,7 @@ impl Bot {
             line,
             self.routing.next_unmute().map(instant),
             self.next_buildset_due().map(instant),
-            self.connection.ask_again_at,
-            self.connection.ask_again_at,
+            self.connection.questions.again_at,
             self.stop_at,
             self.save_at,
             self.events.deadline(),
@@ -395,18 +390,18 @@ impl Bot {
     /// Asks after a burst of lines whether they have arrived, now and then in a long one, and before
     /// we stop.
     fn ask_after_lines(&mut self, now: Instant) {
+        let questions = &mut self.connection.questions;
         let Some(last) = self.outbox.unconfirmed() else {
-            self.connection.ask_again_at = None;
+            questions.again_at = None;
             return;
         };
-        let asked = self.connection.asked_after;
+        let asked = questions.asked_after;
+        let is_overdue = questions.is_overdue(now);
         let is_burst_over = self.next_line_at().is_none();
         let is_due = is_burst_over || last > asked + 1 || self.stop_at.is_some();
-        let is_lost = self.connection.ask_again_at.is_some_and(|at| at <= now);
-        if last > asked && is_due || is_lost {
-            self.connection.asked_after = last;
-            self.connection.ask_again_at = Some(now + ASK_AGAIN);
-            let question = self.session.arrival_question(&format!("{last}{ARRIVED}"));
+        if last > asked && is_due || is_overdue {
+            let token = self.connection.questions.ask(last, now);
+            let question = self.session.arrival_question(&token);
             self.send(&question, now);
         }
     }
@@ -475,19 +470,20 @@ impl Bot {
     }
 
     fn take_answer(&mut self, token: &str, now: Instant) {
-        let number = token
-            .strip_suffix(ARRIVED)
-            .and_then(|number| number.parse().ok());
-        let Some(number) = number else {
+        let Some(arrival) = self.connection.questions.on_answer(token) else {
             return;
         };
-        let confirmation = self.outbox.confirm(number, now);
-        if confirmation.has_delivered {
+        if let Some(lost) = arrival.lost {
+            log!(Warning, "IRC: lines got lost on their way; once more");
+            self.outbox.lose(lost);
+        }
+        let confirmation = self.outbox.confirm(arrival.arrived, now);
+        if confirmation.has_delivered || !confirmation.unreachable.is_empty() {
             self.save_soon(now);
         }
-        for target in confirmation.refused {
+        for target in confirmation.unreachable {
             // The nick may have a new owner; drop its queue.
-            if !target.is_channel() && !self.routing.is_target(&target) {
+            if !self.routing.is_target(&target) {
                 self.outbox.forget(&target);
             }
         }
@@ -673,7 +669,8 @@ impl Bot {
                 text: text::announcement(event, details, &settings, nicks, &base),
                 was_muted: !is_watched && self.routing.is_muted(&target, unix),
                 is_watched,
-                omitted: 0,
+                events: routing::events_of(event),
+                ..Announcement::default()
             };
             self.outbox.announce(&target, announcement);
         }
@@ -796,7 +793,16 @@ impl Bot {
             ..config
         };
         self.irc = in_use.clone();
+        let told: Vec<Name> = self.routing.targets().cloned().collect();
         let changes = self.routing.reconfigure(in_use);
+        for target in told {
+            let events = if self.routing.is_target(&target) {
+                self.routing.settings(&target).events
+            } else {
+                EventSet::EMPTY
+            };
+            self.outbox.keep_announcements(&target, events);
+        }
         self.buildsets.ask_again();
         for channel in &changes.leave {
             self.session.leave(channel, "");

@@ -83,6 +83,8 @@ pub struct Refusal {
     pub reason: String,
     /// It was too much at once, and will do later.
     pub is_rate: bool,
+    /// There is nobody by that nick.
+    pub is_gone: bool,
 }
 
 /// A bouncer's connection to the network.

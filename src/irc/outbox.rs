@@ -10,6 +10,7 @@ use super::pacing::{PenaltyClock, Software};
 use super::wire::{Line, split};
 use crate::backoff::Backoff;
 use crate::names::{Casemapping, Name};
+use crate::notify_events::EventSet;
 use crate::outcome::Outcome;
 use crate::sanitize::strip_formatting;
 use crate::state_file::Announcement;
@@ -38,6 +39,8 @@ const OMITTED_ROOM: usize = 20;
 /// A channel that refuses us is tried again then, doubling; and a person, who may be gone.
 const CHANNEL_RETRY: (Duration, Duration) = (Duration::from_secs(60), Duration::from_secs(3600));
 const PERSON_RETRY: (Duration, Duration) = (Duration::from_secs(900), Duration::from_secs(86_400));
+/// Refusals in a row after which a person counts as gone.
+const PERSON_TRIES: u32 = 8;
 /// When it was too much at once.
 const RATE_RETRY: Duration = Duration::from_secs(60);
 /// Unconfirmed lines; beyond it the oldest replies are forgotten.
@@ -93,6 +96,26 @@ struct Sent {
     content: Content,
 }
 
+impl Sent {
+    fn announcements_mut(&mut self) -> &mut [Announcement] {
+        match &mut self.content {
+            Content::Announcements { announcements, .. } => announcements,
+            Content::Reply { .. } => &mut [],
+        }
+    }
+}
+
+/// Whether these are one line with one announcement.
+fn is_single(lines: &[Sent]) -> bool {
+    let [line] = lines else {
+        return false;
+    };
+    match &line.content {
+        Content::Announcements { announcements, .. } => announcements.len() == 1,
+        Content::Reply { .. } => false,
+    }
+}
+
 #[derive(Debug)]
 enum Content {
     Announcements {
@@ -118,14 +141,30 @@ fn is_colored(text: &str) -> bool {
     text.contains('\u{3}')
 }
 
+/// A `+c` channel refuses lines with colours, until the connection ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Colors {
+    Taken,
+    /// A line with colours was refused: perhaps for these.
+    OnTrial,
+    Refused,
+}
+
 /// Whether a target can be reached, as far as the server's refusals tell.
 #[derive(Debug)]
 struct Reachability {
-    /// Until the connection ends: a `+c` channel refuses lines with colours.
-    takes_colors: bool,
+    colors: Colors,
     /// Refusals of lines whose fate is open; while there are any, nothing more is sent.
     open_refusals: usize,
+    /// … and of what kind they are.
     is_rate: bool,
+    is_gone: bool,
+    /// Something that was refused waits: one line at a time, until it is said or given up.
+    is_careful: bool,
+    /// Something was delivered since the last refusal.
+    was_heard: bool,
+    /// It takes some lines and refuses others, for what is in them.
+    takes_some: bool,
     /// Nothing is tried before.
     refused_until: Option<Instant>,
     backoff: Backoff,
@@ -141,13 +180,31 @@ impl Reachability {
             PERSON_RETRY
         };
         Reachability {
-            takes_colors: true,
+            colors: Colors::Taken,
             open_refusals: 0,
             is_rate: false,
+            is_gone: false,
+            is_careful: false,
+            was_heard: false,
+            takes_some: false,
             refused_until: None,
             backoff: Backoff::new(first, limit),
             reason: String::new(),
         }
+    }
+}
+
+impl Reachability {
+    /// Something has arrived; `has_refused`: of what was refused before, some still waits.
+    fn on_delivered(&mut self, target: &Name, has_refused: bool) {
+        if self.colors == Colors::OnTrial {
+            log!(Info, "IRC: {target} takes no colours");
+            self.colors = Colors::Refused;
+        }
+        self.backoff.reset();
+        self.was_heard = true;
+        self.is_careful = has_refused;
+        self.takes_some &= has_refused;
     }
 }
 
@@ -156,8 +213,8 @@ impl Reachability {
 pub struct Confirmation {
     /// Announcements were delivered.
     pub has_delivered: bool,
-    /// Targets that could not be told.
-    pub refused: Vec<Name>,
+    /// People who could not be told, and perhaps never will.
+    pub unreachable: Vec<Name>,
 }
 
 /// All that waits.
@@ -348,14 +405,17 @@ impl Outbox {
         self.reachability.remove(target);
     }
 
-    /// Forgets the announcements that wait for a target: nobody there wants them any more, but for
-    /// those that somebody waits for.
-    pub fn forget_announcements(&mut self, target: &Name) {
-        let queue = self.queue(target);
-        queue.announcements.retain(|a| a.is_watched);
+    /// A target wants to hear of these events only: what else waits for it is forgotten, but for
+    /// what somebody there waits for.
+    pub fn keep_announcements(&mut self, target: &Name, wanted: EventSet) {
+        let is_wanted = |a: &Announcement| {
+            let is_of_these = a.events.is_empty() || a.events.intersects(wanted);
+            a.is_watched || !wanted.is_empty() && is_of_these
+        };
+        self.queue(target).announcements.retain(is_wanted);
         for sent in self.sent.iter_mut().filter(|sent| sent.target == *target) {
             if let Content::Announcements { announcements, .. } = &mut sent.content {
-                announcements.retain(|a| a.is_watched);
+                announcements.retain(is_wanted);
             }
         }
         self.drop_empty_queues();
@@ -407,7 +467,10 @@ impl Outbox {
         let Some(reachability) = self.reachability.get(target) else {
             return true;
         };
-        reachability.open_refusals == 0 && reachability.refused_until.is_none()
+        let has_open = || self.sent.iter().any(|sent| sent.target == *target);
+        reachability.open_refusals == 0
+            && reachability.refused_until.is_none()
+            && !(reachability.is_careful && has_open())
     }
 
     /// The next line, if one waits and the clock allows it. Announcements older than `oldest`
@@ -504,7 +567,9 @@ impl Outbox {
         let (text, announcements) = if route.is_muted {
             queue.take_watched(route.budget)?
         } else {
-            queue.take_next(oldest, route.budget, self.clock.is_paced())
+            let reachability = self.reachability.get(&queue.target);
+            let singly = reachability.is_some_and(|r| r.takes_some || !r.was_heard);
+            queue.take_next(oldest, route.budget, self.clock.is_paced(), singly)
         };
         let text = self.match_colors(&queue.target, text);
         let line = route.line(&queue.target, &text);
@@ -519,7 +584,8 @@ impl Outbox {
 
     /// The text as the target takes it.
     fn match_colors(&self, target: &Name, text: String) -> String {
-        let takes_colors = self.reachability.get(target).is_none_or(|r| r.takes_colors);
+        let reachability = self.reachability.get(target);
+        let takes_colors = reachability.is_none_or(|r| r.colors == Colors::Taken);
         if takes_colors || !is_colored(&text) {
             return text;
         }
@@ -549,7 +615,7 @@ impl Outbox {
         let is_open = |sent: &Sent| {
             let is_news = matches!(sent.content, Content::Announcements { .. });
             let reachability = self.reachability.get(&sent.target);
-            let is_refused = reachability.is_some_and(|r| r.open_refusals > 0);
+            let is_refused = reachability.is_some_and(|r| r.open_refusals > 0 || r.is_careful);
             is_news || is_refused || sent.content.has_colors()
         };
         let last = self.sent.back().map(|sent| sent.number);
@@ -573,6 +639,7 @@ impl Outbox {
         let reachability = self.reachability.entry(target.clone()).or_insert_with(new);
         reachability.open_refusals += 1;
         reachability.is_rate |= refusal.is_rate;
+        reachability.is_gone |= refusal.is_gone;
         reachability.reason.clone_from(&refusal.reason);
     }
 
@@ -590,67 +657,97 @@ impl Outbox {
         }
         let mut confirmation = Confirmation::default();
         for (target, lines) in confirmed_lines {
-            let refused = self.resolve(&target, lines, &mut confirmation.has_delivered, now);
-            if refused {
-                confirmation.refused.push(target);
+            let is_reachable = self.resolve(&target, lines, &mut confirmation.has_delivered, now);
+            if !is_reachable {
+                confirmation.unreachable.push(target);
             }
         }
         self.drop_empty_queues();
         confirmation
     }
 
-    /// Sorts the lines of a target into delivered and refused. Returns true if the target cannot
-    /// be told for now.
+    /// The connection has lost the lines up to this number: a question behind them was not answered,
+    /// and a later one was.
+    pub fn lose(&mut self, number: u64) {
+        let rest = self.sent.iter().position(|sent| sent.number > number);
+        let lost: Vec<Sent> = match rest {
+            Some(end) => self.sent.drain(..end).collect(),
+            None => self.sent.drain(..).collect(),
+        };
+        for sent in lost.into_iter().rev() {
+            let target = sent.target.clone();
+            self.put_back(&target, vec![sent], false);
+        }
+        self.drop_empty_queues();
+    }
+
+    /// Sorts the lines of a target into delivered and refused. Returns false if it is a person who
+    /// may never be told.
     fn resolve(
         &mut self,
         target: &Name,
-        lines: Vec<Sent>,
+        mut lines: Vec<Sent>,
         has_delivered: &mut bool,
         now: Instant,
     ) -> bool {
         let is_news = |sent: &Sent| matches!(sent.content, Content::Announcements { .. });
+        let has_refused = self.find(target).is_some_and(Queue::has_refused);
         let Some(reachability) = self.reachability.get_mut(target) else {
             *has_delivered |= lines.iter().any(is_news);
-            return false;
+            return true;
         };
         let refusals = std::mem::take(&mut reachability.open_refusals);
         let is_rate = std::mem::take(&mut reachability.is_rate);
+        let is_gone = std::mem::take(&mut reachability.is_gone);
         if refusals == 0 {
             *has_delivered |= lines.iter().any(is_news);
-            reachability.backoff.reset();
-            return false;
+            reachability.on_delivered(target, has_refused);
+            return true;
         }
-        let colored = lines
-            .iter()
-            .filter(|sent| sent.content.has_colors())
-            .count();
-        if colored > 0 {
-            // Some channels take no colours: once more without, for as long as we are connected.
-            log!(Info, "IRC: {target} takes no colours");
-            reachability.takes_colors = false;
+        let was_heard = std::mem::take(&mut reachability.was_heard);
+        let has_colors = |sent: &Sent| sent.content.has_colors();
+        let colored = lines.iter().filter(|sent| has_colors(sent)).count();
+        if colored > 0 && !is_rate {
+            // Some channels take no colours: once more without.
+            reachability.colors = Colors::OnTrial;
             let all = refusals > colored;
-            let (refused, delivered): (Vec<Sent>, Vec<Sent>) = lines
-                .into_iter()
-                .partition(|sent| all || sent.content.has_colors());
+            let (refused, delivered): (Vec<Sent>, Vec<Sent>) =
+                lines.into_iter().partition(|sent| all || has_colors(sent));
             *has_delivered |= delivered.iter().any(is_news);
             self.put_back(target, refused, true);
-            return false;
+            return true;
+        }
+        if reachability.colors == Colors::OnTrial {
+            // It was not for these.
+            reachability.colors = Colors::Taken;
+        }
+        reachability.is_careful = true;
+        reachability.takes_some |= was_heard || refusals < lines.len();
+        if was_heard && !is_rate && is_single(&lines) {
+            let reason = &reachability.reason;
+            log!(
+                Warning,
+                "IRC: {target} does not take a line of ours: {reason}"
+            );
+            reachability.was_heard = true;
+            return true;
         }
         let mut wait = reachability.backoff.next_wait();
         if is_rate {
             wait = wait.min(RATE_RETRY);
         }
         reachability.refused_until = Some(now + wait);
-        if reachability.backoff.failures() <= 1 {
-            log!(
-                Warning,
-                "IRC: cannot speak to {target}: {}",
-                reachability.reason
-            );
+        let failures = reachability.backoff.failures();
+        if failures <= 1 {
+            let reason = &reachability.reason;
+            log!(Warning, "IRC: cannot speak to {target}: {reason}");
+        }
+        for announcement in lines.iter_mut().flat_map(Sent::announcements_mut) {
+            announcement.refusals += u32::from(!is_rate);
         }
         self.queue(target).drop_replies();
         self.put_back(target, lines, false);
-        true
+        target.is_channel() || !is_gone && failures < PERSON_TRIES
     }
 
     /// Lines that did not arrive wait once more, before what came later. Replies only if they will
@@ -770,6 +867,11 @@ impl Queue {
         self.replies.retain(|reply| matches!(reply, Reply::Raw(_)));
     }
 
+    /// Whether something that was refused waits.
+    fn has_refused(&self) -> bool {
+        self.announcements.iter().any(|a| a.refusals > 0)
+    }
+
     fn has_waiting(&self) -> bool {
         !self.replies.is_empty() || !self.announcements.is_empty()
     }
@@ -798,9 +900,36 @@ impl Queue {
         Some((fit(&watched.text, budget), vec![watched]))
     }
 
-    /// Takes what is to be said next: one announcement, or a summary of several. There is at
-    /// least one.
+    /// Takes what is to be said next: one announcement, or a summary of several. There is at least
+    /// one. What was refused comes last, and singly as long as it is not known why.
     fn take_next(
+        &mut self,
+        oldest: i64,
+        budget: usize,
+        is_paced: bool,
+        singly: bool,
+    ) -> (String, Vec<Announcement>) {
+        let is_refused = |a: &Announcement| a.refusals > 0;
+        let refused = self.announcements.iter().filter(|a| is_refused(a)).count();
+        if refused == self.announcements.len() && singly {
+            let refusals = self.announcements.iter().map(|a| a.refusals);
+            let least = refusals.enumerate().min_by_key(|(_, refusals)| *refusals);
+            let only = self.announcements.remove(least.map_or(0, |(at, _)| at));
+            return (fit(&only.text, budget), vec![only]);
+        }
+        if refused == 0 || refused == self.announcements.len() {
+            return self.take_usual(oldest, budget, is_paced);
+        }
+        let aside: Vec<Announcement> = self
+            .announcements
+            .extract_if(.., |a| is_refused(a))
+            .collect();
+        let taken = self.take_usual(oldest, budget, is_paced);
+        self.announcements.splice(..0, aside);
+        taken
+    }
+
+    fn take_usual(
         &mut self,
         oldest: i64,
         budget: usize,

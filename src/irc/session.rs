@@ -777,6 +777,7 @@ impl Session {
         let refusal = Refusal {
             reason: format!("{} ({numeric})", sanitize(reason)),
             is_rate: TOO_MANY_TARGETS.contains(&numeric),
+            is_gone: numeric == ERR_NOSUCHNICK,
         };
         self.actions.push(Action::Refused(target, refusal));
         // A question by WHOIS ends like this, too.

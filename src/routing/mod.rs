@@ -212,6 +212,11 @@ impl Routing {
         }
     }
 
+    /// All who are told of builds.
+    pub fn targets(&self) -> impl Iterator<Item = &Name> {
+        self.targets.keys()
+    }
+
     pub fn is_target(&self, name: &Name) -> bool {
         self.targets.contains_key(name)
     }

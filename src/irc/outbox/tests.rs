@@ -1,6 +1,7 @@
 //! Tests of the outbox.
 
 use super::*;
+use crate::notify_events::EventSet;
 
 fn name(text: &str) -> Name {
     Casemapping::default().name(text)
@@ -30,6 +31,7 @@ fn refusal() -> Refusal {
     Refusal {
         reason: "Cannot send to channel (404)".into(),
         is_rate: false,
+        is_gone: false,
     }
 }
 
@@ -476,7 +478,7 @@ fn notify_off_drops_what_waits() {
     let mut rig = Rig::new();
     (0..5).for_each(|number| rig.announce(news("#c", number, Outcome::Failure)));
     rig.reply("#c", &["notify is off"]);
-    rig.outbox.forget_announcements(&name("#c"));
+    rig.outbox.keep_announcements(&name("#c"), EventSet::EMPTY);
     assert_eq!(rig.lines(), ["PRIVMSG #c :notify is off"]);
     assert!(rig.outbox.pending().is_empty());
 }
@@ -511,7 +513,7 @@ fn a_channel_that_takes_no_colours_gets_plain_lines_from_then_on() {
     );
     rig.refuse("#c");
     let confirmation = rig.confirm();
-    assert_eq!(confirmation.refused, []);
+    assert_eq!(confirmation.unreachable, []);
     let plain = ["PRIVMSG #c :b1 #1 failure", "PRIVMSG #c :b2 #2 failure"];
     assert_eq!(rig.lines(), plain);
     assert!(rig.confirm().has_delivered);
@@ -554,7 +556,7 @@ fn a_refusal_waits_for_a_sign_or_a_time_that_grows() {
     for _ in 0..4 {
         assert_eq!(rig.lines_now().len(), 1);
         rig.refuse("#c");
-        assert_eq!(rig.confirm().refused, [name("#c")]);
+        rig.confirm();
         let until = rig.outbox.deadline(&anywhere).unwrap();
         waits.push((until - rig.now).as_secs());
         assert!(rig.lines_now().is_empty());
@@ -570,6 +572,123 @@ fn a_refusal_waits_for_a_sign_or_a_time_that_grows() {
     assert!(rig.confirm().has_delivered);
 }
 
+/// What the channel takes, by what is in the line: a filter. Returns all that was said to it.
+fn said_through_filter(rig: &mut Rig, forbidden: &str) -> Vec<String> {
+    let mut said = Vec::new();
+    for _ in 0..20 {
+        let lines = rig.lines_now();
+        let refused = lines.iter().filter(|line| line.contains(forbidden)).count();
+        (0..refused).for_each(|_| rig.refuse("#c"));
+        said.extend(lines);
+        if rig.outbox.unconfirmed().is_some() {
+            rig.confirm();
+        }
+        rig.wait(120);
+    }
+    said
+}
+
+#[test]
+fn a_line_that_is_refused_for_its_words_holds_up_no_other() {
+    let mut rig = Rig::new();
+    rig.announce(news("#c", 1, Outcome::Success));
+    rig.announce(news("#c", 2, Outcome::Failure));
+    let said = said_through_filter(&mut rig, "b2 #2");
+    let count = |text: &str| said.iter().filter(|line| line.contains(text)).count();
+    assert!(count("b1 #1") <= 2, "{said:?}");
+    assert!(count("b2 #2") <= 3, "{said:?}");
+    assert!(rig.outbox.pending().is_empty(), "it was given up");
+    rig.announce(news("#c", 3, Outcome::Success));
+    assert_eq!(rig.lines_now().len(), 1);
+    assert!(rig.confirm().has_delivered);
+}
+
+/// It is refused before anything else is known of the channel, and later as a part of a summary.
+#[test]
+fn a_summary_that_is_refused_for_one_of_its_words_is_told_without() {
+    let mut rig = Rig::new();
+    rig.announce(news("#c", 2, Outcome::Failure));
+    for number in 3..8 {
+        rig.announce(news("#c", number, Outcome::Success));
+    }
+    let said = said_through_filter(&mut rig, "b2 #2");
+    for number in 3..8 {
+        let label = format!("b{number} #{number}");
+        let delivered = |line: &&String| line.contains(&label) && !line.contains("b2 #2");
+        assert!(said.iter().filter(delivered).count() >= 1, "{said:?}");
+    }
+    assert!(rig.outbox.pending().is_empty(), "{said:?}");
+}
+
+#[test]
+fn what_a_channel_refuses_for_a_while_is_summed_up_afterwards() {
+    let mut rig = Rig::new();
+    for number in 1..4 {
+        rig.announce(news("#c", number, Outcome::Success));
+        rig.lines_now();
+        rig.refuse("#c");
+        rig.confirm();
+        rig.wait(3600);
+    }
+    for number in 4..9 {
+        rig.announce(news("#c", number, Outcome::Success));
+    }
+    let mut said = Vec::new();
+    while !rig.outbox.pending().is_empty() {
+        said.extend(rig.lines_now());
+        rig.confirm();
+        rig.wait(60);
+    }
+    assert!(said.len() <= 4, "{said:?}");
+}
+
+#[test]
+fn a_refusal_for_another_reason_does_not_cost_the_colours() {
+    let mut rig = Rig::new();
+    rig.announce(colored("#c", 1));
+    for _ in 0..2 {
+        // With colours, then without.
+        assert_eq!(rig.lines_now().len(), 1);
+        rig.refuse("#c");
+        rig.confirm();
+    }
+    assert!(rig.lines_now().is_empty(), "the channel takes nothing");
+    rig.outbox.allow(&name("#c"));
+    assert_eq!(rig.lines_now(), ["PRIVMSG #c :b1 #1 \u{3}04failure\u{f}"]);
+}
+
+#[test]
+fn what_was_lost_on_its_way_is_said_again() {
+    let mut rig = Rig::new();
+    rig.announce(news("#c", 1, Outcome::Failure));
+    rig.announce(news("#c", 2, Outcome::Failure));
+    let said = rig.lines_now();
+    rig.outbox.lose(1);
+    assert!(rig.confirm().has_delivered);
+    assert_eq!(rig.lines(), [said[0].clone()]);
+}
+
+#[test]
+fn who_is_gone_may_never_be_told() {
+    let mut rig = Rig::new();
+    for (is_rate, is_gone, expected) in [
+        (false, false, vec![]),
+        (true, false, vec![]),
+        (false, true, vec![name("joe")]),
+    ] {
+        rig.announce(news("joe", 1, Outcome::Failure));
+        rig.wait(100_000);
+        rig.lines_now();
+        let refusal = Refusal {
+            is_rate,
+            is_gone,
+            ..refusal()
+        };
+        rig.outbox.on_refused(&name("joe"), &refusal);
+        assert_eq!(rig.confirm().unreachable, expected);
+    }
+}
+
 #[test]
 fn a_refusal_for_a_rate_is_tried_again_soon() {
     let mut rig = Rig::new();
@@ -577,6 +696,7 @@ fn a_refusal_for_a_rate_is_tried_again_soon() {
     rig.lines_now();
     let too_fast = Refusal {
         is_rate: true,
+        is_gone: false,
         ..refusal()
     };
     rig.outbox.on_refused(&name("joe"), &too_fast);
@@ -679,7 +799,7 @@ fn what_was_sent_before_notify_off_does_not_come_back() {
         is_watched: true,
         ..news("#c", 2, Outcome::Failure)
     });
-    rig.outbox.forget_announcements(&name("#c"));
+    rig.outbox.keep_announcements(&name("#c"), EventSet::EMPTY);
     rig.outbox.on_disconnected(rig.now);
     let said = rig.lines_now();
     assert!(said.len() == 1 && said[0].contains("b2 #2"), "{said:?}");
