@@ -275,14 +275,19 @@ impl Bot {
         let Some(dropped) = self.routing.make_room(place, unix_now()) else {
             return false;
         };
+        self.forget_absent(&dropped);
+        true
+    }
+
+    /// Nothing waits any more for people who have lost their place.
+    pub(super) fn forget_absent(&mut self, dropped: &[Name]) {
         for name in dropped {
             log!(
                 Info,
                 "{name} was not seen for long; not telling them any more"
             );
-            self.outbox.forget(&name);
+            self.outbox.forget(name);
         }
-        true
     }
 
     fn join(&mut self, channel: &str, key: &str, now: Instant) {
@@ -317,6 +322,10 @@ impl Bot {
     }
 
     fn add_watch(&mut self, watch: Watch) {
+        // A job may have taken so long that we have left meanwhile.
+        if watch.target.is_channel() && !self.routing.is_target(&watch.target) {
+            return;
+        }
         let request = match watch.what {
             Watched::Request(request) => Some(request),
             Watched::NextBuildOf(_) => None,

@@ -10,7 +10,7 @@ mod reply_limiter;
 
 use crate::clock::unix_now;
 use crate::config::{Config, Irc, Pacing};
-use crate::irc::outbox::{Outbox, Route};
+use crate::irc::outbox::{Confirmation, Outbox, Route};
 use crate::irc::pacing::Software;
 use crate::irc::session::Session;
 use crate::irc::wire::{Line, text_budget};
@@ -55,6 +55,8 @@ const SAVE_RETRY: Duration = Duration::from_secs(60);
 const SAFE_PACING: i64 = 86_400;
 /// Builds that run; with more than these, nobody asks beforehand who is behind each.
 const PREPARED_BUILDS: usize = 200;
+/// Between two looks for people who were not seen for long.
+const FORGET_ABSENT: Duration = Duration::from_secs(86_400);
 /// A ticket that nobody waits for.
 const NO_TICKET: Ticket = 0;
 
@@ -134,6 +136,8 @@ pub struct Bot {
     limiter: ReplyLimiter,
     state: State,
     software: Software,
+    /// Who is not seen for long is forgotten, but not before they could be seen.
+    forget_absent_at: Instant,
     save_at: Option<Instant>,
     /// A large state takes long to write: then it is written less often.
     save_pause: Duration,
@@ -148,8 +152,7 @@ impl Bot {
             return Err(Failure::configuration("a section [irc] is needed to run"));
         };
         let seed = unix_now() as u64 ^ u64::from(std::process::id()) << 32;
-        let mut routing = Routing::new(irc.clone(), &state);
-        routing.drop_absent(unix_now());
+        let routing = Routing::new(irc.clone(), &state);
         let mut bot = Bot {
             session: Session::new(irc.clone(), now, seed),
             outbox: Outbox::new(irc.pacing != Pacing::No, now),
@@ -160,6 +163,7 @@ impl Bot {
             held: Vec::new(),
             limiter: ReplyLimiter::default(),
             software: Software::Unknown,
+            forget_absent_at: now + FORGET_ABSENT,
             save_at: None,
             save_pause: SAVE_DELAY,
             stop_at: None,
@@ -437,6 +441,7 @@ impl Bot {
                 self.outbox.allow(&target);
                 self.routing.note_seen(&target, unix_now());
             }
+            Action::Seen(nick) => self.routing.note_seen(&nick, unix_now()),
             Action::Software(software) => {
                 self.software = software;
                 self.set_pace();
@@ -478,8 +483,11 @@ impl Bot {
             self.outbox.lose(lost);
         }
         let confirmation = self.outbox.confirm(arrival.arrived, now);
-        if confirmation.has_delivered || !confirmation.unreachable.is_empty() {
+        if confirmation != Confirmation::default() {
             self.save_soon(now);
+        }
+        for target in &confirmation.told {
+            self.routing.note_seen(target, unix_now());
         }
         for target in confirmation.unreachable {
             // The nick may have a new owner; drop its queue.
@@ -500,6 +508,11 @@ impl Bot {
     // What happens at the master
 
     fn take_poller_event(&mut self, event: PollerEvent, now: Instant) {
+        if now >= self.forget_absent_at {
+            self.forget_absent_at = now + FORGET_ABSENT;
+            let dropped = self.routing.drop_absent(unix_now());
+            self.forget_absent(&dropped);
+        }
         match event {
             PollerEvent::Happened(events, cursor) => {
                 self.events.begin_batch(cursor);

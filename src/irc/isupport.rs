@@ -5,6 +5,7 @@ use crate::names::Casemapping;
 #[derive(Clone, Debug)]
 pub struct Isupport {
     pub casemapping: Casemapping,
+    pub is_casemapping_told: bool,
     /// PREFIX: the modes that give a rank, highest first, and the sign that shows each.
     pub rank_modes: String,
     pub rank_signs: String,
@@ -20,6 +21,7 @@ impl Default for Isupport {
     fn default() -> Isupport {
         Isupport {
             casemapping: Casemapping::default(),
+            is_casemapping_told: false,
             rank_modes: "ov".to_owned(),
             rank_signs: "@+".to_owned(),
             channel_modes: "beI,k,l".to_owned(),
@@ -30,11 +32,22 @@ impl Default for Isupport {
 }
 
 impl Isupport {
+    /// What a server means that says nothing, but for this.
+    pub fn with_casemapping(casemapping: Casemapping) -> Isupport {
+        Isupport {
+            casemapping,
+            ..Isupport::default()
+        }
+    }
+
     /// Takes in one token: `NAME` or `NAME=VALUE`.
     pub fn take(&mut self, token: &str) {
         let (name, value) = token.split_once('=').unwrap_or((token, ""));
         match name {
-            "CASEMAPPING" => self.casemapping = Casemapping::by_name(value),
+            "CASEMAPPING" => {
+                self.casemapping = Casemapping::by_name(value);
+                self.is_casemapping_told = true;
+            }
             "PREFIX" => {
                 // `(ov)@+`
                 if let Some((modes, signs)) = value.trim_start_matches('(').split_once(')') {

@@ -44,7 +44,7 @@ pub enum Account {
 }
 
 /// What the session wants done.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Action {
     /// Connect to this port.
     Connect { port: u16, with_tls: bool },
@@ -64,6 +64,8 @@ pub enum Action {
     Refused(Name, Refusal),
     /// A sign that this target can be told.
     Reachable(Name),
+    /// Someone is there.
+    Seen(Name),
     /// What the server says of its limits.
     Software(pacing::Software),
     /// The server compares names like this.

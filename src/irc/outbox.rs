@@ -211,8 +211,8 @@ impl Reachability {
 /// What an answer to our question tells.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Confirmation {
-    /// Announcements were delivered.
-    pub has_delivered: bool,
+    /// Who was told of something.
+    pub told: Vec<Name>,
     /// People who could not be told, and perhaps never will.
     pub unreachable: Vec<Name>,
 }
@@ -657,8 +657,11 @@ impl Outbox {
         }
         let mut confirmation = Confirmation::default();
         for (target, lines) in confirmed_lines {
-            let is_reachable = self.resolve(&target, lines, &mut confirmation.has_delivered, now);
-            if !is_reachable {
+            let mut has_delivered = false;
+            let is_reachable = self.resolve(&target, lines, &mut has_delivered, now);
+            if has_delivered {
+                confirmation.told.push(target);
+            } else if !is_reachable {
                 confirmation.unreachable.push(target);
             }
         }

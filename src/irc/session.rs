@@ -152,7 +152,8 @@ impl Session {
             channels,
             accounts: Accounts::default(),
             liveness: Liveness::new(config.ping_timeout, now),
-            isupport: Isupport::default(),
+            // What a server may tell apart is kept apart until it says.
+            isupport: Isupport::with_casemapping(Casemapping::Ascii),
             history: History::default(),
             backoff: Backoff::new(RECONNECT.0, RECONNECT.1),
             jitter: Jitter::new(seed),
@@ -290,14 +291,14 @@ impl Session {
     /// The connection stands.
     pub fn on_connected(&mut self, now: Instant) {
         self.state = ConnectionState::Registering;
-        self.isupport = Isupport::default();
+        let casemapping = self.isupport.casemapping;
+        self.isupport = Isupport::with_casemapping(casemapping);
         self.history = History::default();
         self.user_host = None;
         self.nick.on_connected();
         self.services.on_connected();
-        let casemapping = self.isupport.casemapping;
+        self.nick.refold(casemapping);
         self.channels.refold(casemapping);
-        self.actions.push(Action::CasemappingKnown(casemapping));
         let is_tls = self.is_tls();
         self.registration
             .on_connected(is_tls, now, &mut self.actions);
@@ -580,16 +581,26 @@ impl Session {
                 self.actions.push(Action::Send(line));
             }
         }
-        let casemapping = self.isupport.casemapping;
-        if casemapping != before {
-            self.nick.refold(casemapping);
-            self.channels.refold(casemapping);
-            self.actions.push(Action::CasemappingKnown(casemapping));
+        if self.isupport.casemapping != before {
+            self.refold();
         }
+    }
+
+    /// How the server compares names has become known.
+    fn refold(&mut self) {
+        let casemapping = self.isupport.casemapping;
+        self.nick.refold(casemapping);
+        self.channels.refold(casemapping);
+        self.actions.push(Action::CasemappingKnown(casemapping));
     }
 
     /// The end of the message of the day. Who needs no services is online now.
     fn on_end_of_welcome(&mut self, _: &Message, _: &[&str], now: Instant) {
+        let usual = Casemapping::default();
+        if !self.isupport.is_casemapping_told && self.isupport.casemapping != usual {
+            self.isupport.casemapping = usual;
+            self.refold();
+        }
         if self.registration.is_logged_in() || !self.services.has_password() {
             self.go_online(now);
         }
@@ -743,6 +754,12 @@ impl Session {
     fn on_names(&mut self, _: &Message, params: &[&str], _: Instant) {
         let channel = self.name(params[2]);
         self.channels.on_names(&channel, params[3], &self.isupport);
+        for word in params[3].split_whitespace() {
+            let (_, nick) = self.isupport.split_ranks(word);
+            // With userhost-in-names there is more behind it.
+            let nick = self.name(nick.split('!').next().unwrap_or(nick));
+            self.actions.push(Action::Seen(nick));
+        }
     }
 
     fn on_mode(&mut self, _: &Message, params: &[&str], now: Instant) {
@@ -829,6 +846,7 @@ impl Session {
         if !is_person || message.is_from_bot() || self.history.is_replayed(message, &target) {
             return;
         }
+        self.actions.push(Action::Seen(sender.clone()));
         match text.strip_prefix('\u{1}') {
             Some(ctcp) if is_private => self.on_ctcp(sender, ctcp),
             Some(_) => {}

@@ -65,6 +65,8 @@ impl Routing {
     pub fn new(irc: Irc, state: &State) -> Routing {
         let mut routing = Routing {
             irc,
+            // What a server may tell apart is kept apart until it says.
+            casemapping: Casemapping::Ascii,
             ..Routing::default()
         };
         for (target, events) in &state.events {

@@ -312,6 +312,8 @@ fn workers_are_told_of_to_whom_it_concerns() {
 #[test]
 fn names_are_folded_as_the_server_does() {
     let mut r = routing("[channel #a[]\nnotify_events = finished\n");
+    assert!(!r.is_target(&Casemapping::Ascii.name("#a{")), "not before it says so");
+    r.refold(Casemapping::Rfc1459);
     assert!(r.is_target(&name("#a{")));
     r.refold(Casemapping::Ascii);
     assert!(!r.is_target(&Casemapping::Ascii.name("#a{")));

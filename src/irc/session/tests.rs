@@ -400,12 +400,22 @@ fn nothing_is_done_before_it_can_be_answered() {
 #[test]
 fn names_are_compared_anew_on_each_connection() {
     let mut rig = Rig::online("");
+    let last = |rig: &mut Rig| {
+        rig.said();
+        let others = rig.others.iter().rev();
+        let mut known = others.filter(|action| matches!(action, Action::CasemappingKnown(_)));
+        known.next().cloned()
+    };
+    let usual = Some(Action::CasemappingKnown(Casemapping::Rfc1459));
+    assert_eq!(last(&mut rig), usual, "of a server that does not say");
     rig.hear(":s 005 bot CASEMAPPING=ascii :x");
+    let ascii = Some(Action::CasemappingKnown(Casemapping::Ascii));
+    assert_eq!(last(&mut rig), ascii);
     rig.session.on_disconnected("gone", rig.now);
     rig.session.on_connected(rig.now);
-    rig.said();
-    let usual = Action::CasemappingKnown(Casemapping::Rfc1459);
-    assert_eq!(rig.others.last(), Some(&usual));
+    assert_eq!(last(&mut rig), ascii, "until the next one says otherwise");
+    rig.hear(":s 001 bot :hi\n:s 376 bot :x");
+    assert_eq!(last(&mut rig), usual);
 }
 
 #[test]
@@ -415,6 +425,7 @@ fn ctcp_is_answered_in_private_only() {
     rig.hear(":joe!u@h PRIVMSG bot :\u{1}ACTION x\u{1}");
     rig.hear(":joe!u@h PRIVMSG bot :\u{1}PING 12\u{1}");
     rig.said();
+    rig.others.retain(|action| !matches!(action, Action::Seen(_)));
     let reply = Action::CtcpReply(name("joe"), "\u{1}PING 12\u{1}".into());
     assert_eq!(rig.others, [reply]);
 }
