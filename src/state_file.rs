@@ -183,6 +183,7 @@ impl State {
     }
 
     fn write(&self, path: &str) -> io::Result<()> {
+        let path = &resolved(path);
         let beside = format!("{path}.new");
         // Made anew, because an old one may have other rights.
         let _ = fs::remove_file(&beside);
@@ -196,6 +197,13 @@ impl State {
     }
 }
 
+/// Where a symbolic link leads: whoever names the file by another name means the same.
+fn resolved(path: &str) -> String {
+    let real = fs::canonicalize(path).ok();
+    let real = real.and_then(|real| real.into_os_string().into_string().ok());
+    real.unwrap_or_else(|| path.to_owned())
+}
+
 fn folder(path: &str) -> &Path {
     let parent = Path::new(path).parent();
     let named = parent.filter(|parent| !parent.as_os_str().is_empty());
@@ -205,7 +213,7 @@ fn folder(path: &str) -> &Path {
 /// Holds a file for life, beside the state file, which is itself replaced at each save. The error
 /// is a sentence; another bot that has the file is one.
 pub fn hold(path: &str) -> Result<File, String> {
-    let lock = format!("{path}.lock");
+    let lock = format!("{}.lock", resolved(path));
     let mut options = OpenOptions::new();
     options.write(true).create(true).truncate(false).mode(0o600);
     let file = options.open(&lock).map_err(|e| format!("{path}: {e}"))?;
@@ -218,11 +226,16 @@ pub fn hold(path: &str) -> Result<File, String> {
     }
 }
 
-/// Whether the file could be written, for `-t`: its folder is there and takes a new file.
+/// Whether the file could be read and written, for `-t`: its folder is there and takes a new file.
 pub fn check_writable(path: &str) -> Result<(), String> {
     if Path::new(path).is_dir() {
         return Err(format!("{path}: is a directory"));
     }
+    match File::open(path) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(format!("{path}: {e}")),
+        Ok(_) | Err(_) => {}
+    }
+    let path = &resolved(path);
     let probe = format!("{path}.probe-{}", std::process::id());
     let mut options = OpenOptions::new();
     let made = options.write(true).create_new(true).open(&probe);

@@ -9,13 +9,14 @@ use crate::master::diagnosis::{Diagnosis, Excerpt, Step};
 use crate::master::jobs::{Forced, ForcedState, JobResult, QueueReason, Stopped};
 use crate::master::model::{Model, RequestEnd};
 use crate::master::resources::{Build, Change, Worker};
+use crate::names::is_channel;
 use crate::outcome::Outcome;
 use crate::sanitize::sanitize;
 
 /// Names of a blame list, or revisions, in a line.
 const NAMES: usize = 6;
 /// State texts that say nothing, or that Buildbot has left from before.
-const EMPTY_REASONS: [&str; 7] = [
+const EMPTY_REASONS: [&str; 8] = [
     "",
     "finished",
     "build successful",
@@ -23,6 +24,7 @@ const EMPTY_REASONS: [&str; 7] = [
     "starting",
     "preparing worker",
     "pinging worker",
+    "acquiring locks",
 ];
 
 /// A span of time in its two largest units: `59s`, `2m 5s`, `3h 4m`, `2d 1h`.
@@ -117,21 +119,23 @@ fn names_word(text: &str, word: &str) -> bool {
     })
 }
 
-/// The text in the first parentheses, which may hold others.
+/// The text in the first parentheses, which may hold others, and smileys.
 fn in_parentheses(text: &str) -> Option<&str> {
     let inner = text.strip_prefix('(')?;
     let mut depth = 1;
-    for (at, c) in inner.char_indices() {
-        match c {
-            '(' => depth += 1,
-            ')' => depth -= 1,
-            _ => {}
-        }
-        if depth == 0 {
-            return Some(&inner[..at]);
-        }
+    let closing = inner.match_indices(['(', ')']).find(|(_, sign)| {
+        depth += if *sign == "(" { 1 } else { -1 };
+        depth == 0
+    });
+    let (mut end, _) = closing?;
+    // What is closed behind it and was not opened there belongs to it.
+    let count = |text: &str, sign| text.matches(sign).count();
+    while count(&inner[end + 1..], ')') > count(&inner[end + 1..], '(')
+        && let Some(next) = inner[end + 1..].find(')')
+    {
+        end += 1 + next;
     }
-    None
+    Some(&inner[..end])
 }
 
 /// Who has stopped a build and why. Our own reasons are signed: `oops (ann in #app)`.
@@ -146,12 +150,15 @@ fn stopped_by(reason: &str) -> String {
         return format!(": {reason}");
     };
     let who = signature.split(", account ").next().unwrap_or(signature);
-    let who = who.split(" in ").next().unwrap_or(who);
-    // Parentheses of others say something else.
-    if who == signature && who != "the command line" {
-        return format!(": {reason}");
+    let has_account = who != signature;
+    let (who, place) = who.split_once(" in ").unwrap_or((who, ""));
+    let is_ours = has_account || is_channel(place) || who == "the command line";
+    if is_ours {
+        format!(" by {who}: {why}")
+    } else {
+        // Parentheses of others say something else.
+        format!(": {reason}")
     }
-    format!(" by {who}: {why}")
 }
 
 /// What changed: `fixed`, `was success`, `3rd in a row`; nothing for one success after another,
@@ -552,7 +559,7 @@ fn forced_line(forced: &Forced, base: &str) -> String {
                 QueueReason::NoWorker => "no worker is online".to_owned(),
                 QueueReason::Paused => "the workers are paused".to_owned(),
                 QueueReason::Behind(ahead) => format!("behind {}", count(*ahead, "other")),
-                QueueReason::Busy => "the workers are busy".to_owned(),
+                QueueReason::Busy => "the workers are busy, or a lock is held".to_owned(),
                 QueueReason::Lock => "a worker is free; perhaps it waits for a lock".to_owned(),
             };
             format!("queued {name}{by}: {why}")

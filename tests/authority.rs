@@ -372,7 +372,7 @@ fn what_has_to_wait_says_why() {
     talk.say("force build line first");
     // Questions do not wait for it.
     talk.ask("status line", "line: building #1*");
-    talk.hear("queued line: the workers are busy");
+    talk.hear("queued line: the workers are busy, or a lock is held");
     let took = asked.elapsed();
     assert!(took < Duration::from_secs(15), "the answer took {took:?}");
     talk.ask("force build line second", "queued line: behind 1 other*");
@@ -410,7 +410,10 @@ fn a_request_that_ends_without_a_build_is_told() {
     master.force("late", &[]);
     master.wait_started("late", 1);
     gone.say("force build lost why");
-    merged.ask("force build late why", "queued late: the workers are busy");
+    merged.ask(
+        "force build late why",
+        "queued late: the workers are busy, or a lock is held",
+    );
     gone.hear("queued lost: no worker is online");
     let request = wait_queued(master, "lost", 1);
     let path = format!("/api/v2/buildrequests/{request}");

@@ -52,6 +52,7 @@ pub enum ValueError {
     UrlPassword,
     UrlCharacter(String),
     UrlHost(String),
+    NotHost(String),
 }
 
 impl fmt::Display for ValueError {
@@ -100,6 +101,7 @@ impl fmt::Display for ValueError {
                 f,
                 "`{v}` holds a blank, a ?, a # or a character beyond ASCII"
             ),
+            ValueError::NotHost(v) => write!(f, "`{v}` is no host; a port goes into `port`"),
             ValueError::UrlHost(v) => write!(f, "`{v}` names no host"),
         }
     }
@@ -153,7 +155,11 @@ impl Value<'_> {
     pub fn host(&self) -> Result<String> {
         let host = self.one_word()?;
         let inner = host.strip_prefix('[').and_then(|h| h.strip_suffix(']'));
-        Ok(inner.unwrap_or(&host).to_owned())
+        let inner = inner.unwrap_or(&host);
+        if inner.is_empty() || inner.contains(['[', ']']) {
+            return Err(ValueError::NotHost(host));
+        }
+        Ok(inner.to_owned())
     }
 
     pub fn boolean(&self) -> Result<bool> {

@@ -457,7 +457,7 @@ impl Client {
     pub fn last_builds(&mut self, builder: u64) -> Result<Vec<Build>, Error> {
         let fields = format!("{BUILD_FIELDS}&field=state_string{BRANCH_FIELD}");
         let path = format!("/builders/{builder}/builds?{fields}&order=-number&limit={LAST_BUILDS}");
-        let mut builds: Vec<Build> = self.list(&path)?;
+        let mut builds: Vec<Build> = self.list_with_text(&path, "&field=state_string")?;
         self.add_sources(&mut builds);
         Ok(builds)
     }
@@ -466,7 +466,7 @@ impl Client {
     pub fn newest_build(&mut self, builder: u64, filter: &str) -> Result<Option<Build>, Error> {
         let fields = format!("{BUILD_FIELDS}&field=state_string");
         let path = format!("/builders/{builder}/builds?{fields}&{filter}&order=-number&limit=1");
-        Ok(self.list(&path)?.pop())
+        Ok(self.list_with_text(&path, "&field=state_string")?.pop())
     }
 
     /// The running builds of a builder, lowest number first.
@@ -510,7 +510,7 @@ impl Client {
     pub fn newest_changes(&mut self, count: usize) -> Result<Vec<Change>, Error> {
         let limit = count.min(PAGE);
         let path = format!("/changes?{CHANGE_FIELDS}&order=-changeid&limit={limit}");
-        let mut changes: Vec<Change> = self.list(&path)?;
+        let mut changes: Vec<Change> = self.list_with_text(&path, "&field=comments")?;
         // This one list comes backwards, whatever the order asked for.
         if changes.is_sorted_by_key(|change| change.id) {
             changes.reverse();
@@ -647,6 +647,18 @@ impl Client {
     /// The list at a path of the API; `limit` is the caller's.
     pub fn list<T: DeserializeOwned>(&mut self, path: &str) -> Result<Vec<T>, Error> {
         Ok(self.page(path)?.items)
+    }
+
+    /// The same with a field that can be long; without it, where that is too much.
+    fn list_with_text<T: DeserializeOwned>(
+        &mut self,
+        path: &str,
+        text: &str,
+    ) -> Result<Vec<T>, Error> {
+        match self.list(path) {
+            Err(error) if error.kind == ErrorKind::TooLarge => self.list(&path.replace(text, "")),
+            answer => answer,
+        }
     }
 
     fn page<T: DeserializeOwned>(&mut self, path: &str) -> Result<List<T>, Error> {

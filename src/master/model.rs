@@ -9,7 +9,7 @@ use super::resources::{Build, BuildRequest, Buildset, Change, SourceStamp, Worke
 use crate::outcome::Outcome;
 use crate::sanitize;
 use serde::{Deserialize, Serialize};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Instant;
 
 /// Characters of a state text that are kept: 10,000 builders must fit into memory.
@@ -68,6 +68,16 @@ impl BuildCursor {
         let last = self.last_build_id.unwrap_or(0);
         self.seen_out_of_order.last().copied().unwrap_or(last)
     }
+}
+
+/// Builds that are remembered to know a database again.
+const RECENT: usize = 20;
+
+/// Id, builder, number and start: another database has another build by that id.
+type BuildIdentity = (u64, u64, u64, i64);
+
+fn identity_of(build: &Build) -> BuildIdentity {
+    (build.id, build.builder_id, build.number, build.started_at)
 }
 
 /// What became of a build request that led to no build.
@@ -143,6 +153,8 @@ pub struct Model {
     buildset_sizes: BTreeMap<u64, usize>,
     /// The newest changes by id, while the stream tells of new ones.
     pub changes: BTreeMap<u64, Change>,
+    /// The builds that were seen last.
+    recent: VecDeque<BuildIdentity>,
     cursor: BuildCursor,
     /// When the master last answered (seconds since the epoch, our clock).
     pub last_contact: Option<i64>,
@@ -335,6 +347,26 @@ impl Model {
         self.cursor.catch_up(id);
     }
 
+    /// Whether some of these builds are known: then it is the database that it was.
+    pub fn knows_some(&self, builds: &[Build]) -> bool {
+        let mut recent = self.recent.iter();
+        recent.any(|known| builds.iter().any(|build| identity_of(build) == *known))
+    }
+
+    /// Whether another build had this id: it was deleted, and SQLite gives ids again.
+    fn is_reused(&self, build: &Build) -> bool {
+        let (builder, number) = (build.builder_id, build.number);
+        let by_id = self.recent.iter().rev().find(|known| known.0 == build.id);
+        by_id.is_some_and(|known| (known.1, known.2) != (builder, number))
+    }
+
+    /// The builds above this one were deleted, and their ids may come again.
+    pub fn rewind(&mut self, newest: u64) {
+        self.cursor.last_build_id = Some(newest);
+        self.cursor.seen_out_of_order.clear();
+        self.running.retain(|id, _| *id <= newest);
+    }
+
     /// Whether there are more builds at once than any master has.
     pub fn is_full(&self) -> bool {
         self.running.len() + self.cursor.seen_out_of_order.len() > BUILDS_AT_ONCE
@@ -343,6 +375,7 @@ impl Model {
     /// Forgets all builds: the master has another database.
     pub fn start_over(&mut self) {
         self.cursor = BuildCursor::default();
+        self.recent.clear();
         self.running.clear();
         self.queued.clear();
         self.requests.clear();
@@ -461,7 +494,14 @@ impl Model {
             builder.resolve_branch(&mut build);
         }
         let before_first_poll = self.cursor.last_build_id.is_none();
-        let is_unseen = !self.cursor.has_seen(build.id);
+        let is_reused = self.is_reused(&build);
+        let is_unseen = is_reused || !self.cursor.has_seen(build.id);
+        if is_unseen || before_first_poll {
+            self.recent.push_back(identity_of(&build));
+            if self.recent.len() > RECENT {
+                self.recent.pop_front();
+            }
+        }
         if is_unseen {
             self.cursor.see(build.id);
         }

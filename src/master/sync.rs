@@ -619,7 +619,14 @@ impl Sync {
         let mut builds = std::mem::take(&mut self.gathered.builds);
         builds.sort_unstable_by_key(|build| (build.id, build.complete));
         let newest = builds.last().map_or(0, |build| build.id);
-        if model.last_build_id() > Some(newest) {
+        let is_behind = model.last_build_id() > Some(newest);
+        if is_behind && model.knows_some(&builds) {
+            log!(
+                Info,
+                "the newest builds were deleted from the master's database"
+            );
+            model.rewind(newest);
+        } else if is_behind {
             log!(Warning, "build ids went backwards; starting over");
             model.start_over();
             self.pending.clear();

@@ -543,6 +543,15 @@ pub fn idle_patterns<'a>(irc: &Irc, builders: impl Iterator<Item = &'a Builder>)
                 sentences.push(format!("[{section}] `tags`: no builder is tagged `{tag}`"));
             }
         }
+        let passes = |builder: &&Builder| {
+            let name = settings.builders.passes(&builder.name);
+            name && settings.tags.passes_any(&builder.tags)
+        };
+        if settings.has_patterns() && !builders.iter().any(passes) {
+            sentences.push(format!(
+                "[{section}] `builders` and `tags` together leave no builder"
+            ));
+        }
     };
     check("irc", &irc.defaults);
     for channel in &irc.channels {

@@ -312,7 +312,10 @@ fn workers_are_told_of_to_whom_it_concerns() {
 #[test]
 fn names_are_folded_as_the_server_does() {
     let mut r = routing("[channel #a[]\nnotify_events = finished\n");
-    assert!(!r.is_target(&Casemapping::Ascii.name("#a{")), "not before it says so");
+    assert!(
+        !r.is_target(&Casemapping::Ascii.name("#a{")),
+        "not before it says so"
+    );
     r.refold(Casemapping::Rfc1459);
     assert!(r.is_target(&name("#a{")));
     r.refold(Casemapping::Ascii);
@@ -323,13 +326,16 @@ fn names_are_folded_as_the_server_does() {
 #[test]
 fn patterns_that_match_nothing_are_named() {
     let irc = irc(
-        "builders = lnux*\n[channel #a]\n[channel #b]\ntags = relaese release\nbuilders = linux*\n",
+        "builders = lnux*\n[channel #a]\n[channel #b]\ntags = relaese release\nbuilders = linux*\n\
+         [channel #c]\nbuilders = linux* !linux*\n",
     );
     let mut linux = crate::master::model::tests::builder(1, "linux");
     linux.tags = vec!["release".into()];
     let expected = [
         "[irc] `builders`: `lnux*` matches no builder",
+        "[irc] `builders` and `tags` together leave no builder",
         "[channel #b] `tags`: no builder is tagged `relaese`",
+        "[channel #c] `builders` and `tags` together leave no builder",
     ];
     assert_eq!(idle_patterns(&irc, [&linux].into_iter()), expected);
 }

@@ -155,6 +155,11 @@ fn who_stopped_a_build_and_why() {
             ": Master Shutdown",
         ),
         ("cancelled (too slow (again)) 'sh'", ": too slow (again)"),
+        (
+            "cancelled (wrong branch (the one in release)) 'sh'",
+            ": wrong branch (the one in release)",
+        ),
+        ("cancelled (x :) y) 'sh (a)'", ": x :) y"),
         ("cancelled () 'sh'", ""),
         ("cancelled (never ends", ": (never ends"),
         ("cancelled", ""),
@@ -287,7 +292,7 @@ fn jobs_end_in_a_sentence() {
         (QueueReason::NoWorker, "no worker is online"),
         (QueueReason::Paused, "the workers are paused"),
         (QueueReason::Behind(2), "behind 2 others"),
-        (QueueReason::Busy, "the workers are busy"),
+        (QueueReason::Busy, "the workers are busy, or a lock is held"),
         (
             QueueReason::Lock,
             "a worker is free; perhaps it waits for a lock",

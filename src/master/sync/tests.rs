@@ -326,6 +326,21 @@ fn a_missing_id_is_given_up_after_some_polls() {
     assert_eq!(rig.model.last_build_id(), Some(9));
 }
 
+/// SQLite gives ids again.
+#[test]
+fn what_has_the_id_of_a_deleted_build_is_told() {
+    let mut rig = Rig::synced();
+    rig.builds = vec![build(1, 1, Some(Success)), build(2, 2, Some(Success))];
+    rig.wait(INTERVAL);
+    assert_eq!(rig.poll(), [1, 2]);
+    rig.builds.pop();
+    rig.wait(INTERVAL);
+    assert_eq!(rig.poll(), [] as [u64; 0]);
+    rig.builds.push(build(2, 3, Some(Failure)));
+    rig.wait(INTERVAL);
+    assert_eq!(rig.poll(), [2]);
+}
+
 #[test]
 fn another_database_is_noticed() {
     let mut rig = Rig::new();
