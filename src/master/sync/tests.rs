@@ -513,6 +513,64 @@ fn what_cannot_be_looked_up_is_told_without() {
     assert_eq!(told, [1]);
 }
 
+/// 502 for a minute, as where the master restarts behind a proxy.
+#[test]
+fn while_a_proxy_answers_for_the_master_builds_wait() {
+    let mut rig = Rig::streaming();
+    rig.fail = |_| {
+        Some(Error::new(
+            ErrorKind::Busy,
+            "a proxy answers for the master",
+        ))
+    };
+    let of_new_builder = Build {
+        builder_id: 7,
+        ..build(2, 1, Some(Failure))
+    };
+    rig.builds = vec![build(1, 1, Some(Failure)), of_new_builder.clone()];
+    assert_eq!(rig.stream(of_new_builder), [] as [u64; 0]);
+    assert_eq!(rig.stream(build(1, 1, Some(Failure))), [] as [u64; 0]);
+    for _ in 0..30 {
+        rig.wait(Duration::from_secs(2));
+        assert_eq!(rig.poll(), [] as [u64; 0]);
+    }
+    rig.fail = |_| None;
+    rig.builders.push(builder(7, "new"));
+    rig.wait(INTERVAL);
+    let mut told = rig.poll();
+    told.sort_unstable();
+    assert_eq!(told, [1, 2]);
+}
+
+#[test]
+fn what_is_nice_to_have_and_does_not_come_holds_up_nothing() {
+    let mut rig = Rig::new();
+    rig.fail = |query| {
+        let is_nice = !query.is_essential() && !query.is_lookup();
+        is_nice.then(|| Error::new(ErrorKind::TimedOut, "no answer in time"))
+    };
+    rig.poll();
+    assert!(rig.model.is_complete, "the first poll is through");
+    let nice = |rig: &Rig| {
+        rig.asked
+            .iter()
+            .filter(|query| !query.is_essential())
+            .count()
+    };
+    rig.builds = vec![build(1, 1, Some(Success))];
+    rig.wait(INTERVAL);
+    assert_eq!(rig.poll(), [1]);
+    let first = nice(&rig);
+    assert!(first > 0);
+    rig.wait(INTERVAL);
+    rig.poll();
+    assert_eq!(nice(&rig), first, "not at once again");
+    rig.fail = |_| None;
+    rig.wait(DO_WITHOUT);
+    rig.poll();
+    assert!(nice(&rig) > first, "but later");
+}
+
 #[test]
 fn a_builder_that_is_not_listed_is_asked_for_once() {
     let mut rig = Rig::streaming();
