@@ -174,7 +174,7 @@ fn what_a_bouncer_took_for_a_dead_server_is_said_again() {
     bounced.link.freeze();
     bounced.end([1]);
     bot.expect_log(">> PRIVMSG #lab :b1 #1 success");
-    bot.expect_log(">> WHOIS 2-told");
+    bot.expect_log(">> WHOIS 1-told");
     bounced.link.cut();
     bounced.link.thaw();
     channel.hear("<bot> b1 #1 success*");

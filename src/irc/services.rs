@@ -20,10 +20,15 @@ const SUCCESS: [&str; 6] = [
     "password accepted",
 ];
 /// … when they do not take our password.
-const REFUSAL: [&str; 6] = [
+const REFUSAL: [&str; 11] = [
     "incorrect",
     "invalid password",
     "wrong password",
+    "invalid username or password",
+    "wrong credentials",
+    "has been frozen",
+    "has been suspended",
+    "too many failed",
     "authentication failed",
     "invalid account credentials",
     "access denied",

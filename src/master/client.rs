@@ -593,7 +593,7 @@ impl Client {
         };
         let fields = format!("{BUILD_FIELDS}&field=state_string{BRANCH_FIELD}");
         let path = format!("/buildrequests/{id}/builds?{fields}&order=-buildid&limit=1");
-        let mut builds: Vec<Build> = self.list(&path)?;
+        let mut builds: Vec<Build> = self.list_with_text(&path, "&field=state_string")?;
         self.add_sources(&mut builds);
         let request = requests.pop();
         let build = builds.pop();
