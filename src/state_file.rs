@@ -401,6 +401,13 @@ mod tests {
         let first = hold(&path).unwrap();
         let why = hold(&path).unwrap_err();
         assert!(why.contains("another bot uses this state file"), "{why}");
+        let other_name = folder.file("link");
+        std::os::unix::fs::symlink(&path, &other_name).unwrap();
+        full().save(&path).unwrap();
+        assert!(hold(&other_name).is_err(), "the same file");
+        full().save(&other_name).unwrap();
+        let still = fs::symlink_metadata(&other_name).unwrap();
+        assert!(still.is_symlink());
         drop(first);
         assert!(hold(&path).is_ok());
     }

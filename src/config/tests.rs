@@ -225,6 +225,11 @@ fn new_values_and_their_errors() {
     assert_eq!(homeless, [why]);
     let host = parse("[buildbot]\nurl = http://m\n[irc]\nhost = [::1]\nnick = b\n");
     assert_eq!(host.unwrap().irc.unwrap().host, "::1");
+    for wrong in ["[::1]:6667", "[::1", "[]"] {
+        let text = format!("[buildbot]\nurl = http://m\n[irc]\nhost = {wrong}\nnick = b\n");
+        let why = format!("bot.conf:4: `host`: `{wrong}` is no host; a port goes into `port`");
+        assert_eq!(parse(&text).unwrap_err(), [why]);
+    }
     let proxy = "[buildbot]\nurl = http://m\nproxy_user = u\n";
     let why = "bot.conf:1: `proxy_user` and `proxy_password` need each other";
     assert_eq!(parse(proxy).unwrap_err(), [why]);

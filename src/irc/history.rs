@@ -153,6 +153,24 @@ mod tests {
     }
 
     #[test]
+    fn who_tells_the_time_of_history_only_is_understood() {
+        let mut history = History::default();
+        history.on_welcome(&message(":s 001 bot"));
+        history.on_join(&name("#c"), &message(":bot!u@h JOIN #c"));
+        let now = clock::rfc3339(clock::unix_now());
+        for (time, expected) in [("2026-01-01T00:00:00.000Z", true), (&now, false)] {
+            let said = message(&format!("@time={time} :a!b@c PRIVMSG x :y"));
+            for target in ["#c", "bot"] {
+                assert_eq!(
+                    history.is_replayed(&said, &name(target)),
+                    expected,
+                    "{time}"
+                );
+            }
+        }
+    }
+
+    #[test]
     fn what_a_bouncer_plays_back_is_history() {
         let mut history = History::default();
         let word = |history: &mut History, text: &str| {

@@ -434,6 +434,12 @@ mod tests {
         rig.registration
             .on_connected(true, rig.now, &mut rig.actions);
         assert_eq!(rig.cap(&["*", "LS", "sts=port=6697"]), Ok(()), "it has TLS");
+        let mut rig = Rig::new("");
+        assert_eq!(
+            rig.cap(&["*", "NEW", "sts=port=6697"]),
+            Err(Failure::TlsDemanded(6697)),
+            "it may come later"
+        );
         assert_eq!(sts_port("duration=1"), None);
         assert_eq!(sts_port("port=0"), None);
         assert_eq!(sts_port("port=x"), None);

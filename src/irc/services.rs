@@ -321,10 +321,30 @@ mod tests {
             ),
             ("Password incorrect.", Outcome::Refused),
             ("Your nick isn't registered.", Outcome::Refused),
+            (
+                "You are not identified as bot. Wrong password.",
+                Outcome::Refused,
+            ),
+            ("You are not identified.", Outcome::Nothing),
             ("\u{2}bot\u{2} has been ghosted.", Outcome::NickIsFree),
             ("Welcome to the network!", Outcome::Nothing),
         ] {
             let mut services = services("password = pw\n");
+            let mut actions = Actions::new();
+            services.identify(&name("bot"), &mut actions);
+            let outcome = services.on_notice(text, &name("bot"), "bot", false, &mut actions);
+            assert_eq!(outcome, expected, "{text}");
+        }
+    }
+
+    /// They may say of the nick that we have for now what concerns no account.
+    #[test]
+    fn a_nick_that_is_not_registered_is_no_refusal_of_an_account() {
+        for (text, expected) in [
+            ("The nickname bot is not registered.", Outcome::Nothing),
+            ("acc is not a registered nickname.", Outcome::Refused),
+        ] {
+            let mut services = services("account = acc\npassword = pw\n");
             let mut actions = Actions::new();
             services.identify(&name("bot"), &mut actions);
             let outcome = services.on_notice(text, &name("bot"), "bot", false, &mut actions);

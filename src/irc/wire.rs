@@ -387,6 +387,11 @@ mod tests {
                 ":a!b@c PRIVMSG bot :jion #c key more",
                 "PRIVMSG bot jion ***",
             ),
+            (":a!b@c PRIVMSG bot :join#c key", "PRIVMSG bot join ***"),
+            (":a!b@c PRIVMSG bot :join:#c key", "PRIVMSG bot join ***"),
+            (":a!b@c PRIVMSG bot :jion c key", "PRIVMSG bot jion ***"),
+            (":a!b@c NOTICE bot :join #c\tkey", "NOTICE bot join ***"),
+            (":a!b@c PRIVMSG bot :go #c,key", "PRIVMSG bot go #c ***"),
             (
                 ":a!b@c PRIVMSG #x :bot: jo\u{2}in\u{2}\u{a0}#c key",
                 "PRIVMSG #x bot: join ***",
