@@ -2,11 +2,13 @@
 
 use super::{Answer, FakeHttp, Request, SUCCESS};
 use serde_json::{Value, json};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
-/// When builds end that were given no time, in seconds since the epoch.
+/// When builds end that were given no time, in seconds since the epoch: those of the first database, and so much later
+/// those of another one.
 const COMPLETE_AT: i64 = 1_795_361_893;
+const NEXT_DATABASE: i64 = 3600;
 
 /// Builders `b1` …, and the builds of the list. Clones share them.
 #[derive(Clone, Default)]
@@ -15,12 +17,14 @@ pub struct FakeMaster {
     builds: Arc<Mutex<Vec<Value>>>,
     /// How many of the last builders are no longer configured.
     removed: Arc<AtomicUsize>,
+    complete_at: Arc<AtomicI64>,
 }
 
 impl FakeMaster {
     pub fn new(builders: usize) -> FakeMaster {
         FakeMaster {
             builders,
+            complete_at: Arc::new(AtomicI64::new(COMPLETE_AT)),
             ..FakeMaster::default()
         }
     }
@@ -29,8 +33,9 @@ impl FakeMaster {
     pub fn build(&self, complete: bool) -> Value {
         let mut builds = self.builds.lock().unwrap();
         let builder = builds.len() % self.builders + 1;
-        let end = complete.then_some((SUCCESS, COMPLETE_AT));
-        add(&mut builds, builder, end)
+        let complete_at = self.complete_at.load(Ordering::SeqCst);
+        let end = complete.then_some((SUCCESS, complete_at));
+        add(&mut builds, builder, complete_at - 3, end)
     }
 
     /// Adds builds that ended together at this time (seconds since the epoch), each given by its builder and its result.
@@ -38,7 +43,7 @@ impl FakeMaster {
     pub fn end(&self, ends: impl IntoIterator<Item = (usize, i64)>, at: i64) {
         let mut builds = self.builds.lock().unwrap();
         for (builder, result) in ends {
-            add(&mut builds, builder, Some((result, at)));
+            add(&mut builds, builder, at - 3, Some((result, at)));
         }
     }
 
@@ -46,13 +51,14 @@ impl FakeMaster {
     pub fn finish(&self, id: usize) {
         let build = &mut self.builds.lock().unwrap()[id - 1];
         build["complete"] = json!(true);
-        build["complete_at"] = json!(COMPLETE_AT);
+        build["complete_at"] = json!(self.complete_at.load(Ordering::SeqCst));
         build["results"] = json!(SUCCESS);
     }
 
     /// A new database, without builds.
     pub fn start_over(&self) {
         self.builds.lock().unwrap().clear();
+        self.complete_at.fetch_add(NEXT_DATABASE, Ordering::SeqCst);
     }
 
     /// Takes the last builders, this many, out of the configuration.
@@ -135,7 +141,7 @@ impl FakeMaster {
 }
 
 /// Adds a build that runs, or has ended with this result at this time.
-fn add(builds: &mut Vec<Value>, builder: usize, end: Option<(i64, i64)>) -> Value {
+fn add(builds: &mut Vec<Value>, builder: usize, started_at: i64, end: Option<(i64, i64)>) -> Value {
     let id = builds.len() + 1;
     let result = end.map(|(result, _)| result);
     let complete_at = end.map(|(_, at)| at);
@@ -145,7 +151,7 @@ fn add(builds: &mut Vec<Value>, builder: usize, end: Option<(i64, i64)>) -> Valu
     };
     let build = json!({
         "buildid": id, "builderid": builder, "number": id, "buildrequestid": id,
-        "started_at": complete_at.unwrap_or(COMPLETE_AT) - 3,
+        "started_at": started_at,
         "complete": end.is_some(), "complete_at": complete_at,
         "results": result, "state_string": state,
         "properties": {"branch": ["main", "Build"]}
