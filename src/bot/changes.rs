@@ -127,7 +127,7 @@ impl Bot {
             let names: Vec<String> = cared.map(|(_, event)| event.builder.clone()).collect();
             if !names.is_empty() {
                 let text = started_line(info, start, &names, &self.config.nicks, &base);
-                self.announce_line(&target, &text, false);
+                self.announce_line(&target, &text, Some(Event::Started));
             }
         }
     }

@@ -50,6 +50,8 @@ pub struct Arrival {
 
 /// The end of the token of a question. No nick looks like this, and none is too long for a server.
 const TOKEN: &str = "-told";
+/// Questions that are not answered yet; what was asked before them counts as asked with them.
+const OPEN_QUESTIONS: usize = 100;
 /// A question that a bouncer has lost, or for which the network is too busy, is asked again.
 pub const ASK_AGAIN: Duration = Duration::from_secs(60);
 
@@ -62,6 +64,9 @@ impl Questions {
             token: token.clone(),
             line,
         });
+        if self.open.len() > OPEN_QUESTIONS {
+            self.open.pop_front();
+        }
         self.asked_after = line;
         self.again_at = Some(now + ASK_AGAIN);
         token

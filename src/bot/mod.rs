@@ -23,7 +23,7 @@ use crate::master::model::{MasterEvent, Model, RequestEnd};
 use crate::master::poller::{PollerEvent, Ticket, TrackedRequests, lock};
 use crate::names::Name;
 use crate::net::{self, SocketEvent};
-use crate::notify_events::EventSet;
+use crate::notify_events::{Event, EventSet};
 use crate::routing::buildsets::Buildsets;
 use crate::routing::{self, Recipients, Routing};
 use crate::sanitize::sanitize;
@@ -619,7 +619,7 @@ impl Bot {
                 MasterEvent::Worker { name, missing } => {
                     let text = text::worker_line(&name, missing);
                     for target in self.routing.worker_recipients() {
-                        self.announce_line(&target, &text, false);
+                        self.announce_line(&target, &text, Some(Event::Worker));
                     }
                 }
                 MasterEvent::RequestEnded {
@@ -718,9 +718,10 @@ impl Bot {
         blamed
     }
 
-    /// A line that is no build's.
-    fn announce_line(&mut self, target: &Name, text: &str, is_watched: bool) {
+    /// A line that is no build's: of this event, or for somebody who waits for it.
+    fn announce_line(&mut self, target: &Name, text: &str, event: Option<Event>) {
         let unix = unix_now();
+        let is_watched = event.is_none();
         let announcement = Announcement {
             target: target.to_string(),
             at: unix,
@@ -728,6 +729,7 @@ impl Bot {
             text: text.to_owned(),
             was_muted: !is_watched && self.routing.is_muted(target, unix),
             is_watched,
+            events: event.map_or(EventSet::EMPTY, |event| EventSet::of(&[event])),
             ..Announcement::default()
         };
         self.outbox.announce(target, announcement);
@@ -739,7 +741,7 @@ impl Bot {
         if end != RequestEnd::Forgotten {
             let text = text::request_end_line(builder, end);
             for target in watchers {
-                self.announce_line(&target, &text, true);
+                self.announce_line(&target, &text, None);
             }
         }
         match end {
