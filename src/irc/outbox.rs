@@ -39,6 +39,8 @@ const OMITTED_ROOM: usize = 20;
 /// A channel that refuses us is tried again then, doubling; and a person, who may be gone.
 const CHANNEL_RETRY: (Duration, Duration) = (Duration::from_secs(60), Duration::from_secs(3600));
 const PERSON_RETRY: (Duration, Duration) = (Duration::from_secs(900), Duration::from_secs(86_400));
+/// A line that was refused so often, and now once more though others arrive, is given up.
+const REFUSALS: u32 = 2;
 /// Refusals in a row after which a person counts as gone.
 const PERSON_TRIES: u32 = 8;
 /// When it was too much at once.
@@ -105,13 +107,15 @@ impl Sent {
     }
 }
 
-/// Whether these are one line with one announcement.
-fn is_single(lines: &[Sent]) -> bool {
+/// Whether these are one line with one announcement, which was refused often enough before.
+fn is_unspeakable(lines: &[Sent]) -> bool {
     let [line] = lines else {
         return false;
     };
     match &line.content {
-        Content::Announcements { announcements, .. } => announcements.len() == 1,
+        Content::Announcements { announcements, .. } => {
+            matches!(&announcements[..], [only] if only.refusals >= REFUSALS)
+        }
         Content::Reply { .. } => false,
     }
 }
@@ -165,8 +169,10 @@ struct Reachability {
     was_heard: bool,
     /// It takes some lines and refuses others, for what is in them.
     takes_some: bool,
-    /// Nothing is tried before.
+    /// Nothing that was refused is tried before, and what is new only if that may help.
     refused_until: Option<Instant>,
+    /// It was too much at once: nothing at all is tried before.
+    is_throttled: bool,
     backoff: Backoff,
     /// As it was logged last.
     reason: String,
@@ -188,6 +194,7 @@ impl Reachability {
             was_heard: false,
             takes_some: false,
             refused_until: None,
+            is_throttled: false,
             backoff: Backoff::new(first, limit),
             reason: String::new(),
         }
@@ -202,10 +209,20 @@ impl Reachability {
             self.colors = Colors::Refused;
         }
         self.backoff.reset();
+        self.refused_until = None;
         self.was_heard = true;
         self.is_careful = has_refused;
         self.takes_some &= has_refused;
     }
+}
+
+/// What may be tried at a target now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Permission {
+    Nothing,
+    /// What was not refused yet.
+    New,
+    All,
 }
 
 /// What an answer to our question tells.
@@ -442,7 +459,10 @@ impl Outbox {
 
     /// When the next line may go, if one waits for a target that can be reached.
     pub fn deadline(&self, router: &Router) -> Option<Instant> {
-        let may_go = |queue: &&Queue| self.can_try(&queue.target) && queue.can_go(router);
+        let may_go = |queue: &&Queue| {
+            let permission = self.permission(&queue.target);
+            queue.has(true, permission, router) || queue.has(false, permission, router)
+        };
         let ready_at = |queue: &Queue| {
             if queue.target.is_channel() {
                 self.clock.ready_at()
@@ -462,15 +482,26 @@ impl Outbox {
         refused.chain(ready).min()
     }
 
-    /// Whether the server's refusals let us try.
-    fn can_try(&self, target: &Name) -> bool {
+    /// What the server's refusals let us try. After the first one, something else shows whether it
+    /// was for the words.
+    fn permission(&self, target: &Name) -> Permission {
         let Some(reachability) = self.reachability.get(target) else {
-            return true;
+            return Permission::All;
         };
         let has_open = || self.sent.iter().any(|sent| sent.target == *target);
-        reachability.open_refusals == 0
-            && reachability.refused_until.is_none()
-            && !(reachability.is_careful && has_open())
+        if reachability.open_refusals > 0 || reachability.is_careful && has_open() {
+            return Permission::Nothing;
+        }
+        if reachability.refused_until.is_none() {
+            return Permission::All;
+        }
+        let is_first = reachability.backoff.failures() <= 1;
+        let may_help = reachability.takes_some || is_first;
+        if may_help && !reachability.is_throttled {
+            Permission::New
+        } else {
+            Permission::Nothing
+        }
     }
 
     /// The next line, if one waits and the clock allows it. Announcements older than `oldest`
@@ -505,8 +536,7 @@ impl Outbox {
         let find = |is_channel: bool, is_reply: bool| {
             self.queues.iter().position(|queue| {
                 queue.target.is_channel() == is_channel
-                    && self.can_try(&queue.target)
-                    && queue.has(is_reply, router)
+                    && queue.has(is_reply, self.permission(&queue.target), router)
             })
         };
         let channel_reply = find(true, true);
@@ -569,7 +599,10 @@ impl Outbox {
         } else {
             let reachability = self.reachability.get(&queue.target);
             let singly = reachability.is_some_and(|r| r.takes_some || !r.was_heard);
-            queue.take_next(oldest, route.budget, self.clock.is_paced(), singly)
+            let aside = queue.set_aside(self.permission(&queue.target));
+            let taken = queue.take_next(oldest, route.budget, self.clock.is_paced(), singly);
+            queue.announcements.splice(..0, aside);
+            taken
         };
         let text = self.match_colors(&queue.target, text);
         let line = route.line(&queue.target, &text);
@@ -726,7 +759,8 @@ impl Outbox {
         }
         reachability.is_careful = true;
         reachability.takes_some |= was_heard || refusals < lines.len();
-        if was_heard && !is_rate && is_single(&lines) {
+        reachability.is_throttled = is_rate;
+        if was_heard && !is_rate && is_unspeakable(&lines) {
             let reason = &reachability.reason;
             log!(
                 Warning,
@@ -880,20 +914,27 @@ impl Queue {
     }
 
     /// Whether a reply, or an announcement, can go now.
-    fn has(&self, is_reply: bool, router: &Router) -> bool {
-        let Some(route) = router(&self.target) else {
+    fn has(&self, is_reply: bool, permission: Permission, router: &Router) -> bool {
+        let Some(route) = router(&self.target).filter(|_| permission != Permission::Nothing) else {
             return false;
         };
         if is_reply {
             return !self.replies.is_empty();
         }
-        let is_watched = |a: &Announcement| a.is_watched;
-        !self.announcements.is_empty() && !route.is_muted
-            || self.announcements.iter().any(is_watched)
+        let may_go = |a: &Announcement| {
+            let is_allowed = permission == Permission::All || a.refusals == 0;
+            is_allowed && (a.is_watched || !route.is_muted)
+        };
+        self.announcements.iter().any(may_go)
     }
 
-    fn can_go(&self, router: &Router) -> bool {
-        self.has(true, router) || self.has(false, router)
+    /// Takes out what was refused, where only what is new may go.
+    fn set_aside(&mut self, permission: Permission) -> Vec<Announcement> {
+        if permission == Permission::All {
+            return Vec::new();
+        }
+        let refused = self.announcements.extract_if(.., |a| a.refusals > 0);
+        refused.collect()
     }
 
     /// Takes the next announcement that somebody waits for, while the others are muted.
