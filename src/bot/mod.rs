@@ -478,7 +478,8 @@ impl Bot {
         let Some(arrival) = self.connection.questions.on_answer(token) else {
             return;
         };
-        if let Some(lost) = arrival.lost {
+        // Only a bouncer loses lines without an end of the connection.
+        if let Some(lost) = arrival.lost.filter(|_| self.session.is_behind_bouncer()) {
             log!(Warning, "IRC: lines got lost on their way; once more");
             self.outbox.lose(lost);
         }

@@ -211,10 +211,15 @@ impl Session {
         self.services.without_password(text)
     }
 
+    /// Whether a bouncer is between us and the network.
+    pub fn is_behind_bouncer(&self) -> bool {
+        self.registration.is_behind_bouncer()
+    }
+
     /// A question to the server whether what was sent before it has arrived; [`Action::Answered`]
     /// brings the token back.
     pub fn arrival_question(&self, token: &str) -> Line {
-        bouncer::arrival_question(token, self.registration.is_behind_bouncer())
+        bouncer::arrival_question(token, self.is_behind_bouncer())
     }
 
     /// When [`Session::tick`] has something to do.
@@ -555,7 +560,7 @@ impl Session {
 
     /// `nick server version …`
     fn on_myinfo(&mut self, _: &Message, params: &[&str], _: Instant) {
-        let software = if self.registration.is_behind_bouncer() {
+        let software = if self.is_behind_bouncer() {
             // It passes lines on at its own pace: what is faster only waits there.
             Software::Unknown
         } else {
