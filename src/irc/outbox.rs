@@ -99,6 +99,16 @@ struct Sent {
 }
 
 impl Sent {
+    /// Whether something in it was refused before.
+    fn was_refused(&self) -> bool {
+        match &self.content {
+            Content::Announcements { announcements, .. } => {
+                announcements.iter().any(|a| a.refusals > 0)
+            }
+            Content::Reply { .. } => false,
+        }
+    }
+
     fn announcements_mut(&mut self) -> &mut [Announcement] {
         match &mut self.content {
             Content::Announcements { announcements, .. } => announcements,
@@ -154,15 +164,22 @@ enum Colors {
     Refused,
 }
 
+/// Refusals that are not settled yet.
+#[derive(Debug, Default)]
+struct Refused {
+    lines: usize,
+    /// It was too much at once.
+    is_rate: bool,
+    /// There is nobody by that nick.
+    is_gone: bool,
+}
+
 /// Whether a target can be reached, as far as the server's refusals tell.
 #[derive(Debug)]
 struct Reachability {
     colors: Colors,
-    /// Refusals of lines whose fate is open; while there are any, nothing more is sent.
-    open_refusals: usize,
-    /// … and of what kind they are.
-    is_rate: bool,
-    is_gone: bool,
+    /// Of lines whose fate is open; while there are any, nothing more is sent.
+    refused: Refused,
     /// Something that was refused waits: one line at a time, until it is said or given up.
     is_careful: bool,
     /// Something was delivered since the last refusal.
@@ -187,9 +204,7 @@ impl Reachability {
         };
         Reachability {
             colors: Colors::Taken,
-            open_refusals: 0,
-            is_rate: false,
-            is_gone: false,
+            refused: Refused::default(),
             is_careful: false,
             was_heard: false,
             takes_some: false,
@@ -489,7 +504,7 @@ impl Outbox {
             return Permission::All;
         };
         let has_open = || self.sent.iter().any(|sent| sent.target == *target);
-        if reachability.open_refusals > 0 || reachability.is_careful && has_open() {
+        if reachability.refused.lines > 0 || reachability.is_careful && has_open() {
             return Permission::Nothing;
         }
         if reachability.refused_until.is_none() {
@@ -648,7 +663,7 @@ impl Outbox {
         let is_open = |sent: &Sent| {
             let is_news = matches!(sent.content, Content::Announcements { .. });
             let reachability = self.reachability.get(&sent.target);
-            let is_refused = reachability.is_some_and(|r| r.open_refusals > 0 || r.is_careful);
+            let is_refused = reachability.is_some_and(|r| r.refused.lines > 0 || r.is_careful);
             is_news || is_refused || sent.content.has_colors()
         };
         let last = self.sent.back().map(|sent| sent.number);
@@ -670,9 +685,9 @@ impl Outbox {
         }
         let new = || Reachability::new(target);
         let reachability = self.reachability.entry(target.clone()).or_insert_with(new);
-        reachability.open_refusals += 1;
-        reachability.is_rate |= refusal.is_rate;
-        reachability.is_gone |= refusal.is_gone;
+        reachability.refused.lines += 1;
+        reachability.refused.is_rate |= refusal.is_rate;
+        reachability.refused.is_gone |= refusal.is_gone;
         reachability.reason.clone_from(&refusal.reason);
     }
 
@@ -722,7 +737,7 @@ impl Outbox {
     fn resolve(
         &mut self,
         target: &Name,
-        mut lines: Vec<Sent>,
+        lines: Vec<Sent>,
         has_delivered: &mut bool,
         now: Instant,
     ) -> bool {
@@ -732,59 +747,69 @@ impl Outbox {
             *has_delivered |= lines.iter().any(is_news);
             return true;
         };
-        let refusals = std::mem::take(&mut reachability.open_refusals);
-        let is_rate = std::mem::take(&mut reachability.is_rate);
-        let is_gone = std::mem::take(&mut reachability.is_gone);
-        if refusals == 0 {
+        let refused = std::mem::take(&mut reachability.refused);
+        if refused.lines == 0 {
             *has_delivered |= lines.iter().any(is_news);
             reachability.on_delivered(target, has_refused);
             return true;
         }
-        let was_heard = std::mem::take(&mut reachability.was_heard);
         let has_colors = |sent: &Sent| sent.content.has_colors();
         let colored = lines.iter().filter(|sent| has_colors(sent)).count();
-        if colored > 0 && !is_rate {
+        if colored > 0 && !refused.is_rate {
             // Some channels take no colours: once more without.
             reachability.colors = Colors::OnTrial;
-            let all = refusals > colored;
-            let (refused, delivered): (Vec<Sent>, Vec<Sent>) =
+            let all = refused.lines > colored;
+            let (again, delivered): (Vec<Sent>, Vec<Sent>) =
                 lines.into_iter().partition(|sent| all || has_colors(sent));
             *has_delivered |= delivered.iter().any(is_news);
-            self.put_back(target, refused, true);
+            self.put_back(target, again, true);
             return true;
         }
+        self.take_refusal(target, lines, &refused, now)
+    }
+
+    /// A target has not taken so many of these lines; which ones is not known. Returns false if it
+    /// is a person who may never be told.
+    fn take_refusal(
+        &mut self,
+        target: &Name,
+        mut lines: Vec<Sent>,
+        refused: &Refused,
+        now: Instant,
+    ) -> bool {
+        let new = || Reachability::new(target);
+        let reachability = self.reachability.entry(target.clone()).or_insert_with(new);
         if reachability.colors == Colors::OnTrial {
             // It was not for these.
             reachability.colors = Colors::Taken;
         }
+        let was_heard = std::mem::take(&mut reachability.was_heard);
+        let is_again = lines.iter().any(Sent::was_refused);
         reachability.is_careful = true;
-        reachability.takes_some |= was_heard || refusals < lines.len();
-        reachability.is_throttled = is_rate;
-        if was_heard && !is_rate && is_unspeakable(&lines) {
-            let reason = &reachability.reason;
-            log!(
-                Warning,
-                "IRC: {target} does not take a line of ours: {reason}"
-            );
+        reachability.takes_some |= refused.lines < lines.len() || was_heard && is_again;
+        reachability.is_throttled = refused.is_rate;
+        let reason = &reachability.reason;
+        if was_heard && !refused.is_rate && is_unspeakable(&lines) {
+            let words = "does not take a line of ours";
+            log!(Warning, "IRC: {target} {words}: {reason}");
             reachability.was_heard = true;
             return true;
         }
         let mut wait = reachability.backoff.next_wait();
-        if is_rate {
+        if refused.is_rate {
             wait = wait.min(RATE_RETRY);
         }
         reachability.refused_until = Some(now + wait);
         let failures = reachability.backoff.failures();
         if failures <= 1 {
-            let reason = &reachability.reason;
             log!(Warning, "IRC: cannot speak to {target}: {reason}");
         }
         for announcement in lines.iter_mut().flat_map(Sent::announcements_mut) {
-            announcement.refusals += u32::from(!is_rate);
+            announcement.refusals += u32::from(!refused.is_rate);
         }
         self.queue(target).drop_replies();
         self.put_back(target, lines, false);
-        target.is_channel() || !is_gone && failures < PERSON_TRIES
+        target.is_channel() || !refused.is_gone && failures < PERSON_TRIES
     }
 
     /// Lines that did not arrive wait once more, before what came later. Replies only if they will
@@ -836,7 +861,7 @@ impl Outbox {
 
     fn put_all_back(&mut self) {
         for reachability in self.reachability.values_mut() {
-            reachability.open_refusals = 0;
+            reachability.refused = Refused::default();
         }
         for sent in std::mem::take(&mut self.sent).into_iter().rev() {
             let target = sent.target.clone();
