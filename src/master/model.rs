@@ -73,11 +73,22 @@ impl BuildCursor {
 /// Builds that are remembered to know a database again.
 const RECENT: usize = 20;
 
-/// Id, builder, number and start: another database has another build by that id.
-type BuildIdentity = (u64, u64, u64, i64);
+/// Another database has another build by that id.
+#[derive(Debug, PartialEq, Eq)]
+struct BuildIdentity {
+    id: u64,
+    builder_id: u64,
+    number: u64,
+    started_at: i64,
+}
 
 fn identity_of(build: &Build) -> BuildIdentity {
-    (build.id, build.builder_id, build.number, build.started_at)
+    BuildIdentity {
+        id: build.id,
+        builder_id: build.builder_id,
+        number: build.number,
+        started_at: build.started_at,
+    }
 }
 
 /// What became of a build request that led to no build.
@@ -353,11 +364,20 @@ impl Model {
         recent.any(|known| builds.iter().any(|build| identity_of(build) == *known))
     }
 
+    fn remember(&mut self, build: &Build) {
+        self.recent.push_back(identity_of(build));
+        if self.recent.len() > RECENT {
+            self.recent.pop_front();
+        }
+    }
+
     /// Whether another build had this id: it was deleted, and SQLite gives ids again.
     fn is_reused(&self, build: &Build) -> bool {
-        let (builder, number) = (build.builder_id, build.number);
-        let by_id = self.recent.iter().rev().find(|known| known.0 == build.id);
-        by_id.is_some_and(|known| (known.1, known.2) != (builder, number))
+        let mut recent = self.recent.iter().rev();
+        let by_id = recent.find(|known| known.id == build.id);
+        by_id.is_some_and(|known| {
+            known.builder_id != build.builder_id || known.number != build.number
+        })
     }
 
     /// The builds above this one were deleted, and their ids may come again.
@@ -497,10 +517,7 @@ impl Model {
         let is_reused = self.is_reused(&build);
         let is_unseen = is_reused || !self.cursor.has_seen(build.id);
         if is_unseen || before_first_poll {
-            self.recent.push_back(identity_of(&build));
-            if self.recent.len() > RECENT {
-                self.recent.pop_front();
-            }
+            self.remember(&build);
         }
         if is_unseen {
             self.cursor.see(build.id);
