@@ -438,13 +438,8 @@ fn run_command(
 /// The exit code for what went wrong at the master.
 fn master_exit(error: Error) -> Exit {
     let code = match error.kind {
-        ErrorKind::NoConnection
-        | ErrorKind::Unreachable
-        | ErrorKind::TimedOut
-        | ErrorKind::Busy
-        | ErrorKind::Uncertain
-        | ErrorKind::TooLarge => EXIT_UNAVAILABLE,
         ErrorKind::Refused(_) | ErrorKind::Wrong => EXIT_COMMAND,
+        _ => EXIT_UNAVAILABLE,
     };
     Exit::new(code, error.to_string())
 }
@@ -482,7 +477,6 @@ fn serve(config: Config, path: String) -> Result<(), Exit> {
     };
     let url = config.buildbot.url.to_string();
     let has_stream = config.buildbot.event_stream;
-    // What the state file says must be in the model before the poller looks.
     let mut askers = Askers {
         lists: threads.start_asker("lists", client(&config, Duration::ZERO)?)?,
         lookups: Vec::new(),
@@ -492,6 +486,7 @@ fn serve(config: Config, path: String) -> Result<(), Exit> {
         let asker = threads.start_asker("history", lookups_client)?;
         askers.lookups.push(asker);
     }
+    // What the state file says must be in the model before the poller looks.
     let bot = Bot::new(config, state, handles)?;
     threads.start_poller(poller, askers, poller_inputs)?;
     if has_stream {

@@ -7,7 +7,7 @@ use crate::commands::authority::{Verdict, authorize, refusal};
 use crate::commands::{self, CommandResult, Context, Effect, Response};
 use crate::irc::outbox::CHANNEL_LINES;
 use crate::irc::{Account, Invocation};
-use crate::master::client::{Error, ErrorKind};
+use crate::master::client::Error;
 use crate::master::details::Wanted;
 use crate::master::jobs::{Forced, ForcedState};
 use crate::master::model::MasterEvent;
@@ -378,12 +378,10 @@ impl Bot {
         let invocation = &command.invocation;
         match result {
             Err(error) => {
-                let lead = match error.kind {
-                    ErrorKind::NoConnection
-                    | ErrorKind::Unreachable
-                    | ErrorKind::TimedOut
-                    | ErrorKind::Busy => "the master does not answer: ",
-                    _ => "",
+                let lead = if error.kind.is_no_answer() {
+                    "the master does not answer: "
+                } else {
+                    ""
                 };
                 self.reply(&invocation.place, &[format!("{lead}{error}")]);
             }

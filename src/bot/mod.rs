@@ -480,7 +480,10 @@ impl Bot {
         };
         // Only a bouncer loses lines without an end of the connection.
         if let Some(lost) = arrival.lost.filter(|_| self.session.is_behind_bouncer()) {
-            log!(Warning, "IRC: lines got lost on their way; once more");
+            log!(
+                Warning,
+                "IRC: the bouncer has lost lines of ours; saying them again"
+            );
             self.outbox.lose(lost);
         }
         let confirmation = self.outbox.confirm(arrival.arrived, now);

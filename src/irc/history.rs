@@ -1,5 +1,5 @@
 //! Whether a message is history: something that a server or a bouncer plays back to whoever joins.
-//! Such a message is never a command, whoever has the nick now. Pure.
+//! Such a message is never a command, whoever has the nick now. Pure, but for our clock.
 
 use super::wire::Message;
 use crate::clock;

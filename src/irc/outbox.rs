@@ -117,16 +117,17 @@ impl Sent {
     }
 }
 
-/// Whether these are one line with one announcement, which was refused often enough before.
-fn is_unspeakable(lines: &[Sent]) -> bool {
+/// The one announcement of these lines, if it was refused often enough before.
+fn unspeakable(lines: &[Sent]) -> Option<&Announcement> {
     let [line] = lines else {
-        return false;
+        return None;
     };
     match &line.content {
-        Content::Announcements { announcements, .. } => {
-            matches!(&announcements[..], [only] if only.refusals >= REFUSALS)
-        }
-        Content::Reply { .. } => false,
+        Content::Announcements { announcements, .. } => match &announcements[..] {
+            [only] => Some(only).filter(|only| only.refusals >= REFUSALS),
+            _ => None,
+        },
+        Content::Reply { .. } => None,
     }
 }
 
@@ -214,9 +215,7 @@ impl Reachability {
             reason: String::new(),
         }
     }
-}
 
-impl Reachability {
     /// Something has arrived; `has_refused`: of what was refused before, some still waits.
     fn on_delivered(&mut self, target: &Name, has_refused: bool) {
         if self.colors == Colors::OnTrial {
@@ -229,6 +228,14 @@ impl Reachability {
         self.is_careful = has_refused;
         self.takes_some &= has_refused;
     }
+}
+
+fn reachability_of<'a>(
+    known: &'a mut BTreeMap<Name, Reachability>,
+    target: &Name,
+) -> &'a mut Reachability {
+    let new = || Reachability::new(target);
+    known.entry(target.clone()).or_insert_with(new)
 }
 
 /// What may be tried at a target now.
@@ -614,10 +621,7 @@ impl Outbox {
         } else {
             let reachability = self.reachability.get(&queue.target);
             let singly = reachability.is_some_and(|r| r.takes_some || !r.was_heard);
-            let aside = queue.set_aside(self.permission(&queue.target));
-            let taken = queue.take_next(oldest, route.budget, self.clock.is_paced(), singly);
-            queue.announcements.splice(..0, aside);
-            taken
+            queue.take_next(oldest, route.budget, self.clock.is_paced(), singly)
         };
         let text = self.match_colors(&queue.target, text);
         let line = route.line(&queue.target, &text);
@@ -683,8 +687,7 @@ impl Outbox {
             log!(Debug, "{target}: {reason}; nothing that we said is open");
             return;
         }
-        let new = || Reachability::new(target);
-        let reachability = self.reachability.entry(target.clone()).or_insert_with(new);
+        let reachability = reachability_of(&mut self.reachability, target);
         reachability.refused.lines += 1;
         reachability.refused.is_rate |= refusal.is_rate;
         reachability.refused.is_gone |= refusal.is_gone;
@@ -720,11 +723,8 @@ impl Outbox {
     /// The connection has lost the lines up to this number: a question behind them was not answered,
     /// and a later one was.
     pub fn lose(&mut self, number: u64) {
-        let rest = self.sent.iter().position(|sent| sent.number > number);
-        let lost: Vec<Sent> = match rest {
-            Some(end) => self.sent.drain(..end).collect(),
-            None => self.sent.drain(..).collect(),
-        };
+        let end = self.sent.partition_point(|sent| sent.number <= number);
+        let lost: Vec<Sent> = self.sent.drain(..end).collect();
         for sent in lost.into_iter().rev() {
             let target = sent.target.clone();
             self.put_back(&target, vec![sent], false);
@@ -777,24 +777,27 @@ impl Outbox {
         refused: &Refused,
         now: Instant,
     ) -> bool {
-        let new = || Reachability::new(target);
-        let reachability = self.reachability.entry(target.clone()).or_insert_with(new);
+        let reachability = reachability_of(&mut self.reachability, target);
         if reachability.colors == Colors::OnTrial {
             // It was not for these.
             reachability.colors = Colors::Taken;
         }
-        let was_heard = std::mem::take(&mut reachability.was_heard);
+        let was_heard = reachability.was_heard;
         let is_again = lines.iter().any(Sent::was_refused);
         reachability.is_careful = true;
         reachability.takes_some |= refused.lines < lines.len() || was_heard && is_again;
         reachability.is_throttled = refused.is_rate;
         let reason = &reachability.reason;
-        if was_heard && !refused.is_rate && is_unspeakable(&lines) {
-            let words = "does not take a line of ours";
-            log!(Warning, "IRC: {target} {words}: {reason}");
-            reachability.was_heard = true;
+        let given_up = unspeakable(&lines).filter(|_| was_heard && !refused.is_rate);
+        if let Some(announcement) = given_up {
+            let label = &announcement.label;
+            log!(
+                Warning,
+                "IRC: {target} does not take {label}, given up: {reason}"
+            );
             return true;
         }
+        reachability.was_heard = false;
         let mut wait = reachability.backoff.next_wait();
         if refused.is_rate {
             wait = wait.min(RATE_RETRY);
@@ -863,11 +866,7 @@ impl Outbox {
         for reachability in self.reachability.values_mut() {
             reachability.refused = Refused::default();
         }
-        for sent in std::mem::take(&mut self.sent).into_iter().rev() {
-            let target = sent.target.clone();
-            self.put_back(&target, vec![sent], false);
-        }
-        self.drop_empty_queues();
+        self.lose(self.last_number);
     }
 
     /// Every announcement whose arrival is not certain.
@@ -953,18 +952,11 @@ impl Queue {
         self.announcements.iter().any(may_go)
     }
 
-    /// Takes out what was refused, where only what is new may go.
-    fn set_aside(&mut self, permission: Permission) -> Vec<Announcement> {
-        if permission == Permission::All {
-            return Vec::new();
-        }
-        let refused = self.announcements.extract_if(.., |a| a.refusals > 0);
-        refused.collect()
-    }
-
     /// Takes the next announcement that somebody waits for, while the others are muted.
     fn take_watched(&mut self, budget: usize) -> Option<(String, Vec<Announcement>)> {
-        let position = self.announcements.iter().position(|a| a.is_watched)?;
+        let watched = self.announcements.iter().enumerate();
+        let watched = watched.filter(|(_, a)| a.is_watched);
+        let (position, _) = watched.min_by_key(|(_, a)| a.refusals)?;
         let watched = self.announcements.remove(position);
         Some((fit(&watched.text, budget), vec![watched]))
     }

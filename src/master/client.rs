@@ -92,6 +92,19 @@ pub enum ErrorKind {
     TooLarge,
 }
 
+impl ErrorKind {
+    /// Whether the master itself has said nothing to a question.
+    pub fn is_no_answer(self) -> bool {
+        matches!(
+            self,
+            ErrorKind::NoConnection
+                | ErrorKind::Unreachable
+                | ErrorKind::TimedOut
+                | ErrorKind::Busy
+        )
+    }
+}
+
 /// Why the master did not do what it was asked to; a sentence.
 #[derive(Clone, Debug)]
 pub struct Error {

@@ -45,8 +45,8 @@ const SETTLE: Duration = Duration::from_secs(5);
 const JUST_LISTED: Duration = Duration::from_secs(300);
 /// Builds that a doubted stream must tell by itself before it is trusted again; twice as many each
 /// time, for one may tell of some builders only.
-const TRUST: u32 = 3;
-const TRUST_LIMIT: u32 = 1000;
+const BUILDS_FOR_TRUST: u32 = 3;
+const BUILDS_FOR_TRUST_LIMIT: u32 = 1000;
 /// The stream may tell so much later of a build that a poll has found.
 const STREAM_GRACE: Duration = Duration::from_secs(5);
 /// Polls for which a missing id is awaited: ids can become visible out of order.
@@ -155,7 +155,7 @@ pub struct Sync {
     /// A poll has found what the stream did not tell; so many builds must it tell by itself now.
     doubt: Option<u32>,
     /// … at the next doubt.
-    trust_costs: u32,
+    builds_for_trust: u32,
     /// The hand-shake came late, and so may what follows.
     is_late: bool,
     /// Builds that a poll has found, and until when the stream may still tell of them.
@@ -191,7 +191,7 @@ impl Sync {
             stream: Stream::Down,
             began_with_stream: false,
             doubt: None,
-            trust_costs: TRUST,
+            builds_for_trust: BUILDS_FOR_TRUST,
             is_late: false,
             untold: Vec::new(),
             restart_stream: false,
@@ -695,7 +695,9 @@ impl Sync {
             }
             (Some(builds), Source::Stream) => *builds -= 1,
             // A poll was first once more.
-            (Some(builds), Source::List | Source::ListWithBranches) => *builds = self.trust_costs,
+            (Some(builds), Source::List | Source::ListWithBranches) => {
+                *builds = self.builds_for_trust
+            }
             (Some(_), Source::Command) | (None, _) => {}
         }
         if is_expected && self.stream == Stream::Trusted {
@@ -720,8 +722,8 @@ impl Sync {
             "event stream: it did not tell of {builds}; polling more often"
         );
         self.untold.clear();
-        self.doubt = Some(self.trust_costs);
-        self.trust_costs = (2 * self.trust_costs).min(TRUST_LIMIT);
+        self.doubt = Some(self.builds_for_trust);
+        self.builds_for_trust = (2 * self.builds_for_trust).min(BUILDS_FOR_TRUST_LIMIT);
         self.restart_stream = true;
         self.next_poll = self.next_poll.min(now + self.interval);
     }
@@ -872,13 +874,7 @@ impl Sync {
         self.progress = Progress::default();
         // It may come back with another configuration, or another database.
         self.builders_listed_at = None;
-        let no_answer = [
-            ErrorKind::NoConnection,
-            ErrorKind::Unreachable,
-            ErrorKind::TimedOut,
-            ErrorKind::Busy,
-        ];
-        if no_answer.contains(&error.kind) {
+        if error.kind.is_no_answer() {
             self.is_synced = false;
             self.restart_stream = self.stream != Stream::Down;
         }

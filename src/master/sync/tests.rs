@@ -237,7 +237,7 @@ fn a_stream_that_does_not_tell_is_not_trusted_until_it_does() {
     rig.sync.on_stream_up(true, rig.now);
     rig.poll();
     assert_eq!(rig.sync.deadline(), rig.now + INTERVAL);
-    for id in 2..2 + u64::from(TRUST) {
+    for id in 2..2 + u64::from(BUILDS_FOR_TRUST) {
         rig.wait(INTERVAL);
         rig.poll();
         assert_eq!(rig.sync.deadline(), rig.now + INTERVAL);
